@@ -26,8 +26,8 @@ def matches(selector: Selector, labels: Mapping[str, str]) -> bool:
 
 
 def describe(selector: Selector) -> str:
-    """The selector as kubectl writes it: `app=web,tier in (a,b),!debug`; `everything` for the empty one."""
-    return ",".join(_describe(requirement) for requirement in selector.requirements) or "everything"
+    """The selector as kubectl writes it: `app=web,tier in (a,b),!debug`; `(all)` for the empty one."""
+    return ",".join(_describe(requirement) for requirement in selector.requirements) or "(all)"
 
 
 def _describe(requirement: Requirement) -> str:

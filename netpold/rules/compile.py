@@ -1,0 +1,374 @@
+"""Policies to ruleset.  A pure function of the world, of where its pods are, and of a few settings.
+
+    FORWARD -> NETPOLD-FORWARD
+        NETPOLD-FROM        which pod sends: by interface (tree), bridge port (tree), address (tree)
+            NP-OUT-...      its source address must be the pod's; replies pass; then its egress rules
+        replies, errors     of connections that were judged in their original direction
+        NETPOLD-TO          which pod receives, likewise
+            NP-IN-...       its ingress rules
+    INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses; egress rules if the settings say so
+    OUTPUT  -> NETPOLD-OUTPUT     the node to its pods, only if the settings say so
+    NP-RULES-<hash>         compiled rules of a pod's policies in a direction; RETURN allows, DROP at the end
+
+A RETURN means "this pod allows it": it comes back to NETPOLD-FORWARD, which goes on to the other pod.  So several
+judges of one packet add up to "all of them allow", whoever they are; that is also how an address that two pods claim
+is judged.  The source address is checked before anything else, replies included: a pod cannot answer for another.
+
+Replies are those of conntrack (`--ctdir REPLY`); packets of the original direction are judged one by one, so a
+tighter policy stops open connections.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from netpold.policy.index import Index, Isolation
+from netpold.policy.model import ContainerPort, Direction, Family, Pod, Policy
+from netpold.rules import dispatch
+from netpold.rules.endpoint import Endpoint
+from netpold.rules.peers import Sets, kernel_rules, uses_named_ports
+from netpold.rules.render import text
+from netpold.rules.ruleset import (
+    COMMENT_LIMIT,
+    FAMILIES,
+    Address,
+    Bridged,
+    BridgePort,
+    FromBridge,
+    Goto,
+    HopLimit,
+    IcmpType,
+    InSet,
+    Interface,
+    Jump,
+    Log,
+    Match,
+    Proto,
+    Related,
+    Reply,
+    Rule,
+    Ruleset,
+    SourcePort,
+    Target,
+    short_hash,
+)
+
+ICMP_REDIRECT = 5
+ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ICMPV6_REDIRECT = range(
+    133, 138
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CompileSettings:
+    """What of the settings decides about rules.
+
+    `anti_spoofing`: a pod's interface takes packets only with the pod's addresses as source.
+    `accept`: traffic of this node's pods that is allowed is accepted, instead of going on to the host's other rules.
+    `host_access`, `host_to_pods`: "allow", or "policy" where policies judge traffic of pods with their own node too.
+    `nflog_group`: dropped packets are copied there; 0: nowhere.
+    """
+
+    anti_spoofing: bool = True
+    accept: bool = False
+    host_access: Literal["allow", "policy"] = "allow"
+    host_to_pods: Literal["allow", "policy"] = "allow"
+    nflog_group: int = 92
+
+
+def compile_ruleset(index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings) -> Ruleset:
+    """The ruleset for a node whose local pods are `endpoints` (by pod key; all of them in the index's world)."""
+    sets = Sets(index)
+    local = [
+        _Local(
+            index.world.pods[key],
+            endpoints[key],
+            {direction: index.isolation(index.world.pods[key], direction) for direction in Direction},
+        )
+        for key in sorted(endpoints)
+    ]
+    chains = {family: _Family(family, settings, sets, local, bool(index.world.policies)).build() for family in FAMILIES}
+    hooks = {"FORWARD": "NETPOLD-FORWARD", "INPUT": "NETPOLD-INPUT"}
+    if settings.host_to_pods == "policy":
+        hooks["OUTPUT"] = "NETPOLD-OUTPUT"
+    return Ruleset(chains, sets.sets, hooks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """A pod of this node with where it is and what isolates it."""
+
+    pod: Pod
+    endpoint: Endpoint
+    isolation: Mapping[Direction, Isolation]
+
+    def own(self, family: Family) -> list[str]:
+        return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
+
+
+class _Family:
+    """Builds the chains of one family."""
+
+    def __init__(
+        self, family: Family, settings: CompileSettings, sets: Sets, local: list[_Local], active: bool
+    ) -> None:
+        self.family = family
+        self.settings = settings
+        self.sets = sets
+        self.local = local
+        self.spoof_checks = active and settings.anti_spoofing  # a node without any policy carries no rules at all
+        self.chains: dict[str, tuple[Rule, ...]] = {}
+        self.icmp = Proto("icmp" if family == 4 else "ipv6-icmp")
+        self.on_interface: dict[tuple[str, bool], list[_Local]] = defaultdict(list)
+        self.at_address: dict[str, list[_Local]] = defaultdict(list)
+        for each in local:
+            for interface in each.endpoint.interfaces:
+                self.on_interface[interface.name, interface.bridged].append(each)
+            if not each.endpoint.interfaces or any(interface.bridged for interface in each.endpoint.interfaces):
+                for address in each.own(family):
+                    self.at_address[address].append(each)
+        self._rules: dict[tuple[str, Direction, tuple[ContainerPort, ...]], list[Rule]] = {}
+
+    def build(self) -> Mapping[str, tuple[Rule, ...]]:
+        outgoing = self._tree("NETPOLD-FROM", "src", Direction.EGRESS)
+        incoming = self._tree("NETPOLD-TO", "dst", Direction.INGRESS)
+        self._forward(bool(outgoing), bool(incoming))
+        self._input(bool(outgoing))
+        if self.settings.host_to_pods == "policy":
+            self.chains["NETPOLD-OUTPUT"] = (
+                *self._neighbour_discovery(),
+                Rule((Reply(),), "RETURN", "replies"),
+                *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
+            )
+        return self.chains
+
+    # The heads ----------------------------------------------------------------------------------------------------
+
+    def _forward(self, outgoing: bool, incoming: bool) -> None:
+        done: Target = Goto("NETPOLD-ACCEPT") if self.settings.accept else "RETURN"
+        if self.settings.accept:
+            self._accept()
+        sender = [Rule((), Jump("NETPOLD-FROM"))] if outgoing else []
+        receiver = [Rule((), Jump("NETPOLD-TO"))] if incoming else []
+        passed = [Rule((Reply(),), done, "replies"), Rule(self._error(), done, "errors about known connections")]
+        last = [Rule((), done)] if self.settings.accept else []
+        rules = [*sender, *(passed if incoming else []), *receiver, *last]
+        if self.family == 6 and (outgoing or incoming):
+            # only what is bridged still has a hop limit of 255: routing takes one off
+            advertised = Rule(
+                (self.icmp, IcmpType(ROUTER_ADVERTISEMENT)), done, "from no pod: these were sorted out above"
+            )
+            self.chains["NETPOLD-ND"] = (
+                *self._neighbour_discovery(done),
+                *sender,
+                advertised,
+                *(passed if incoming else []),
+                *receiver,
+                *last,
+            )
+            rules.insert(0, Rule((self.icmp, HopLimit(255)), Goto("NETPOLD-ND")))
+        self.chains["NETPOLD-FORWARD"] = tuple(rules)
+
+    def _input(self, outgoing: bool) -> None:
+        if self.settings.host_access == "policy":
+            rules = [*self._neighbour_discovery(), Rule((), Goto("NETPOLD-FROM"))] if outgoing else []
+            self.chains["NETPOLD-INPUT"] = tuple(rules)
+            return
+        leaves = {
+            key: self._spoof_check(pods, "NETPOLD-ALIEN")
+            for key, pods in self.on_interface.items()
+            if self.spoof_checks
+        }
+        rules, chains = self._interface_trees(
+            "NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules}
+        )
+        self.chains.update(chains)
+        self.chains["NETPOLD-INPUT"] = tuple(rules)
+
+    def _accept(self) -> None:
+        """Only traffic of this node's pods is accepted; the host's other rules judge the rest."""
+        own = [address for each in self.local for address in each.own(self.family)]
+        name = self.sets.addresses("pods of this node", self.family, own)
+        self.chains["NETPOLD-ACCEPT"] = (
+            Rule((InSet(name, "src"),), "ACCEPT"),
+            Rule((InSet(name, "dst"),), "ACCEPT"),
+        )
+
+    def _neighbour_discovery(self, done: Target = "RETURN") -> list[Rule]:
+        if self.family == 4:
+            return []
+        return [
+            Rule((self.icmp, IcmpType(kind), HopLimit(255)), done, "neighbour discovery")
+            for kind in (NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ROUTER_SOLICITATION)
+        ]
+
+    def _error(self) -> tuple[Match, ...]:
+        """ICMP errors about connections; a redirect is none, it would change a route."""
+        if self.family == 6:
+            return (self.icmp, Related())
+        return (self.icmp, Related(), IcmpType(ICMP_REDIRECT, negate=True))
+
+    # From packet to pod -------------------------------------------------------------------------------------------
+
+    def _tree(self, root: str, side: Literal["src", "dst"], direction: Direction) -> list[Rule]:
+        """The trees of one side; makes the chain `root` and gives its rules, none where no pod is concerned."""
+        leaves = {key: self._interface_leaf(*key, pods, direction) for key, pods in self.on_interface.items()}
+        rules, chains = self._interface_trees(root, side, {key: rules for key, rules in leaves.items() if rules})
+        # a bridged pod is judged by its port; by address only where the packet did not come or does not go by a port
+        by_port: Match = FromBridge(negate=True) if direction is Direction.EGRESS else Bridged(negate=True)
+        by_address: dict[str, tuple[Rule, ...]] = {}
+        for address, pods in self.at_address.items():
+            chain = self._address_chain(address, pods, direction)
+            if chain:
+                bridged = all(each.endpoint.interfaces for each in pods)
+                by_address[address] = (Rule((by_port,) if bridged else (), Goto(chain)),)
+        address_rules, address_chains = dispatch.addresses(f"{root}@", by_address, side)
+        rules = [*rules, *address_rules]
+        self.chains.update(chains | address_chains)
+        if rules:
+            self.chains[root] = tuple(rules)
+        return rules
+
+    def _interface_trees(
+        self, root: str, side: Literal["src", "dst"], leaves: Mapping[tuple[str, bool], tuple[Rule, ...]]
+    ) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
+        ports = {name: rules for (name, bridged), rules in leaves.items() if bridged}
+        routed = {name: rules for (name, bridged), rules in leaves.items() if not bridged}
+        port_rules, port_chains = dispatch.names(f"{root}=", ports, lambda name, prefix: BridgePort(side, name, prefix))
+        rules, chains = dispatch.names(f"{root}-", routed, lambda name, prefix: Interface(side, name, prefix))
+        return [*port_rules, *rules], chains | port_chains
+
+    def _interface_leaf(self, name: str, bridged: bool, pods: list[_Local], direction: Direction) -> tuple[Rule, ...]:
+        """What holds for packets from (to) one interface: a goto to its chain, or where no pod is isolated the check
+        of the source address alone."""
+        if not any(each.isolation[direction] for each in pods):
+            return self._spoof_check(pods, "NETPOLD-ALIEN") if direction is Direction.EGRESS else ()
+        if direction is Direction.EGRESS:
+            chain, rules = f"NP-OUT-{name}", self._egress_of_interface(pods)
+        else:
+            own: Match = BridgePort("src", name) if bridged else Interface("src", name)
+            chain, rules = f"NP-IN-{name}", self._ingress_of_interface(own, pods)
+        self.chains[chain] = tuple(rules)
+        return (Rule((), Goto(chain)),)
+
+    def _egress_of_interface(self, pods: list[_Local]) -> list[Rule]:
+        if len(pods) == 1:
+            return [*self._spoof_check(pods, "NETPOLD-SPOOF"), *self._judge(pods, Direction.EGRESS)]
+        rules = self._by_address(pods, Direction.EGRESS)
+        return [*rules, Rule((), Goto(self._spoof_chain("NETPOLD-SPOOF")))]
+
+    def _ingress_of_interface(self, own: Match, pods: list[_Local]) -> list[Rule]:
+        if len(pods) == 1:
+            return [Rule((own,), "RETURN", "the pod itself"), *self._judge(pods, Direction.INGRESS)]
+        # what else is sent to an interface with an isolated pod behind it is meant for nobody that is known
+        return [*self._by_address(pods, Direction.INGRESS), Rule((), "DROP", "no pod has this address")]
+
+    def _by_address(self, pods: list[_Local], direction: Direction) -> list[Rule]:
+        """Several pods behind one interface: which one, by address."""
+        claimants: dict[str, list[_Local]] = defaultdict(list)
+        for each in pods:
+            for address in each.own(self.family):
+                claimants[address].append(each)
+        side: Literal["src", "dst"] = "src" if direction is Direction.EGRESS else "dst"
+        rules = []
+        for address in sorted(claimants):
+            chain = self._address_chain(address, claimants[address], direction)
+            rules.append(Rule((Address(side, address),), Goto(chain) if chain else "RETURN"))
+        return rules
+
+    def _address_chain(self, address: str, pods: list[_Local], direction: Direction) -> str:
+        """The chain that judges for the pods at an address; '' where none is isolated."""
+        isolated = [each for each in pods if each.isolation[direction]]
+        if not isolated:
+            return ""
+        side: Literal["src", "dst"] = "dst" if direction is Direction.EGRESS else "src"
+        own = [] if direction is Direction.EGRESS else [Rule((Address(side, address),), "RETURN", "the pod itself")]
+        names = " ".join(each.pod.key for each in isolated)
+        chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
+        self.chains[chain] = (*own, *self._judge(isolated, direction))
+        return chain
+
+    # What a pod says ----------------------------------------------------------------------------------------------
+
+    def _judge(self, pods: list[_Local], direction: Direction) -> list[Rule]:
+        """The rules of the policies of each of the pods, all of which must allow (almost always it is one pod)."""
+        rules: list[Rule] = []
+        if direction is Direction.EGRESS:
+            rules = [
+                Rule((Reply(),), "RETURN", "replies"),
+                Rule(self._error(), "RETURN", "errors about known connections"),
+            ]
+            own = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
+            rules += [Rule((Address("dst", address),), "RETURN", "the pod itself") for address in sorted(own)]
+        judges = [self._rules_chain(each, direction) for each in pods if each.isolation[direction]]
+        rules += [Rule((), Jump(chain)) for chain in judges[:-1]]
+        rules += [Rule((), Goto(chain)) for chain in judges[-1:]]
+        return rules
+
+    def _rules_chain(self, each: _Local, direction: Direction) -> str:
+        """The shared chain with the rules of all policies that isolate a pod in a direction."""
+        isolation = each.isolation[direction]
+        rules: list[Rule] = []
+        if isolation.grants:
+            for policy in isolation.policies:
+                rules += self._policy_rules(policy, direction, each.pod)
+        everything = next((rule for rule in rules if not rule.matches), None)
+        if everything is not None:
+            rules = [everything]
+        else:
+            if self.settings.nflog_group:
+                rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]
+            keys = " ".join(policy.key for policy in isolation.policies)
+            rules.append(Rule((), "DROP", f"no rule allows: {keys}"[:COMMENT_LIMIT]))
+        content = "\n".join(text(rule, self.family) for rule in rules)
+        chain = f"NP-RULES-{short_hash(content)}"
+        self.chains[chain] = tuple(rules)
+        return chain
+
+    def _policy_rules(self, policy: Policy, direction: Direction, pod: Pod) -> list[Rule]:
+        ports = pod.ports if direction is Direction.INGRESS and uses_named_ports(policy) else ()
+        key = (policy.key, direction, ports)
+        if key not in self._rules:
+            self._rules[key] = kernel_rules(policy, direction, ports, self.family, self.sets)
+        return self._rules[key]
+
+    # Source addresses ---------------------------------------------------------------------------------------------
+
+    def _spoof_check(self, pods: list[_Local], chain: str) -> tuple[Rule, ...]:
+        """Packets with a source address that none of the pods has go to `chain`.
+
+        No check where a pod has no address at all yet: then nothing is known to compare with.
+        """
+        if not self.spoof_checks or not all(each.endpoint.addresses for each in pods):
+            return ()
+        target = Goto(self._spoof_chain(chain))
+        own = sorted({address for each in pods for address in each.own(self.family)})
+        if not own:
+            return (Rule((), target),)
+        if len(own) == 1:
+            return (Rule((Address("src", own[0], negate=True),), target),)
+        meaning = "addresses of " + " ".join(sorted(each.pod.key for each in pods))
+        return (Rule((InSet(self.sets.addresses(meaning, self.family, own), "src", negate=True),), target),)
+
+    def _spoof_chain(self, chain: str) -> str:
+        """NETPOLD-SPOOF drops; NETPOLD-ALIEN first lets pass what a host sends before it has or without its address."""
+        log = [Rule((), Log(self.settings.nflog_group, "netpold drop spoofed"))] if self.settings.nflog_group else []
+        self.chains["NETPOLD-SPOOF"] = (*log, Rule((), "DROP", "not the pod's own source address"))
+        spoof = Goto("NETPOLD-SPOOF")
+        if chain == "NETPOLD-SPOOF":
+            return chain
+        if self.family == 4:
+            dhcp = (Address("src", "0.0.0.0/32"), Proto("udp"), SourcePort(68))
+            self.chains["NETPOLD-ALIEN"] = (Rule(dhcp, "RETURN", "DHCP"), Rule((), spoof))
+        else:
+            self.chains["NETPOLD-ALIEN"] = (
+                Rule((self.icmp, IcmpType(ROUTER_ADVERTISEMENT)), spoof),
+                Rule((self.icmp, IcmpType(ICMPV6_REDIRECT)), spoof),
+                Rule((Address("src", "fe80::/10"),), "RETURN", "link-local"),
+                Rule((Address("src", "::/128"), self.icmp), "RETURN", "duplicate address detection"),
+                Rule((), spoof),
+            )
+        return chain

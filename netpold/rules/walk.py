@@ -1,0 +1,175 @@
+"""A packet's way through a ruleset, as the kernel would take it, over the data that the kernel gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+from netpold.policy.model import Family, Network
+from netpold.rules.ruleset import (
+    Address,
+    Bridged,
+    BridgePort,
+    FromBridge,
+    Goto,
+    HopLimit,
+    IcmpType,
+    InSet,
+    Interface,
+    IPSet,
+    Jump,
+    Log,
+    Match,
+    Ports,
+    Proto,
+    Related,
+    Reply,
+    Rule,
+    Ruleset,
+    SourcePort,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The first packet of a flow (with `reply`: an answer to it) as netfilter sees it.
+
+    Addresses are canonical text; `protocol` is iptables' name (tcp, udp, sctp, icmp, ipv6-icmp) or a number as text;
+    interface names are '' where there is none.
+    """
+
+    source: str
+    destination: str
+    protocol: str
+    port: int | None = None
+    in_interface: str = ""
+    out_interface: str = ""
+    in_port: str = ""
+    out_port: str = ""
+    source_port: int | None = None
+    icmp_type: int | None = None
+    hop_limit: int = 63
+    reply: bool = False
+    related: bool = False
+
+    @property
+    def family(self) -> Family:
+        return 6 if ":" in self.source else 4
+
+
+@dataclass(slots=True)
+class Walk:
+    """What became of a packet: the verdict (RETURN: given back to the host's other rules), by which rule of which
+    chain (none where every chain ended), and all rules that matched on the way."""
+
+    verdict: Verdict
+    chain: str
+    rule: Rule | None
+    passed: list[tuple[str, Rule]] = field(default_factory=list)
+
+
+def walk(ruleset: Ruleset, chain: str, packet: Packet) -> Walk:
+    """Send a packet through a chain of its family and all chains that this leads to."""
+    chains = ruleset.chains[packet.family]
+    passed: list[tuple[str, Rule]] = []
+    last: tuple[str, Rule | None] = (chain, None)
+    stack: list[tuple[str, int]] = []  # where jumps came from
+    name, position = chain, 0
+    while True:
+        rules = chains.get(name, ())
+        if position >= len(rules):
+            if not stack:
+                return Walk("RETURN", *last, passed)
+            name, position = stack.pop()
+            continue
+        rule = rules[position]
+        position += 1
+        if not all(_holds(match, packet, ruleset) for match in rule.matches):
+            continue
+        passed.append((name, rule))
+        match rule.target:
+            case Jump(target):
+                stack.append((name, position))
+                name, position = target, 0
+            case Goto(target):
+                name, position = target, 0
+            case Log():
+                pass
+            case "RETURN":
+                last = (name, rule)
+                if not stack:
+                    return Walk("RETURN", name, rule, passed)
+                name, position = stack.pop()
+            case verdict:
+                return Walk(verdict, name, rule, passed)
+
+
+def _holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
+    match match:
+        case Proto(name):
+            return packet.protocol == name
+        case Ports(ranges):
+            return packet.port is not None and any(low <= packet.port <= high for low, high in ranges)
+        case SourcePort(port):
+            return packet.source_port == port
+        case Address(side, network, negate):
+            return _inside(_side(packet, side), network) != negate
+        case InSet(name, side, negate):
+            return _member(ruleset.sets[name], packet, side) != negate
+        case Interface(side, name, prefix):
+            return _named(packet.in_interface if side == "src" else packet.out_interface, name, prefix)
+        case BridgePort("src", name, prefix):
+            return _named(packet.in_port, name, prefix)
+        case BridgePort(_, name, prefix):
+            return _is_bridged(packet) and _named(packet.out_port, name, prefix)
+        case FromBridge(negate):
+            return bool(packet.in_port) != negate
+        case Bridged(negate):
+            return _is_bridged(packet) != negate
+        case Reply():
+            return packet.reply
+        case Related():
+            return packet.related
+        case IcmpType(number, negate):
+            return (packet.icmp_type == number) != negate
+        case HopLimit(value):
+            return packet.hop_limit == value
+
+
+def _side(packet: Packet, side: str) -> str:
+    return packet.source if side == "src" else packet.destination
+
+
+def _named(interface: str, name: str, prefix: bool) -> bool:
+    return interface.startswith(name) if prefix else interface == name
+
+
+def _is_bridged(packet: Packet) -> bool:
+    return bool(packet.in_port) and bool(packet.out_port)
+
+
+@lru_cache(maxsize=65536)
+def _inside(address: str, network: str) -> bool:
+    return ip_address(address) in ip_network(network)
+
+
+def _member(ipset: IPSet, packet: Packet, side: str) -> bool:
+    if ipset.kind == "hash:ip,port":
+        return f"{packet.destination},{packet.protocol}:{packet.port}" in ipset.members
+    address = _side(packet, side)
+    if ipset.kind == "hash:ip":
+        return address in ipset.members
+    return _longest_prefix(ipset.members, address)
+
+
+@lru_cache(maxsize=65536)
+def _longest_prefix(members: frozenset[str], address: str) -> bool:
+    inside = [network for network in _networks(members) if ip_address(address) in network[0]]
+    return max(inside, key=lambda found: found[0].prefixlen)[1] if inside else False
+
+
+@lru_cache(maxsize=1024)
+def _networks(members: frozenset[str]) -> list[tuple[Network, bool]]:
+    return [(ip_network(member.removesuffix(" nomatch")), not member.endswith(" nomatch")) for member in members]
