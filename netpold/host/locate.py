@@ -1,0 +1,132 @@
+"""Which pods are on this node, and by which interfaces: a pure function of the pods and of a `HostView`.
+
+A pod is local when its manifest names this node; where it names none, when an interface of it is found here or a bridge
+of this host has one of its addresses on-link.  Its interfaces are, in this order: those that its annotation names and
+that exist; the device of the host route to each address; the bridge port behind which the address's neighbour is.  A
+route or a neighbour can lead to an interface that is not the pod's own: to the physical network, into a tunnel, or to a
+port that several stations share (an uplink).  Rules for one pod must never sit on such an interface, so the pod is
+enforced by address then (no interfaces).  The same holds until an interface is found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from netpold.host.view import HostView
+from netpold.policy.model import Pod
+from netpold.rules.endpoint import Endpoint, Interface
+
+# Kinds of interfaces (IFLA_INFO_KIND) with more than one pod behind them.  So have physical ones, which have no kind.
+_SHARED_KINDS = frozenset({
+    "bareudp", "batadv", "bond", "bridge", "geneve", "gre", "gretap", "erspan", "gtp", "hsr", "ip6gre", "ip6gretap",
+    "ip6erspan", "ip6tnl", "ipip", "ipoib", "ipvlan", "ipvtap", "l2tp_eth", "macsec", "macvlan", "netdevsim", "sit",
+    "team", "vlan", "vrf", "vti", "vti6", "vxcan", "vxlan", "wireguard", "xfrm",
+})  # fmt: skip
+_SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")  # a final "+" would be a wildcard to iptables
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Endpoints by the pod's key, and what a person should look at (one sentence each, sorted)."""
+
+    endpoints: dict[str, Endpoint]
+    warnings: tuple[str, ...] = ()
+
+
+def locate(view: HostView, pods: Iterable[Pod], node: str) -> Located:
+    """Endpoints of the local pods that take part in policies."""
+    endpoints: dict[str, Endpoint] = {}
+    warnings: list[str] = []
+    for pod in pods:
+        if pod.node is not None and pod.node != node:
+            continue
+        endpoint = locate_one(view, pod, node)
+        if endpoint is not None:
+            endpoints[endpoint.pod] = endpoint
+            warnings += doubts(view, pod, endpoint)
+    warnings += _clashes(view, endpoints)
+    return Located(endpoints, tuple(sorted(warnings)))
+
+
+def locate_one(view: HostView, pod: Pod, node: str) -> Endpoint | None:
+    """A pod's endpoint; None where the pod is not local or takes no part in policies."""
+    if pod.node not in (None, node) or not pod.takes_part:
+        return None
+    names = [name for name in pod.interfaces if name in view.links]
+    names = names or [name for address in pod.addresses for name in _found(view, address)]
+    if pod.node is None and not names and not any(_is_near(view, address) for address in pod.addresses):
+        return None
+    return Endpoint(
+        pod.key,
+        tuple(address for address in pod.addresses if address not in view.own),
+        tuple(Interface(name, view.links[name].master is not None) for name in dict.fromkeys(names) if _is_safe(name)),
+    )
+
+
+def doubts(view: HostView, pod: Pod, endpoint: Endpoint) -> Iterator[str]:
+    """What may be wrong with one local pod's place."""
+    for name in pod.interfaces:
+        if not _is_safe(name):
+            yield f"pod {pod.key}: interface {name!r} can't be matched in a rule, so it is left out; rename it"
+        elif name not in view.links:
+            yield f"pod {pod.key}: interface {name} of annotation netpold.io/interface does not exist on this host"
+    for address in pod.addresses:
+        if address in view.own:
+            yield f"pod {pod.key}: {address} is this host's own address; set spec.hostNetwork or correct status.podIPs"
+        elif not pod.interfaces:
+            yield from _doubts_about_address(view, pod, address)
+
+
+def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[str]:
+    where = f"pod {pod.key}: {address}"
+    cure = "name the pod's interface in annotation netpold.io/interface"
+    for name in _found(view, address):
+        if not _is_safe(name):
+            yield f"{where} is behind interface {name!r}, which can't be matched in a rule; rename it"
+    port = view.port(address)
+    if port in view.uplinks and not _found(view, address):
+        yield f"{where} is behind bridge port {port}, which others share, so it is enforced by address; {cure}"
+
+
+def _clashes(view: HostView, endpoints: dict[str, Endpoint]) -> Iterator[str]:
+    """Interfaces that several pods claim, unless the routes say that these are behind it."""
+    users: dict[str, list[Endpoint]] = {}
+    for endpoint in endpoints.values():
+        for interface in endpoint.interfaces:
+            users.setdefault(interface.name, []).append(endpoint)
+    for name, sharing in users.items():
+        routed = all(view.routes.get(address) == name for endpoint in sharing for address in endpoint.addresses)
+        addresses = [address for endpoint in sharing for address in endpoint.addresses]
+        if len(sharing) > 1 and not (routed and len(set(addresses)) == len(addresses)):
+            pods = " and ".join(sorted(endpoint.pod for endpoint in sharing))
+            yield f"interface {name} is claimed by pods {pods}; correct their annotations or addresses"
+
+
+def _found(view: HostView, address: str) -> tuple[str, ...]:
+    """The interface that a route or a bridge's tables have for an address, where that can be one pod's own."""
+    if address in view.own:
+        return ()
+    device = view.routes.get(address)
+    if device is not None and view.links[device].kind != "bridge":
+        return (device,) if _is_own(view, device) else ()
+    port = view.port(address)
+    return (port,) if port is not None and port not in view.uplinks and _is_own(view, port) else ()
+
+
+def _is_near(view: HostView, address: str) -> bool:
+    """Whether a bridge has the address on-link, and not behind a port that leads off this host."""
+    if view.bridge(address) is None or address in view.own:
+        return False
+    port = view.port(address)
+    return port is None or _is_own(view, port)
+
+
+def _is_own(view: HostView, name: str) -> bool:
+    kind = view.links[name].kind
+    return kind is not None and kind not in _SHARED_KINDS
+
+
+def _is_safe(name: str) -> bool:
+    return _SAFE_NAME.fullmatch(name) is not None

@@ -1,0 +1,205 @@
+"""The live view of the host's interfaces, routes and bridges: one thread that listens to route netlink.
+
+The thread subscribes, dumps everything, then applies each change to its tables and publishes a new frozen view, so no
+lock is needed: the thread alone owns the tables, everybody else reads the last view.  Whatever goes wrong (the kernel's
+buffer overran, a message can't be read, a socket broke) ends in the same place: new sockets and a dump of everything.
+A dump is also made every five minutes, should a change ever come without a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from netpold.host.netlink import DUMPS, Netlink, NetlinkError
+from netpold.host.view import HostView, Tables
+from netpold.policy.model import Family
+
+TICK = 2.0  # seconds between looks at what sends no messages (sysctls) and at probes
+RESYNC = 300.0
+PAUSES = (0.05, 0.5, 5.0)  # after the first, second, and any further failure in a row
+PROBE_INTERVAL = 5.0  # for one address
+PROBES = 64  # in one go: the kernel's neighbour table is small (gc_thresh3), and the wire is shared
+ATTEMPTS = 5  # at a list that changes while it is read
+DRAIN = 500  # messages taken in before a view is made of them
+
+_BRIDGE_NF: tuple[tuple[Family, Path], ...] = (
+    (4, Path("/proc/sys/net/bridge/bridge-nf-call-iptables")),
+    (6, Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")),
+)
+
+log = logging.getLogger(__name__)
+
+
+class Network:
+    """Keeps a `HostView` of the network namespace in which `start` is called."""
+
+    def __init__(self, wake: Callable[[], None], *, receive_buffer: int = 8 << 20) -> None:
+        """`wake` is called, from this object's thread, when there is another view; it must only wake somebody up."""
+        self._wake = wake
+        self._receive_buffer = receive_buffer
+        self._sockets: tuple[Netlink, Netlink] | None = None  # for changes, for requests
+        self._tables = Tables()
+        self._view = HostView()
+        self._wanted: frozenset[str] = frozenset()
+        self._probed: dict[str, float] = {}
+        self._next_tick = self._next_resync = 0.0
+        self._closed = threading.Event()
+        self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+
+    def start(self) -> None:
+        """Returns when the first view is there.  Raises OSError or NetlinkError where netlink can't be used."""
+        self._connect()
+        self._thread.start()
+
+    def view(self) -> HostView:
+        """The latest view.  Raises NetlinkError where nobody keeps it up to date any more."""
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._closed.is_set():
+            raise NetlinkError("the thread that follows the network has ended; restart netpold and report its log")
+        return self._view
+
+    def probe(self, addresses: Iterable[str]) -> None:
+        """Find the bridge ports of these addresses (in place of those asked for before).
+
+        For each address that a bridge has on-link and whose port is not known the kernel is made to ask by ARP or
+        neighbour discovery, every few seconds until the port is known.
+        """
+        self._wanted = frozenset(addresses)
+        os.eventfd_write(self._signal, 1)
+
+    def close(self) -> None:
+        """Ends the thread and closes the sockets."""
+        self._closed.set()
+        os.eventfd_write(self._signal, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._disconnect()
+        os.close(self._signal)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closed.is_set():
+            try:
+                events, requests = self._sockets or self._connect()
+                self._follow(events, requests)
+                failures = 0
+            except (OSError, NetlinkError) as error:
+                log.warning("the state of the network will be read again: %s", error)
+                self._disconnect()
+                self._closed.wait(PAUSES[min(failures, len(PAUSES) - 1)])
+                failures += 1
+
+    def _connect(self) -> tuple[Netlink, Netlink]:
+        events = Netlink(subscribe=True, receive_buffer=self._receive_buffer)
+        try:
+            self._sockets = events, Netlink()
+        except OSError:
+            events.close()
+            raise
+        self._synchronise(self._sockets[1])
+        return self._sockets
+
+    def _disconnect(self) -> None:
+        for netlink in self._sockets or ():
+            netlink.close()
+        self._sockets = None
+
+    def _follow(self, events: Netlink, requests: Netlink) -> None:
+        """Wait for something to do, and do it."""
+        probe = _wait(events.fileno(), self._signal)
+        changed = False
+        for _ in range(DRAIN):
+            messages = events.events()
+            if messages is None:
+                break
+            for message in messages:
+                changed |= self._tables.apply(message)
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK
+            probe = True
+            changed |= self._view.bridge_nf_call != _bridge_nf_call()
+        if changed:
+            self._publish()
+        if now >= self._next_resync:
+            self._synchronise(requests)
+        if probe:
+            self._ask(requests, now)
+
+    def _synchronise(self, requests: Netlink) -> None:
+        """Read everything.  What changes meanwhile comes as events as well, after this."""
+        tables = Tables()
+        complete = True
+        for kind, request in DUMPS:
+            for _ in range(ATTEMPTS):
+                messages, whole = requests.dump(kind, request)
+                if whole:
+                    break
+            complete &= whole
+            for message in messages:
+                tables.apply(message)
+        tables.inherit(self._tables)
+        self._tables = tables
+        self._next_resync = time.monotonic() + (RESYNC if complete else TICK)
+        self._publish()
+
+    def _publish(self) -> None:
+        view = self._tables.view(_bridge_nf_call())
+        if view != self._view:
+            self._view = view
+            self._wake()
+
+    def _ask(self, requests: Netlink, now: float) -> None:
+        """Have the kernel resolve the wanted addresses whose port is unknown, those asked for longest ago first."""
+        view = self._view
+        wanted = self._wanted
+        last = self._probed = {address: when for address, when in self._probed.items() if address in wanted}
+        due = [address for address in wanted if now - last.get(address, -PROBE_INTERVAL) >= PROBE_INTERVAL]
+        unknown = [(address, bridge) for address in due if (bridge := _unresolved(view, address)) is not None]
+        unknown.sort(key=lambda item: last.get(item[0], 0.0))
+        questions = []
+        for address, bridge in unknown[:PROBES]:
+            neighbour = view.neighbours.get(address)
+            mac = neighbour.mac if neighbour is not None and neighbour.bridge == bridge else None
+            questions.append((view.links[bridge].index, address, mac))
+            last[address] = now
+        requests.resolve(questions)
+
+
+def _wait(events: int, signal: int) -> bool:
+    """Wait until the tick for events or for the signal; whether it was the signal."""
+    poll = select.poll()
+    poll.register(events, select.POLLIN)
+    poll.register(signal, select.POLLIN)
+    if signal not in dict(poll.poll(TICK * 1000)):
+        return False
+    os.eventfd_read(signal)
+    return True
+
+
+def _unresolved(view: HostView, address: str) -> str | None:
+    """The bridge on which an address has to be asked for, None where its place is known, or no bridge has it."""
+    if address in view.own or view.port(address) is not None:
+        return None
+    device = view.routes.get(address)
+    if device is None:
+        return view.bridge(address)
+    return device if view.links[device].kind == "bridge" else None
+
+
+def _bridge_nf_call() -> frozenset[Family]:
+    """The families whose bridged packets iptables sees (the kernel module br_netfilter and its sysctls)."""
+    return frozenset(family for family, path in _BRIDGE_NF if _is_on(path))
+
+
+def _is_on(path: Path) -> bool:
+    try:
+        return path.read_text().strip() != "0"
+    except FileNotFoundError:
+        return False
