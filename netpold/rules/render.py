@@ -127,7 +127,11 @@ def _pattern(name: str, prefix: bool) -> str:
 
 def text(rule: Rule, family: Family, kernel_name: Callable[[str], str] = str) -> str:
     """A rule as iptables-restore takes it behind `-A CHAIN `."""
-    data = options(rule, family, kernel_name)
+    return line(options(rule, family, kernel_name))
+
+
+def line(data: Options) -> str:
+    """Options as iptables-restore takes them behind `-A CHAIN `."""
     words: list[str] = []
     for extension in data.matches:
         if extension.name:

@@ -1,0 +1,77 @@
+"""Carries a plan out, step by step, and reads what the kernel holds where nothing is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from netpold.host.kernel import ipset
+from netpold.host.kernel.backend import Backend, Commit, KernelError
+from netpold.policy.model import Family
+from netpold.rules.plan import ChangeSet, CreateSet, DestroySets, Installed, Plan, RemoveChains, ReplaceChains, Step
+from netpold.rules.render import options
+from netpold.rules.ruleset import FAMILIES
+
+
+def apply(plan: Plan, backend: Backend) -> None:
+    """Carry out all steps.
+
+    Raises KernelError at the first that fails: up to then every packet met the old ruleset or, family by family, the
+    new one; the caller starts over from what `installed` reads.
+    """
+    for kind, group in groupby(plan.steps, key=type):
+        _carry_out(kind, list(group), plan, backend)
+
+
+def _carry_out(kind: type[Step], steps: list[Step], plan: Plan, backend: Backend) -> None:
+    if kind is CreateSet:
+        ipset.create(step for step in steps if isinstance(step, CreateSet))
+    elif kind is ChangeSet:
+        ipset.change(step for step in steps if isinstance(step, ChangeSet))
+    for step in steps:
+        if isinstance(step, ReplaceChains):
+            backend.commit(_commit(step, plan))
+        elif isinstance(step, RemoveChains):
+            backend.commit(Commit(step.family, remove=step.chains))
+        elif isinstance(step, DestroySets):
+            ipset.destroy(step.names)
+
+
+def _commit(step: ReplaceChains, plan: Plan) -> Commit:
+    replace = {
+        chain: tuple(options(rule, step.family, plan.names.__getitem__) for rule in rules)
+        for chain, rules in step.chains.items()
+    }
+    return Commit(step.family, replace=replace, hook=step.hooks, unhook=step.unhook)
+
+
+def installed(backend: Backend) -> Installed:
+    """What the kernel holds of netpold's, as far as its names say: content is unknown.  Raises KernelError."""
+    chains: dict[Family, frozenset[str]] = {family: backend.chains(family) for family in FAMILIES}
+    return Installed(stray_chains=chains, stray_sets=ipset.names())
+
+
+def legacy_in_use() -> Iterable[Family]:
+    """The families that have a legacy filter table in the current network namespace (to look into it makes one)."""
+    for family, path in ((4, "/proc/net/ip_tables_names"), (6, "/proc/net/ip6_tables_names")):
+        try:
+            names = Path(path).read_text().split()
+        except OSError:
+            continue
+        if "filter" in names:
+            yield family  # type: ignore[misc]
+
+
+def choose(wanted: str) -> str:
+    """The backend for a setting: `auto` is what `iptables -V` names.  Raises KernelError."""
+    from netpold.host.run import run
+
+    if wanted != "auto":
+        return wanted
+    version = run(["iptables", "-V"])
+    if "nf_tables" in version:
+        return "nft"
+    if "legacy" in version:
+        return "legacy"
+    raise KernelError(f"iptables -V says {version.strip()!r}; choose with --backend nft or --backend legacy")

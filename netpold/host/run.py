@@ -1,0 +1,27 @@
+"""Every process that netpold starts goes through here."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from netpold.host.kernel.backend import KernelError
+
+TIMEOUT = 60.0  # seconds; a tool that takes longer waits for a lock that nobody gives back
+
+
+def run(arguments: Sequence[str], stdin: str = "") -> str:
+    """Run a program with text on its standard input and return its standard output.
+
+    Raises KernelError with what it wrote to standard error when it fails, is missing, or takes longer than TIMEOUT.
+    """
+    try:
+        done = subprocess.run(arguments, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except FileNotFoundError:
+        raise KernelError(f"{arguments[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise KernelError(f"{arguments[0]} did not finish within {TIMEOUT:.0f} s") from None
+    if done.returncode != 0:
+        said = " / ".join(done.stderr.split("\n")).strip(" /") or f"exit code {done.returncode}"
+        raise KernelError(f"{arguments[0]} failed: {said}")
+    return done.stdout
