@@ -36,7 +36,7 @@ Object = dict[str, Any]
 
 def to_yaml(objects: Iterable[Object]) -> str:
     """One file with a document for each object."""
-    return yaml.safe_dump_all(objects, sort_keys=False, explicit_start=True)
+    return yaml.dump_all(objects, Dumper=yaml.CSafeDumper, sort_keys=False, explicit_start=True)
 
 
 # A world as objects ---------------------------------------------------------------------------------------------------
