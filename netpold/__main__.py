@@ -1,0 +1,7 @@
+"""`python3 -m netpold`: the daemon."""
+
+import sys
+
+from netpold.daemon.main import main
+
+sys.exit(main())

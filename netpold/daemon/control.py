@@ -1,0 +1,284 @@
+"""The control socket: HTTP/1.1 and JSON on a Unix socket, so that `curl --unix-socket` is a client.
+
+    GET  /v1/status               what the daemon says about itself
+    GET  /v1/ruleset              the ruleset in force, as text
+    POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
+    POST /v1/flush                take all rules and sets out of the kernel
+
+Only root gets at it: the directory and the socket are made for their owner alone.  Each connection has a thread of its
+own, at most CONNECTIONS of them; one that says nothing for IDLE_S is closed, so no client holds up another for long.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from netpold.host.kernel.backend import KernelError
+
+log = logging.getLogger("netpold")
+
+SOCKET_NAME = "netpold.sock"
+CONNECTIONS = 64
+IDLE_S = 10.0
+BODY_LIMIT = 64 * 1024
+DEFAULT_WAIT_S = 30.0
+LONGEST_WAIT_S = 3600.0
+
+
+class Controlled(Protocol):
+    """What the socket controls.  All of it is called from the threads of connections."""
+
+    def status(self) -> dict[str, object]: ...
+
+    def wait(self, timeout: float) -> bool:
+        """Until everything that is on disk now is enforced or rejected; False after `timeout` seconds."""
+        ...
+
+    def flush(self) -> None:
+        """Raises KernelError."""
+        ...
+
+    def ruleset_text(self) -> str: ...
+
+
+class ControlError(Exception):
+    """The socket can't be made.  One sentence, with a hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: HTTPStatus
+    body: bytes
+    kind: str = "application/json"
+    allow: str = ""
+
+
+class _Refusal(Exception):
+    """A request that can't be served."""
+
+    def __init__(self, status: HTTPStatus, error: str, hint: str, allow: str = "") -> None:
+        super().__init__(error)
+        self.answer = _Answer(status, _json({"error": error, "hint": hint}), allow=allow)
+
+
+class Control:
+    """The server.  It listens from `start` to `close`."""
+
+    def __init__(self, runtime_dir: Path, controlled: Controlled) -> None:
+        self.path = runtime_dir / SOCKET_NAME
+        self._controlled = controlled
+        self._server: _Server | None = None
+        self._identity = (0, 0)
+
+    def start(self) -> None:
+        """Make the socket and serve it.  A socket that nobody serves any more is replaced.  Raises ControlError."""
+        if len(os.fsencode(self.path)) > 107:  # sun_path of unix(7)
+            raise ControlError(
+                f"{self.path}: longer than the 107 bytes of a socket's path; choose a shorter runtime_dir"
+            )
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_served(self.path):
+                raise ControlError(f"{self.path}: another netpold serves it; stop that one, or use another runtime_dir")
+            self.path.unlink(missing_ok=True)
+            self._server = _Server(str(self.path), self._controlled)
+            status = self.path.stat()
+        except OSError as error:
+            raise ControlError(f"{self.path}: {error.strerror}; correct runtime_dir, or its permissions") from error
+        self._identity = (status.st_dev, status.st_ino)
+        threading.Thread(target=self._server.serve_forever, args=(0.2,), name="netpold-control", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening.  Requests under way end with their threads."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._server = None
+        try:
+            status = self.path.stat()
+            if (status.st_dev, status.st_ino) == self._identity:  # else it is our successor's
+                self.path.unlink()
+        except FileNotFoundError:
+            return
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError as error:
+            return error.errno == errno.EAGAIN  # its queue is full
+        return True
+
+
+class _Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, path: str, controlled: Controlled) -> None:
+        self.controlled = controlled
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(path, _Handler)
+
+    def server_bind(self) -> None:
+        os.fchmod(self.socket.fileno(), 0o600)  # before bind: that is the mode the socket's file gets
+        super().server_bind()
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        if not self._free.acquire(blocking=False):
+            if isinstance(request, socket.socket):
+                request.sendall(_BUSY)  # fits the empty buffer of a new connection, so it does not block
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.exception("a request on the control socket failed")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # what is no HTTP at all gets an answer with a head, too
+    server_version = "netpold"
+    sys_version = ""
+    timeout = IDLE_S
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        try:
+            answer = self._answer()
+        except _Refusal as refusal:
+            answer = refusal.answer
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        self.send_header("Content-Length", str(len(answer.body)))
+        if answer.allow:
+            self.send_header("Allow", answer.allow)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _answer(self) -> _Answer:
+        self._pass_over_body()
+        url = urlsplit(self.path)
+        route = _ROUTES.get(url.path)
+        if route is None:
+            hint = f"there are {', '.join(_ROUTES)}"
+            raise _Refusal(HTTPStatus.NOT_FOUND, f"there is no {url.path}", hint)
+        method, serve = route
+        if self.command != method:
+            error = f"{url.path} does not take {self.command}"
+            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, error, f"use {method}", method)
+        return serve(self.server.controlled, parse_qs(url.query))
+
+    def _pass_over_body(self) -> None:
+        """No request needs a body; a short one is read and dropped, so that the connection can go on."""
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > BODY_LIMIT:
+            self.close_connection = True
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            raise _Refusal(status, "the request has too large a body", "send none: everything is in the URL")
+        self.rfile.read(int(length))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server itself refuses (a malformed request), as JSON too."""
+        self.close_connection = True
+        status = HTTPStatus(code)
+        body = _json({"error": message or status.phrase, "hint": "send HTTP/1.1, as `curl --unix-socket` does"})
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the client did not wait for the answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are not logged."""
+
+
+Query = dict[str, list[str]]
+
+
+def _status(controlled: Controlled, query: Query) -> _Answer:
+    return _Answer(HTTPStatus.OK, _json(controlled.status()))
+
+
+def _ruleset(controlled: Controlled, query: Query) -> _Answer:
+    return _Answer(HTTPStatus.OK, controlled.ruleset_text().encode(), "text/plain; charset=utf-8")
+
+
+def _wait(controlled: Controlled, query: Query) -> _Answer:
+    text = query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = -1.0
+    if not 0 <= timeout <= LONGEST_WAIT_S:  # NaN is refused too
+        hint = f"give seconds from 0 to {LONGEST_WAIT_S:g}"
+        raise _Refusal(HTTPStatus.BAD_REQUEST, f"timeout={text[:40]} can't be", hint)
+    if controlled.wait(timeout):
+        return _Answer(HTTPStatus.OK, _json({"done": True}))
+    error = f"not everything on disk is enforced after {timeout:g} s"
+    raise _Refusal(HTTPStatus.GATEWAY_TIMEOUT, error, "see what status says, or wait longer")
+
+
+def _flush(controlled: Controlled, query: Query) -> _Answer:
+    try:
+        controlled.flush()
+    except KernelError as error:
+        raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error), "see the daemon's log, and try again") from error
+    return _Answer(HTTPStatus.OK, _json({"done": True}))
+
+
+_ROUTES: dict[str, tuple[str, Callable[[Controlled, Query], _Answer]]] = {
+    "/v1/status": ("GET", _status),
+    "/v1/ruleset": ("GET", _ruleset),
+    "/v1/wait": ("POST", _wait),
+    "/v1/flush": ("POST", _flush),
+}
+
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,134 @@
+"""What the daemon says about itself: one frozen value, and its JSON shape (docs/json.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from netpold.config import Settings
+from netpold.policy.model import Finding
+
+VERSION = 1  # of the JSON shape; goes up when a field changes its meaning or goes away
+
+State = Literal["enforcing", "degraded", "starting"]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCounts:
+    """NetworkPolicies in force, and those whose manifests failed the checks."""
+
+    accepted: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodCounts:
+    """Pods in the manifests; on this node; of those, isolated by a policy, and with no interface found (yet)."""
+
+    total: int = 0
+    local: int = 0
+    isolated: int = 0
+    without_interface: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LastApply:
+    """When the kernel was last changed (ISO 8601, UTC), and how long that took."""
+
+    at: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The daemon at one moment.
+
+    `state`: `starting` until the first round is done; `enforcing`: what the manifests say is in the kernel;
+    `degraded`: it is not, `error` says why, and the rules from before stay in force.  `since`: when it came to that
+    state (ISO 8601, UTC).  `revision` goes up with every change of the kernel.  `passed_over`: objects of other kinds,
+    counted by kind.  `rules`: by "IPv4" and "IPv6".
+    """
+
+    state: State
+    since: str
+    node: str
+    backend: str
+    manifests: str
+    revision: int = 0
+    policies: PolicyCounts = PolicyCounts()
+    pods: PodCounts = PodCounts()
+    namespaces: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    rules: Mapping[str, int] = field(default_factory=lambda: {"IPv4": 0, "IPv6": 0})
+    sets: int = 0
+    last_apply: LastApply | None = None
+    error: str | None = None
+    findings: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @staticmethod
+    def starting(settings: Settings, backend: str) -> Status:
+        """Before anything is known."""
+        return Status(
+            state="starting",
+            since=timestamp(datetime.now(UTC)),
+            node=settings.node,
+            backend=backend,
+            manifests=str(settings.manifests),
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """The shape of `GET /v1/status` and `netpoldctl status -o json`."""
+        return {
+            "version": VERSION,
+            "state": self.state,
+            "since": self.since,
+            "node": self.node,
+            "backend": self.backend,
+            "revision": self.revision,
+            "manifests": self.manifests,
+            "policies": asdict(self.policies),
+            "pods": asdict(self.pods),
+            "namespaces": self.namespaces,
+            "passed_over": dict(self.passed_over),
+            "rules": dict(self.rules),
+            "sets": self.sets,
+            "last_apply": asdict(self.last_apply) if self.last_apply else None,
+            "error": self.error,
+            "findings": [finding_json(each) for each in self.findings],
+            "warnings": list(self.warnings),
+        }
+
+    def summary(self) -> str:
+        """One line for the log."""
+        text = (
+            f"revision {self.revision}: {self.policies.accepted} policies, {self.pods.local} local pods of "
+            f"{self.pods.total}, {self.pods.isolated} isolated, {sum(self.rules.values())} rules, {self.sets} sets"
+        )
+        if self.last_apply:
+            text += f", applied in {self.last_apply.duration_ms:g} ms"
+        if self.policies.rejected:
+            text += f"; {self.policies.rejected} policies rejected"
+        return text
+
+
+def finding_json(finding: Finding) -> dict[str, object]:
+    """A finding as all JSON outputs show it."""
+    return {
+        "file": finding.position.file,
+        "line": finding.position.line,
+        "column": finding.position.column,
+        "path": finding.path,
+        "code": finding.code,
+        "severity": finding.severity,
+        "fault": finding.fault,
+        "cure": finding.cure,
+        "subject": finding.subject,
+    }
+
+
+def timestamp(moment: datetime) -> str:
+    """ISO 8601 in UTC, with milliseconds: `2026-01-31T08:15:30.125Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
