@@ -53,6 +53,7 @@ from netpold.rules.ruleset import (
     Ruleset,
     SourcePort,
     Target,
+    sets_used,
     short_hash,
 )
 
@@ -94,7 +95,9 @@ def compile_ruleset(index: Index, endpoints: Mapping[str, Endpoint], settings: C
     hooks = {"FORWARD": "NETPOLD-FORWARD", "INPUT": "NETPOLD-INPUT"}
     if settings.host_to_pods == "policy":
         hooks["OUTPUT"] = "NETPOLD-OUTPUT"
-    return Ruleset(chains, sets.sets, hooks)
+    # a policy that allows everybody makes the peers of the others superfluous
+    used = {name for family in FAMILIES for name in sets_used(chains[family].values())}
+    return Ruleset(chains, {name: ipset for name, ipset in sets.sets.items() if name in used}, hooks)
 
 
 @dataclass(frozen=True, slots=True)
