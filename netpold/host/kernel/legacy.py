@@ -43,7 +43,8 @@ class Legacy:
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether the built-in chain's first rule, and no other, is the plain jump.  Raises KernelError."""
         with filter_table(family) as table:
-            return _is_hooked(table, builtin, own)
+            rules = table.targets(builtin)
+            return rules[:1] == [(own, True)] and own not in (target for target, _ in rules[1:])
 
     def commit(self, commit: Commit) -> None:
         """Carry one commit out, whole or not at all.  Raises KernelError."""
@@ -131,22 +132,17 @@ def _append(table: Table, family: Family, chain: str, rule: Options, entry: byte
         raise KernelError(f"{_where(family, chain, rule)}: {error.strerror}") from error
 
 
-def _is_hooked(table: Table, builtin: str, own: str) -> bool:
-    """Whether the chain's first rule, and no other, is the plain jump."""
-    rules = table.targets(builtin)
-    return rules[:1] == [(own, True)] and own not in (target for target, _ in rules[1:])
-
-
 def _hook(table: Table, family: Family, builtin: str, own: str) -> None:
     if not (table.is_builtin(builtin) and table.has_chain(own)):
         raise KernelError(f"IPv{family} -I {builtin} -j {own}: no such built-in chain, or no such own one")
-    if not _is_hooked(table, builtin, own):
-        _remove_jumps(table, builtin, (own,))
+    in_place = table.targets(builtin)[:1] == [(own, True)]  # and stays, with its counters
+    _remove_jumps(table, builtin, (own,), start=1 if in_place else 0)
+    if not in_place:
         table.insert(builtin, 0, xt_entry.jump(own, family))
 
 
-def _remove_jumps(table: Table, chain: str, targets: Collection[str]) -> None:
-    for position, (target, _) in reversed(list(enumerate(table.targets(chain)))):
+def _remove_jumps(table: Table, chain: str, targets: Collection[str], start: int = 0) -> None:
+    for position, (target, _) in reversed(list(enumerate(table.targets(chain)))[start:]):
         if target in targets:
             table.delete_rule(chain, position)
 
@@ -162,4 +158,4 @@ def _refusal(commit: Commit, error: OSError) -> str:
                     lacks = f"{'-j' if is_target else '-m'} {name}"
                     return f"{_where(commit.family, chain, rule)}: this kernel lacks {lacks} (revision {revision})"
     chains = f"chains {', '.join(commit.replace)}: " if commit.replace else ""
-    return f"IPv{commit.family} filter table: {chains}the kernel refused it: {error.strerror}"
+    return f"IPv{commit.family} filter table: {chains}the kernel refused it: {error.strerror} (dmesg may say why)"

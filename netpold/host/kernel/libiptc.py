@@ -9,10 +9,12 @@ touches pass through as bytes, with their counters.  Defined by libiptc/libiptc.
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.util
 import os
 import socket
 import struct
+import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ _SET_REQUEST = struct.Struct("@II32s")
 _REVISION_REQUEST = struct.Struct("@29sB")
 # family -> (socket level, getsockopt numbers of IP(6)T_SO_GET_REVISION_MATCH, _TARGET)
 _REVISION = {4: (socket.IPPROTO_IP, 66, 67), 6: (socket.IPPROTO_IPV6, 68, 69)}
+
+_NO_TABLE = (errno.ENOENT, errno.ENOPROTOOPT, errno.EAFNOSUPPORT)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _errno_location = _libc.__errno_location
@@ -87,7 +91,15 @@ class Table:
         return found
 
     def commit(self) -> None:
-        """Put the copy into the kernel.  Raises OSError: EAGAIN when the kernel's table changed since it was read."""
+        """Put the copy into the kernel.  Raises OSError: EAGAIN when the kernel's table changed since it was read.
+
+        libiptc itself would set the counters of the built-in chains' policies to zero, as every iptables-legacy does;
+        here they only miss what is counted between read and write.
+        """
+        for chain in filter(self.is_builtin, self.chains()):
+            counters = (ctypes.c_uint64 * 2)()
+            policy = self._functions.iptc_get_policy(chain.encode(), counters, self._handle)
+            self._do("set_policy", chain.encode(), policy, counters)
         self._do("commit")
 
     def _do(self, name: str, *arguments: Any) -> None:
@@ -102,8 +114,9 @@ def filter_table(family: Family) -> Iterator[Table]:
     functions = _bindings(family)
     handle = functions.iptc_init(b"filter")
     if not handle:
-        reason = _error(functions).strerror
-        raise KernelError(f"IPv{family} filter table of iptables-legacy: {reason}; try `--backend nft`")
+        error = _error(functions)
+        hint = "; this kernel may only know nft: use `--backend nft`" if error.errno in _NO_TABLE else ""
+        raise KernelError(f"IPv{family} filter table of iptables-legacy: {error.strerror}{hint}")
     try:
         yield Table(family, functions, handle)
     finally:
@@ -121,11 +134,13 @@ def _bindings(family: Family) -> Any:
     spec = importlib.util.find_spec("iptc")
     if spec is None or spec.origin is None:
         raise KernelError("python-iptables is missing: install python3-iptables, or use `--backend nft`")
-    # Told where its own library is, the import does not look for it by running a compiler; the directory of xtables'
-    # plugins, which nobody here loads, would take an `ldconfig -v`.
-    known = {"IPTABLES_LIBDIR": str(Path(spec.origin).parent.parent), "XTABLES_LIBDIR": "/usr/lib/xtables"}
-    unset = [name for name in known if name not in os.environ]
-    os.environ.update({name: known[name] for name in unset})
+    # Told where its own library and the plugins of xtables are, the import does not run gcc and ldconfig to find out.
+    known = {
+        "IPTABLES_LIBDIR": Path(spec.origin).parent.parent,
+        "XTABLES_LIBDIR": Path("/usr/lib", sysconfig.get_config_var("MULTIARCH") or "", "xtables"),
+    }
+    unset = [name for name, path in known.items() if name not in os.environ and path.is_dir()]
+    os.environ.update({name: str(known[name]) for name in unset})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -142,7 +157,11 @@ class SetIndexes:
     """The indexes of ipsets by name, each asked for once; to be used for one commit, as a set made anew has another."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+        """Raises KernelError when this process may not ask."""
+        try:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+        except OSError as error:
+            raise KernelError(f"raw socket: {error.strerror}; netpold needs CAP_NET_ADMIN and CAP_NET_RAW") from error
         self._known: dict[str, int] = {}
 
     def __enter__(self) -> SetIndexes:

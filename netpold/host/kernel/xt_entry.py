@@ -223,7 +223,7 @@ def _sctp(given: Given, _: SetIndex) -> bytes:
     used = (1 if "sport" in given else 0) | (2 if "dport" in given else 0)
     # ports not asked for stay 0:0; no chunks, so each of the four xt_sctp_flag_info names none (-1)
     ports = (*(destination if used & 2 else (0, 0)), *(source if used & 1 else (0, 0)))
-    return struct.pack("@HHHH32sI12siII", *ports, b"", 0, b"\xff\0\0" * 4, 0, used, inverted)
+    return struct.pack("@HHHH256sI12siII", *ports, b"", 0, b"\xff\0\0" * 4, 0, used, inverted)
 
 
 def _multiport(given: Given, _: SetIndex) -> bytes:
@@ -281,10 +281,10 @@ def _conntrack(given: Given, _: SetIndex) -> bytes:
         inverted |= 1 if negated else 0
     if "ctdir" in given:
         text, negated = _value(given, "ctdir")
-        if text not in ("ORIGINAL", "REPLY"):
-            raise BadRule(f"--ctdir {text} is not known")
+        if text not in ("ORIGINAL", "REPLY") or negated:
+            raise BadRule(f"--ctdir {text} is not known, or negated")
         used |= 1 << 12
-        inverted |= 1 << 12 if (text == "REPLY") != negated else 0
+        inverted |= 1 << 12 if text == "REPLY" else 0
     if not used:
         raise BadRule("-m conntrack needs an option")
     return struct.pack("@128xII5H2H2H4H2x", 0, 0, *[0] * 5, used, inverted, states, 0, *[0] * 4)
