@@ -352,6 +352,21 @@ def test_foreign_rules_and_counters_stay_as_they_are(family: Family) -> None:
     assert save(family, "-c") == before
 
 
+def test_foreign_chains_may_have_any_bytes_in_their_names() -> None:
+    """iptables takes names that are no text in any encoding."""
+    Legacy().commit(Commit(4, drop()))
+    for words in (
+        (b"-N", b"\xff\xfe"),
+        (b"-A", b"\xff\xfe", b"-j", b"NP-RULES-a"),
+        (b"-A", b"INPUT", b"-j", b"\xff\xfe"),
+    ):
+        subprocess.run((b"iptables-legacy", *words), check=True)
+    Legacy().commit(Commit(4, drop("NP-RULES-b"), hook={"INPUT": "NP-RULES-b"}))
+    Legacy().commit(Commit(4, remove=("NP-RULES-a", "NP-RULES-b"), unhook=("NP-RULES-a", "NP-RULES-b")))
+    listed = subprocess.run(["iptables-legacy", "-S"], capture_output=True, check=True).stdout.splitlines()
+    assert listed[3:] == [b"-N \xff\xfe", b"-A INPUT -j \xff\xfe"]
+
+
 def chain_names(kinds: list[tuple[Match, ...]]) -> Iterator[tuple[str, tuple[Match, ...]]]:
     for number, kind in enumerate(kinds):
         yield f"NP-RULES-{number}", kind

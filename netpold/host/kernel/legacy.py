@@ -157,5 +157,6 @@ def _refusal(commit: Commit, error: OSError) -> str:
                 if not kernel_knows(commit.family, is_target, name, revision):
                     lacks = f"{'-j' if is_target else '-m'} {name}"
                     return f"{_where(commit.family, chain, rule)}: this kernel lacks {lacks} (revision {revision})"
-    chains = f"chains {', '.join(commit.replace)}: " if commit.replace else ""
+    some = ", ".join(list(commit.replace)[:5]) + (", ..." if len(commit.replace) > 5 else "")
+    chains = f"chains {some}: " if some else ""
     return f"IPv{commit.family} filter table: {chains}the kernel refused it: {error.strerror} (dmesg may say why)"

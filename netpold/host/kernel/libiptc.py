@@ -56,28 +56,28 @@ class Table:
         return names
 
     def has_chain(self, chain: str) -> bool:
-        return bool(self._functions.iptc_is_chain(chain.encode(), self._handle))
+        return bool(self._functions.iptc_is_chain(os.fsencode(chain), self._handle))
 
     def is_builtin(self, chain: str) -> bool:
-        return bool(self._functions.iptc_builtin(chain.encode(), self._handle))
+        return bool(self._functions.iptc_builtin(os.fsencode(chain), self._handle))
 
     def create(self, chain: str) -> None:
-        self._do("create_chain", chain.encode())
+        self._do("create_chain", os.fsencode(chain))
 
     def flush(self, chain: str) -> None:
-        self._do("flush_entries", chain.encode())
+        self._do("flush_entries", os.fsencode(chain))
 
     def delete(self, chain: str) -> None:
-        self._do("delete_chain", chain.encode())
+        self._do("delete_chain", os.fsencode(chain))
 
     def append(self, chain: str, entry: bytes) -> None:
-        self._do("append_entry", chain.encode(), entry)
+        self._do("append_entry", os.fsencode(chain), entry)
 
     def insert(self, chain: str, position: int, entry: bytes) -> None:
-        self._do("insert_entry", chain.encode(), entry, position)
+        self._do("insert_entry", os.fsencode(chain), entry, position)
 
     def delete_rule(self, chain: str, position: int) -> None:
-        self._do("delete_num_entry", chain.encode(), position)
+        self._do("delete_num_entry", os.fsencode(chain), position)
 
     def targets(self, chain: str) -> list[tuple[str, bool]]:
         """For each rule of a chain, what it jumps or goes to, and whether it is a jump with no condition."""
@@ -98,8 +98,8 @@ class Table:
         """
         for chain in filter(self.is_builtin, self.chains()):
             counters = (ctypes.c_uint64 * 2)()
-            policy = self._functions.iptc_get_policy(chain.encode(), counters, self._handle)
-            self._do("set_policy", chain.encode(), policy, counters)
+            policy = self._functions.iptc_get_policy(os.fsencode(chain), counters, self._handle)
+            self._do("set_policy", os.fsencode(chain), policy, counters)
         self._do("commit")
 
     def _do(self, name: str, *arguments: Any) -> None:
