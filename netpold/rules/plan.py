@@ -90,6 +90,11 @@ class Plan:
     def names(self) -> Mapping[str, str]:
         return self.result.names
 
+    @property
+    def takes_away(self) -> bool:
+        """Whether a packet that was allowed may now be refused: not when sets only grow."""
+        return any(not isinstance(step, ChangeSet) or step.remove for step in self.steps)
+
 
 def plan(installed: Installed, desired: Ruleset) -> Plan:
     """The steps from `installed` to `desired`; none where they are the same."""

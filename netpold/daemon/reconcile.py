@@ -1,0 +1,373 @@
+"""The loop: manifests and network as they are now -> world -> ruleset -> plan -> kernel.
+
+Whatever happens outside only wakes the loop; what to do is computed from what is there then, never from the event.
+So a lost event costs time and nothing else, and ten thousand events are one round.
+
+When a round fails, the rules in the kernel stay as they are, the status is degraded and says why, and the loop tries
+again with growing pauses, starting from what the kernel really holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from netpold.config import Settings
+from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status, timestamp
+from netpold.host import conntrack
+from netpold.host.kernel.apply import apply, installed, legacy_in_use
+from netpold.host.kernel.backend import Backend, KernelError
+from netpold.host.kernel.flush import flush
+from netpold.host.locate import Located, locate
+from netpold.host.netlink import NetlinkError
+from netpold.host.network import Network
+from netpold.host.scan import SourceError
+from netpold.host.source import Reading, Source
+from netpold.host.watch import Watcher
+from netpold.policy.assemble import Assembled, assemble
+from netpold.policy.index import Index
+from netpold.policy.model import Direction, Finding, World
+from netpold.rules.compile import CompileSettings, compile_ruleset
+from netpold.rules.endpoint import Endpoint
+from netpold.rules.plan import Installed, plan
+from netpold.rules.render import ruleset_text
+from netpold.rules.revoke import revoked
+from netpold.rules.ruleset import FAMILIES, Ruleset
+
+log = logging.getLogger("netpold")
+
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What woke the loop, and whom it has to answer.  Guarded by the reconciler's condition."""
+
+    files: bool = True
+    network: bool = True
+    check: bool = False
+    flush: bool = False
+    stop: bool = False
+    asked: int = 0  # how many calls of `wait` came so far
+    answered: int = 0  # the last of them that a whole round has served
+
+    def any(self) -> bool:
+        return self.files or self.network or self.check or self.flush or self.stop or self.asked > self.answered
+
+
+@dataclass(slots=True)
+class _Known:
+    """The inputs as of the last round, so that a round reads only what woke it."""
+
+    world: World = field(default_factory=World)
+    last_good: World = field(default_factory=World)
+    index: Index = field(default_factory=lambda: Index(World()))
+    findings: tuple[Finding, ...] = ()
+    rejected: frozenset[str] = frozenset()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    located: Located | None = None
+    unfiltered: list[str] = field(default_factory=list)  # families of which iptables does not see bridged packets
+
+
+class Reconciler:
+    """Owns the desired state and the kernel's.  `run` is the loop; the other methods may be called from any thread."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        self.settings = settings
+        self._backend = backend
+        self._network = Network(self.wake_network)
+        self._watcher = Watcher(settings.manifests, self.wake_files)
+        self._source = Source(settings.manifests, settings.max_file_size, self._watcher.follow)
+        self._compile = CompileSettings(
+            settings.anti_spoofing, settings.accept, settings.host_access, settings.host_to_pods, settings.nflog_group
+        )
+        self._known = _Known()
+        self._installed: Installed | None = None  # None: what the kernel holds has to be read
+        self._ruleset: Ruleset | None = None
+        self._flushed = False
+        self._wishes = _Wishes()
+        self._changed = threading.Condition()
+        self._status = Status.starting(settings, backend.name)
+
+    def start(self) -> None:
+        """Begin to follow the network and the files.  Raises OSError or NetlinkError."""
+        self._network.start()
+        self._watcher.start()
+
+    def close(self) -> None:
+        self._watcher.close()
+        self._network.close()
+
+    # From any thread ----------------------------------------------------------------------------------------------
+
+    def wake_files(self) -> None:
+        self._wish(files=True)
+
+    def wake_network(self) -> None:
+        self._wish(network=True)
+
+    def stop(self) -> None:
+        """Let the loop end after the round it is in.  The rules stay in force."""
+        self._wish(stop=True)
+
+    @property
+    def current(self) -> Status:
+        return self._status
+
+    def status(self) -> dict[str, object]:
+        return self._status.as_json()
+
+    def ruleset_text(self) -> str:
+        """The ruleset in force, for a person."""
+        ruleset = self._ruleset
+        return ruleset_text(ruleset) if ruleset else ""
+
+    def wait(self, timeout: float) -> bool:
+        """Until everything that is on disk now is enforced or rejected.  False when that took too long."""
+        with self._changed:
+            ticket = self._wishes.asked + 1
+            self._wishes = replace(self._wishes, asked=ticket, files=True)
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._wishes.answered >= ticket, timeout)
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Take everything of netpold's out of the kernel, and enforce nothing until the daemon starts again.
+
+        Raises KernelError when the kernel refuses, or has not done it within `timeout` seconds.
+        """
+        with self._changed:
+            self._wishes = replace(self._wishes, flush=True)
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not self._wishes.flush, timeout):
+                raise KernelError(f"not flushed within {timeout:.0f} s; see the daemon's log")
+
+    def _wish(self, **wishes: bool) -> None:
+        with self._changed:
+            self._wishes = replace(self._wishes, **wishes)
+            self._changed.notify_all()
+
+    # The loop -----------------------------------------------------------------------------------------------------
+
+    def run(self, after_round: Callable[[], None] = lambda: None) -> None:
+        """Reconcile until `stop`.  `after_round` is called after each round, failed or not."""
+        pause = 0.0
+        while True:
+            wishes = self._next(pause)
+            if wishes.stop:
+                return
+            try:
+                self._round(wishes)
+                pause = 0.0
+            except (KernelError, SourceError, NetlinkError) as error:
+                pause = min(max(pause * 2, FIRST_RETRY_S), LAST_RETRY_S)
+                log.error("%s; trying again in %.1f s", error, pause)
+                self._installed = None
+                self._publish(state="degraded", error=str(error))
+            after_round()
+
+    def _next(self, pause: float) -> _Wishes:
+        """Wait for something to do, or until it is time to look anyway (`pause` s after a failure)."""
+        with self._changed:
+            if pause:
+                # something new may be the cure, but no storm of events is to become a storm of attempts
+                if not self._changed.wait_for(lambda: self._wishes.stop or self._wishes.flush, FIRST_RETRY_S):
+                    self._changed.wait_for(self._wishes_any, pause - FIRST_RETRY_S)
+                self._wishes = replace(self._wishes, files=True)
+            elif not self._changed.wait_for(self._wishes_any, self.settings.rescan_s):
+                self._wishes = replace(self._wishes, files=True, check=True)
+            taken = self._wishes
+            self._wishes = replace(taken, files=False, network=False, check=False)
+            return taken
+
+    def _wishes_any(self) -> bool:
+        return self._wishes.any()
+
+    def _round(self, wishes: _Wishes) -> None:
+        if wishes.flush:
+            self._flush()
+        if self._flushed:
+            self._answer(wishes)
+            return
+        if wishes.files:
+            self._read()
+        if wishes.check and self._installed is not None and not self._intact():
+            log.warning("another program changed netpold's chains or sets: putting them back")
+            self._installed = None
+        self._follow_network()
+        self._answer(wishes)
+
+    def _follow_network(self) -> None:
+        """Enforce what is known of the manifests where the pods are now."""
+        view, known = self._network.view(), self._known
+        known.located = locate(view, known.world.pods.values(), self.settings.node)
+        endpoints = known.located.endpoints
+        self._network.probe(address for each in endpoints.values() if not each.interfaces for address in each.addresses)
+        known.unfiltered = [
+            f"IPv{family}"
+            for family in FAMILIES
+            if family not in view.bridge_nf_call
+            and any(interface.bridged for each in endpoints.values() for interface in each.interfaces)
+        ]
+        self._enforce(compile_ruleset(known.index, endpoints, self._compile), endpoints)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for files to become quiet; the network does not wait with them."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._wishes.network and not self._wishes.stop, seconds):
+                return
+            self._wishes = replace(self._wishes, network=False)
+        if self._installed is not None:
+            self._follow_network()
+
+    def _flush(self) -> None:
+        flush()
+        self._flushed, self._installed, self._ruleset = True, None, None
+        log.warning("flushed on request: nothing is enforced until netpold is restarted")
+        self._publish(state="degraded", error="flushed on request: nothing is enforced until netpold is restarted")
+        self._wish(flush=False)
+
+    def _read(self) -> None:
+        """Take in what the manifests say now."""
+        reading = self._source.read(self.settings.settle_ms / 1000, sleep=self._pause)
+        assembled = assemble(reading.parsed, self._known.last_good)
+        self._report(reading, assembled)
+        world = assembled.world
+        if world != self._known.world:
+            self._known.index = Index(world)
+        self._known.world = world
+        self._known.last_good = _good(world)
+        self._known.passed_over = _sum(parsed.passed_over for parsed in reading.parsed.values())
+
+    def _report(self, reading: Reading, assembled: Assembled) -> None:
+        """Log each finding when it is new."""
+        findings = (*reading.findings, *assembled.findings)
+        for finding in set(findings) - set(self._known.findings):
+            log.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding)
+        self._known.findings = findings
+        self._known.rejected = assembled.rejected
+
+    def _enforce(self, ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> None:
+        began = time.monotonic()
+        before = self._installed if self._installed is not None else installed(self._backend)
+        steps = plan(before, ruleset)
+        if steps.steps:
+            self._installed = None  # until all of it is done, what the kernel holds has to be read
+            apply(steps, self._backend)
+        self._installed, self._ruleset = steps.result, ruleset
+        if not steps.steps:
+            self._publish(state="enforcing", error=None)
+            return
+        seconds = time.monotonic() - began
+        self._publish(
+            state="enforcing",
+            error=None,
+            revision=self._status.revision + 1,
+            last_apply=LastApply(timestamp(datetime.now(UTC)), round(seconds * 1000, 1)),
+            rules={f"IPv{family}": sum(map(len, ruleset.chains[family].values())) for family in FAMILIES},
+            sets=len(ruleset.sets),
+        )
+        log.info("%s", self._status.summary())
+        if steps.takes_away:
+            self._revoke(ruleset, endpoints)
+
+    def _revoke(self, ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> None:
+        """Forget the open flows that are no longer allowed."""
+        if not conntrack.available():
+            return
+        addresses = frozenset(address for each in endpoints.values() for address in each.addresses)
+        for family in FAMILIES:
+            gone = conntrack.forget(revoked(conntrack.flows(family, addresses), ruleset, endpoints))
+            if gone:
+                log.info("cut %d open IPv%d flows that are no longer allowed", gone, family)
+
+    def _intact(self) -> bool:
+        """Whether all own chains and sets, and the jumps to them, are still in the kernel.  Raises KernelError."""
+        if self._installed is None or self._ruleset is None:
+            return True
+        now = installed(self._backend)
+        return (
+            now.stray_sets == frozenset(self._installed.names.values())
+            and all(now.stray_chains[family] == self._ruleset.chains[family].keys() for family in FAMILIES)
+            and all(
+                self._backend.hooked(family, builtin, own)
+                for family in FAMILIES
+                for builtin, own in self._ruleset.hooks.items()
+            )
+        )
+
+    def _answer(self, wishes: _Wishes) -> None:
+        with self._changed:
+            self._wishes = replace(self._wishes, answered=max(self._wishes.answered, wishes.asked))
+            self._changed.notify_all()
+
+    # What is said about it ----------------------------------------------------------------------------------------
+
+    def _publish(self, **changes: object) -> None:
+        known = self._known
+        world, located = known.world, known.located
+        endpoints = located.endpoints if located else {}
+        rejected = sum(1 for each in known.rejected if each.startswith("NetworkPolicy "))
+        pods = PodCounts(
+            total=len(world.pods),
+            local=len(endpoints),
+            isolated=sum(
+                1
+                for key in endpoints
+                if any(known.index.isolation(world.pods[key], direction) for direction in Direction)
+            ),
+            without_interface=sum(1 for each in endpoints.values() if not each.interfaces),
+        )
+        since = self._status.since
+        if changes.get("state") != self._status.state:
+            since = timestamp(datetime.now(UTC))
+        self._status = replace(
+            self._status,
+            **{
+                "since": since,
+                "policies": PolicyCounts(len(world.policies) - min(rejected, len(world.policies)), rejected),
+                "pods": pods,
+                "namespaces": len(world.namespaces),
+                "passed_over": dict(known.passed_over),
+                "findings": known.findings,
+                "warnings": self._warnings(),
+                **changes,
+            },  # type: ignore[arg-type]
+        )
+
+    def _warnings(self) -> tuple[str, ...]:
+        known = self._known
+        found = list(known.located.warnings) if known.located else []
+        found += [
+            f"{family} packets between ports of a bridge are not filtered: "
+            f"set the sysctl net.bridge.bridge-nf-call-ip{'6' if family == 'IPv6' else ''}tables to 1"
+            for family in known.unfiltered
+        ]
+        if self._watcher.warning:
+            found.append(self._watcher.warning)
+        if self._backend.name == "nft" and any(legacy_in_use()):
+            found.append("iptables-legacy has a filter table too, whose rules are in force as well")
+        if not conntrack.available():
+            found.append("the conntrack program is not installed: open flows that a change forbids are not cut")
+        return tuple(found)
+
+
+def _good(world: World) -> World:
+    """The objects that passed the checks: what stays in force when their manifests break."""
+    return World(
+        {key: pod for key, pod in world.pods.items() if not pod.quarantined},
+        {key: namespace for key, namespace in world.namespaces.items() if not namespace.quarantined},
+        {key: policy for key, policy in world.policies.items() if not policy.quarantined},
+    )
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total

@@ -1,0 +1,34 @@
+"""Everything of netpold's out of the kernel: both backends, both families, all sets.  Opens what it closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from shutil import which
+
+from netpold.host.kernel import ipset
+from netpold.host.kernel.apply import legacy_in_use
+from netpold.host.kernel.backend import Backend, Commit
+from netpold.host.kernel.legacy import Legacy
+from netpold.host.kernel.nft import TOOL, Nft
+from netpold.policy.model import Family
+from netpold.rules.ruleset import FAMILIES
+
+
+def flush() -> None:
+    """Remove all own jumps, chains and sets of the current network namespace.  Raises KernelError."""
+    for backend, family in _in_use():
+        chains = backend.chains(family)
+        if chains:
+            heads = tuple(sorted(chain for chain in chains if chain.startswith("NETPOLD-")))
+            backend.commit(Commit(family, replace=dict.fromkeys(chains, ()), unhook=heads))
+            backend.commit(Commit(family, remove=tuple(sorted(chains))))
+    sets = ipset.names()
+    if sets:
+        ipset.destroy(sets)
+
+
+def _in_use() -> Iterator[tuple[Backend, Family]]:
+    """Which tables there are; looking into one that is not there would make it."""
+    if which(f"{TOOL[4]}-save"):
+        yield from ((Nft(), family) for family in FAMILIES)
+    yield from ((Legacy(), family) for family in legacy_in_use())
