@@ -1,0 +1,67 @@
+"""Questions to the daemon, over its control socket (netpold.daemon.control)."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from netpold.ctl.failure import Exit, Failure
+
+ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait for anything
+
+
+class NotRunning(Failure):
+    """Nobody serves the socket."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("netpold", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S) -> Any:
+    """The answer's JSON.  Raises Failure (NotRunning where there is no daemon); a 504 is TIMED_OUT."""
+    connection = _Connection(path, timeout)
+    try:
+        connection.request(method, url)
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        hint = "start it with `systemctl start netpold`, or name its socket with --socket"
+        raise NotRunning(f"netpold does not run: nobody serves {path}", hint, Exit.NOT_RUNNING) from error
+    except PermissionError as error:
+        raise Failure(
+            f"not permitted to use {path}", "run netpoldctl as root, or with sudo", Exit.NOT_PERMITTED
+        ) from error
+    except TimeoutError as error:
+        hint = "see the daemon's log: `journalctl -u netpold`"
+        raise Failure(f"no answer from {path} within {timeout:g} s", hint, Exit.TIMED_OUT) from error
+    except (OSError, http.client.HTTPException) as error:
+        hint = "see whether --socket names the socket of netpold"
+        raise Failure(f"{path} does not answer as netpold does: {error}", hint, Exit.NOT_RUNNING) from error
+    finally:
+        connection.close()
+    return _value(path, status, body)
+
+
+def _value(path: Path, status: int, body: bytes) -> Any:
+    if status == 503:
+        raise Failure("the daemon has too many clients", "try again in a moment", Exit.TIMED_OUT)
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        hint = "see whether --socket names the socket of netpold"
+        raise Failure(f"{path} does not answer as netpold does", hint, Exit.NOT_RUNNING) from error
+    if status != 200:
+        code = Exit.TIMED_OUT if status == 504 else Exit.NO
+        raise Failure(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
+    return value

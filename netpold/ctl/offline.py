@@ -1,0 +1,93 @@
+"""Manifests and what they mean, read without a daemon: the same reader, checks and compiler that it has."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netpold.config import ConfigError, Settings, load
+from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.findings import count, line
+from netpold.daemon.status import finding_json
+from netpold.host.source import Source, SourceError
+from netpold.policy.assemble import assemble
+from netpold.policy.index import Index
+from netpold.policy.manifest import Parsed
+from netpold.policy.model import Finding, World
+from netpold.rules.compile import CompileSettings
+from netpold.rules.offline import offline_ruleset
+from netpold.rules.ruleset import Ruleset
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What some directories and files say.  `findings` are in the shape of finding_json, in order of position."""
+
+    world: World
+    files: int
+    findings: list[dict[str, Any]]
+
+
+def read(paths: Iterable[Path], settings: Settings) -> Manifests:
+    """The manifests as they are now; nothing was known of them before.  Raises Failure."""
+    parsed: dict[str, Parsed] = {}
+    findings: list[Finding] = []
+    files = 0
+    for path in paths:
+        source = Source(path, settings.max_file_size)
+        try:
+            reading = source.load(source.scan())
+        except SourceError as error:
+            raise Failure(f"{error.directory}: {error.fault}", error.hint, Exit.USAGE) from error
+        files += len(reading.snapshot.files)
+        parsed |= reading.parsed
+        findings += reading.findings
+    assembled = assemble(parsed, World())
+    ordered = sorted({*findings, *assembled.findings}, key=lambda each: (each.position, each.code, each.path))
+    return Manifests(assembled.world, files, [finding_json(each) for each in ordered])
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings of this machine, with its flags on top.  Raises Failure."""
+    given = getattr(arguments, "manifests", None)
+    flags = {"manifests": str(given) if given else None}
+    try:
+        return load(flags)
+    except ConfigError as error:
+        if isinstance(error.__cause__, PermissionError):
+            print(f"netpoldctl: {error.file} can't be read; default settings are assumed", file=sys.stderr)
+            return Settings(manifests=given) if given else Settings()
+        raise Failure(f"{error.file}: {error.key}: {error.fault}", error.cure, Exit.USAGE) from error
+
+
+def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index, Ruleset]:
+    """The index and the ruleset for questions; with every pod taken as local, or those of one node.
+
+    What is wrong in the manifests is said on standard error: the answer is the one that netpold would enforce.
+    """
+    settings = settings_of(arguments)
+    manifests = read([settings.manifests], settings)
+    errors = [each for each in manifests.findings if each["severity"] == "error"]
+    for each in errors[:3]:
+        print(line(each), file=sys.stderr)
+    if errors:
+        hint = f"`netpoldctl check {settings.manifests}` shows all"
+        print(f"netpoldctl: {count(errors)} in {settings.manifests}; {hint}", file=sys.stderr)
+    pods = None if node is None else [key for key, pod in manifests.world.pods.items() if pod.node == node]
+    index = Index(manifests.world)
+    return index, offline_ruleset(index, pods, compile_settings(settings))
+
+
+def compile_settings(settings: Settings) -> CompileSettings:
+    """What of the settings the compiler wants to know."""
+    return CompileSettings(
+        anti_spoofing=settings.anti_spoofing,
+        accept=settings.accept,
+        host_access=settings.host_access,
+        host_to_pods=settings.host_to_pods,
+        nflog_group=settings.nflog_group,
+    )

@@ -1,0 +1,113 @@
+"""`netpoldctl status`: what the daemon enforces, and what it found wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from netpold.ctl import findings
+from netpold.ctl.client import ask
+from netpold.ctl.failure import Exit
+from netpold.ctl.findings import number
+from netpold.ctl.output import Colour, is_terminal, paint, pairs, printable, say, say_json, word, wrapped
+
+WATCH_S = 1.0
+FINDINGS_SHOWN = 50
+
+_STATES: dict[str, Colour] = {"enforcing": "green", "starting": "yellow", "degraded": "red"}
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Raises Failure."""
+    if arguments.watch:
+        _watch(arguments)
+    status = ask(arguments.socket, "GET", "/v1/status")
+    if arguments.output == "json":
+        say_json(status)
+    else:
+        say(*text(status, datetime.now(UTC)))
+    return Exit.NO if status["state"] == "degraded" else Exit.FINE
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    """Show the status whenever it changes, until interrupted: JSON one object a line, text on a cleared screen."""
+    before: Any = None
+    while True:
+        status = ask(arguments.socket, "GET", "/v1/status")
+        if status != before:
+            before = status
+            if arguments.output == "json":
+                say(json.dumps(status))
+            else:
+                say(("\x1b[H\x1b[2J" if is_terminal() else "") + "\n".join(text(status, datetime.now(UTC))), "")
+            sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
+def text(status: dict[str, Any], now: datetime) -> list[str]:
+    """The lines for a person."""
+    state = str(status["state"])
+    lines = [
+        f"netpold is {paint(paint(state, _STATES.get(state, 'bold')), 'bold')} since {_when(status['since'], now)}"
+    ]
+    if status["error"]:
+        lines += _item("error", str(status["error"]))
+    lines += pairs(_facts(status, now))
+    if status["warnings"] or status["findings"]:
+        lines.append("")
+    for warning in status["warnings"]:
+        lines += _item("warning", str(warning))
+    ordered = sorted(status["findings"], key=lambda each: each["severity"])  # errors first
+    lines += [findings.line(each) for each in ordered[:FINDINGS_SHOWN]]
+    if len(ordered) > FINDINGS_SHOWN:
+        lines.append(
+            f"... and {len(ordered) - FINDINGS_SHOWN} more; `netpoldctl check {status['manifests']}` shows all"
+        )
+    return lines
+
+
+def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
+    policies, pods, last = status["policies"], status["pods"], status["last_apply"]
+    applied = f", applied {_when(last['at'], now)} in {last['duration_ms']:g} ms" if last else ""
+    kinds = sorted(status["passed_over"].items())
+    families = ", ".join(f"{count} {family}" for family, count in status["rules"].items())
+    facts = [
+        ("node", status["node"]),
+        ("backend", status["backend"]),
+        ("revision", f"{status['revision']}{applied}"),
+        ("manifests", status["manifests"]),
+        ("policies", f"{policies['accepted']} accepted, {policies['rejected']} rejected"),
+        (
+            "pods",
+            f"{pods['total']} known, {pods['local']} on this node, {pods['isolated']} of them isolated, "
+            f"{pods['without_interface']} without an interface",
+        ),
+        ("namespaces", str(status["namespaces"])),
+        ("rules", f"{families}; {number(status['sets'], 'set')}"),
+    ]
+    if kinds:
+        facts.append(("passed over", ", ".join(f"{count} {kind}" for kind, count in kinds)))
+    return [(name, printable(str(value))) for name, value in facts]
+
+
+def _item(severity: str, what: str) -> list[str]:
+    first, *rest = wrapped(printable(what), len(severity) + 2)
+    return [f"{word(severity)}: {first}", *(" " * (len(severity) + 2) + line for line in rest)]
+
+
+def _when(moment: str, now: datetime) -> str:
+    """A moment in local time, and how long ago that is."""
+    then = datetime.fromisoformat(moment)
+    seconds = max(int((now - then).total_seconds()), 0)
+    return f"{then.astimezone():%Y-%m-%d %H:%M:%S} ({_age(seconds)} ago)"
+
+
+def _age(seconds: int) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
