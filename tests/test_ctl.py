@@ -1,0 +1,570 @@
+"""netpoldctl end to end: real processes, a real control socket, real manifests."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import termios
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from netpold.config import Settings
+from netpold.ctl import output
+from netpold.ctl.main import VERBS
+from netpold.daemon.control import Control
+from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status
+from netpold.host.kernel.backend import KernelError
+from netpold.policy.model import Finding, Position
+
+ROOT = Path(__file__).parent.parent
+CTL = ("/usr/bin/python3", "-m", "netpold.ctl")
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+
+MANIFESTS = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1}
+status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {nodeName: n2}
+status: {phase: Running, podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gone, namespace: shop, labels: {app: db}}
+status: {phase: Succeeded, podIP: 10.0.0.9, podIPs: [{ip: 10.0.0.9}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+    - from: [{ipBlock: {cidr: 192.0.2.0/24}}]
+    - from: [{podSelector: {matchLabels: {app: web}}}]
+      ports: [{port: 5432}]
+"""
+
+BAD = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: bad, namespace: shop}
+spec:
+  podSelector: {}
+  ingres: []
+"""
+
+
+def ctl(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run netpoldctl without a terminal."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    variables.pop("COLUMNS", None) if "COLUMNS" not in environment else None
+    return subprocess.run([*CTL, *words], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=60)
+
+
+def on_terminal(columns: int, *words: str | Path, **environment: str) -> str:
+    """What netpoldctl prints on a terminal of that width."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment}
+    for name in ("COLUMNS", "NO_COLOR"):
+        if name not in environment:
+            variables.pop(name, None)
+    with subprocess.Popen([*CTL, *words], stdout=slave, stderr=subprocess.PIPE, env=variables, cwd=ROOT):
+        os.close(slave)
+        chunks = []
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while chunk := os.read(master, 65536):
+                chunks.append(chunk)
+        os.close(master)
+    return b"".join(chunks).decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "shop.yaml").write_text(MANIFESTS)
+    return directory
+
+
+class Daemon:
+    """A controlled object with a status of its own; `ready` is what `wait` waits for."""
+
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+        self.flushed = 0
+        self.refuses = False
+        self.now = Status(
+            state="enforcing",
+            since="2026-01-31T08:15:30.125Z",
+            node="n1",
+            backend="nft",
+            manifests="/etc/netpold",
+            revision=7,
+            policies=PolicyCounts(3, 1),
+            pods=PodCounts(10, 4, 2, 1),
+            namespaces=2,
+            passed_over={"Service": 5, "Deployment": 1},
+            rules={"IPv4": 30, "IPv6": 28},
+            sets=6,
+            last_apply=LastApply("2026-01-31T08:15:30.125Z", 12.5),
+            findings=(
+                Finding(
+                    Position("/etc/netpold/b.yaml", 9), "host-bits", "spec", "is masked", "write it so", "", "warning"
+                ),
+                Finding(
+                    Position("/etc/netpold/a.yaml", 3, 5), "unknown-field", "spec.x", "is \x1b[31munknown", "delete it"
+                ),
+            ),
+            warnings=("bridge-nf-call-iptables is off: traffic between pods behind a bridge is not filtered",),
+        )
+
+    def status(self) -> dict[str, object]:
+        return self.now.as_json()
+
+    def wait(self, timeout: float) -> bool:
+        return self.ready.wait(timeout)
+
+    def flush(self) -> None:
+        if self.refuses:
+            raise KernelError("ipset: no")
+        self.flushed += 1
+
+    def ruleset_text(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def daemon() -> Daemon:
+    return Daemon()
+
+
+@pytest.fixture
+def socket(tmp_path: Path, daemon: Daemon) -> Iterator[Path]:
+    server = Control(tmp_path / "run", daemon)
+    server.start()
+    yield server.path
+    server.close()
+
+
+class TestCommandLine:
+    def test_every_verb_explains_itself(self) -> None:
+        listing = ctl("--help")
+        assert listing.returncode == 0
+        for verb in VERBS:
+            assert verb.summary in " ".join(listing.stdout.split())
+            assert ctl(verb.name, "--help").returncode == 0
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            (),
+            ("unknown",),
+            ("status", "-o", "xml"),
+            ("wait", "--timeout", "soon"),
+            ("wait", "--timeout", "-1"),
+            ("check",),
+            ("matrix",),
+            ("explain", "a/b", "c/d"),
+        ],
+    )
+    def test_wrong_usage(self, words: tuple[str, ...]) -> None:
+        done = ctl(*words)
+        assert done.returncode == 2
+        assert "usage: netpoldctl" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not done.stdout
+
+    @pytest.mark.parametrize("verb", ["status", "wait"])
+    def test_no_daemon(self, verb: str, tmp_path: Path) -> None:
+        done = ctl("--socket", tmp_path / "absent.sock", verb)
+        assert done.returncode == 3
+        assert done.stderr.splitlines() == [
+            f"netpoldctl: netpold does not run: nobody serves {tmp_path / 'absent.sock'}",
+            "hint: start it with `systemctl start netpold`, or name its socket with --socket",
+        ]
+
+    @needs_root
+    def test_not_permitted(self, socket: Path) -> None:
+        words = [*AS_NOBODY, *CTL, "status", "--socket", str(socket)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.returncode == 4, done.stderr
+        assert "hint: run netpoldctl as root" in done.stderr
+
+    def test_a_socket_that_is_no_netpold(self, tmp_path: Path) -> None:
+        import socket as sockets
+
+        with sockets.socket(sockets.AF_UNIX) as server:
+            server.bind(str(tmp_path / "s"))
+            server.listen()
+            threading.Thread(target=lambda: server.accept()[0].sendall(b"220 smtp\r\n"), daemon=True).start()
+            done = ctl("status", "--socket", tmp_path / "s")
+        assert done.returncode == 3
+        assert "does not answer as netpold does" in done.stderr
+
+
+class TestStatus:
+    def test_json(self, socket: Path, daemon: Daemon) -> None:
+        done = ctl("--socket", socket, "status", "-o", "json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout) == daemon.status()
+
+    def test_text(self, socket: Path) -> None:
+        done = ctl("status", "--socket", socket, TZ="UTC")
+        assert done.returncode == 0
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith("netpold is enforcing since 2026-01-31 08:15:30 (")
+        for expected in (
+            "  node         n1",
+            "  policies     3 accepted, 1 rejected",
+            "  pods         10 known, 4 on this node, 2 of them isolated, 1 without an interface",
+            "  rules        30 IPv4, 28 IPv6; 6 sets",
+            "  passed over  1 Deployment, 5 Service",
+        ):
+            assert expected in lines
+        assert lines[-3:] == [
+            "warning: bridge-nf-call-iptables is off: traffic between pods behind a bridge is not filtered",
+            "/etc/netpold/a.yaml:3:5: error: spec.x: is \\x1b[31munknown; delete it [unknown-field]",
+            "/etc/netpold/b.yaml:9:1: warning: spec: is masked; write it so [host-bits]",
+        ]
+        assert "\x1b" not in done.stdout
+
+    def test_degraded(self, socket: Path, daemon: Daemon) -> None:
+        daemon.now = replace(daemon.now, state="degraded", error="ipset refused")
+        done = ctl("status", "--socket", socket)
+        assert done.returncode == 1
+        assert "error: ipset refused" in done.stdout.splitlines()
+
+    def test_just_started(self, socket: Path, daemon: Daemon) -> None:
+        daemon.now = Status.starting(Settings(node="n1"), "legacy")
+        done = ctl("status", "--socket", socket)
+        assert done.returncode == 0
+        assert "netpold is starting" in done.stdout
+        assert "warning" not in done.stdout
+
+    def test_many_findings_are_cut(self, socket: Path, daemon: Daemon) -> None:
+        daemon.now = replace(daemon.now, findings=daemon.now.findings * 100)
+        done = ctl("status", "--socket", socket)
+        assert done.stdout.splitlines()[-1] == "... and 150 more; `netpoldctl check /etc/netpold` shows all"
+
+    def test_colours_on_a_terminal(self, socket: Path) -> None:
+        assert "\x1b[32menforcing" in on_terminal(100, "status", "--socket", socket)
+        assert "\x1b" not in on_terminal(100, "status", "--socket", socket, NO_COLOR="1")
+        assert "\x1b" not in on_terminal(100, "status", "--socket", socket, TERM="dumb")
+
+    def test_narrow_terminal(self, socket: Path) -> None:
+        lines = on_terminal(40, "status", "--socket", socket, NO_COLOR="1").splitlines()
+        facts = lines[: lines.index("")]
+        assert "  pods         10 known, 4 on this node," in facts
+        assert all(len(line) <= 40 for line in facts[1:])
+
+    def test_watch_shows_each_change(self, socket: Path, daemon: Daemon) -> None:
+        words = [*CTL, "status", "--watch", "-o", "json", "--socket", str(socket)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout
+            assert json.loads(process.stdout.readline())["revision"] == 7
+            daemon.now = replace(daemon.now, revision=8)
+            assert json.loads(process.stdout.readline())["revision"] == 8
+            process.terminate()
+
+
+class TestWaitAndFlush:
+    def test_wait(self, socket: Path, daemon: Daemon) -> None:
+        daemon.ready.set()
+        done = ctl("wait", "--timeout", "5", "--socket", socket, "-o", "json")
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"version": 1, "done": True})
+
+    def test_wait_times_out(self, socket: Path) -> None:
+        done = ctl("wait", "--timeout", "0.1", "--socket", socket)
+        assert (done.returncode, done.stdout) == (5, "")
+        assert "not everything on disk is enforced after 0.1 s" in done.stderr
+
+    def test_flush_through_the_daemon(self, socket: Path, daemon: Daemon) -> None:
+        done = ctl("flush", "--socket", socket)
+        assert (done.returncode, daemon.flushed) == (0, 1)
+        assert "until it is restarted" in done.stdout
+
+    def test_flush_that_the_kernel_refuses(self, socket: Path, daemon: Daemon) -> None:
+        daemon.refuses = True
+        done = ctl("flush", "--socket", socket)
+        assert done.returncode == 1
+        assert done.stderr.startswith("netpoldctl: ipset: no\nhint: ")
+
+    @pytest.mark.kernel
+    def test_flush_without_a_daemon(self, tmp_path: Path) -> None:
+        """In a network namespace of its own, with a chain and a set of netpold's and one of somebody else's."""
+        script = (
+            "set -e\n"
+            "for chain in NETPOLD-FORWARD OTHER; do iptables-nft -N $chain; iptables-nft -A FORWARD -j $chain; done\n"
+            "ipset create NP4-x hash:ip; ipset create other hash:ip\n"
+            f"{' '.join(CTL)} --socket {tmp_path}/absent flush -o json\n"
+            "iptables-nft -S; ipset list -n\n"
+        )
+        words = ["unshare", "--net", "sh", "-c", script]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.returncode == 0, done.stderr
+        first, *rest = done.stdout.splitlines()
+        assert json.loads(first) == {"version": 1, "done": True, "by_daemon": False}
+        assert "-A FORWARD -j OTHER" in rest
+        assert "other" in rest
+        assert not [line for line in rest if "NETPOLD" in line or "NP4" in line]
+
+    @needs_root
+    def test_flush_without_a_daemon_and_without_root(self) -> None:
+        words = [*AS_NOBODY, *CTL, "flush", "--socket", "/nonexistent"]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.returncode == 4, done.stderr
+        assert "hint: run netpoldctl as root" in done.stderr
+
+
+class TestCheck:
+    def test_good(self, manifests: Path) -> None:
+        done = ctl("check", manifests)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout == "1 file, 1 policy, 3 pods, 0 namespaces: 0 errors, 0 warnings\n"
+
+    def test_bad(self, manifests: Path) -> None:
+        bad = manifests / "bad.yaml"
+        bad.write_text(BAD)
+        done = ctl("check", manifests)
+        assert done.returncode == 1
+        assert f"{bad}:6:3: error: " in done.stdout
+        assert "did you mean" in done.stdout
+        value = json.loads(ctl("check", manifests, "-o", "json").stdout)
+        assert (value["version"], value["files"], value["objects"]["pods"]) == (1, 2, 3)
+        assert [(each["file"], each["line"], each["severity"]) for each in value["findings"]] == [
+            (str(bad), 6, "error")
+        ]
+        assert value["findings"][0]["cure"]
+
+    def test_single_files(self, manifests: Path) -> None:
+        (manifests / "bad.txt").write_text(BAD)
+        assert ctl("check", manifests / "shop.yaml").returncode == 0
+        assert ctl("check", manifests / "shop.yaml", manifests / "bad.txt").returncode == 1
+
+    def test_missing(self, tmp_path: Path) -> None:
+        done = ctl("check", tmp_path / "absent")
+        assert done.returncode == 2
+        assert f"{tmp_path / 'absent'}: " in done.stderr
+        assert "\nhint: " in done.stderr
+
+    def test_a_git_hook_may_check(self, manifests: Path) -> None:
+        """git holds its lock while a pre-commit hook runs."""
+        (manifests / ".git").mkdir()
+        (manifests / ".git/index.lock").touch()
+        assert ctl("check", manifests).returncode == 0
+
+    def test_output_cut_short(self, manifests: Path) -> None:
+        for number in range(300):
+            (manifests / f"{number}.yaml").write_text(BAD.replace("bad", f"bad{number}"))
+        command = f"{' '.join(CTL)} check {manifests} | head -n 1"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.stdout.count("\n") == 1
+        assert not done.stderr
+
+
+class TestExplain:
+    def test_allowed_by_a_rule(self, manifests: Path) -> None:
+        done = ctl("explain", "shop/web", "shop/db", "5432/TCP", "--manifests", manifests)
+        assert done.returncode == 0, done.stderr
+        text = done.stdout
+        assert text.startswith("allow  shop/web (10.0.0.1) -> shop/db (10.0.0.2) 5432/TCP\n")
+        egress, ingress = text.split("\negress: ")[1].split("\ningress: ")
+        assert egress.startswith("allow\n")
+        assert "no policy isolates shop/web" in egress
+        assert ingress.startswith("allow\n")
+        assert f"isolated by  shop/db ({manifests}/shop.yaml:18)" in ingress
+        assert f"allowed by   shop/db ingress[1] ({manifests}/shop.yaml:25)" in ingress
+        assert "chain        NP-RULES-" in ingress
+        assert "rule         -m set" in ingress or "rule         --protocol tcp" in ingress
+
+    def test_denied(self, manifests: Path) -> None:
+        done = ctl("--manifests", manifests, "explain", "shop/web", "shop/db", "80/tcp")
+        assert done.returncode == 1
+        assert done.stdout.startswith("deny  ")
+        assert "allowed by   no rule of these policies" in done.stdout
+        assert "-j DROP" in done.stdout
+
+    def test_json(self, manifests: Path) -> None:
+        done = ctl("explain", "shop/web", "shop/db", "5432/TCP", "--manifests", manifests, "-o", "json")
+        value = json.loads(done.stdout)
+        assert (value["version"], value["verdict"], value["protocol"], value["port"]) == (1, "allow", "TCP", 5432)
+        assert value["source"] == {"name": "shop/web", "address": "10.0.0.1"}
+        assert value["egress"]["isolating"] == []
+        assert value["egress"]["allowed_by"] is None
+        assert value["ingress"]["isolating"] == ["shop/db"]
+        assert value["ingress"]["allowed_by"] == {
+            "policy": "shop/db",
+            "direction": "ingress",
+            "rule": 1,
+            "file": str(manifests / "shop.yaml"),
+            "line": 25,
+        }
+        assert value["ingress"]["chain"].startswith("NP-RULES-")
+        denied = json.loads(
+            ctl("explain", "shop/web", "shop/db", "1/UDP", "--manifests", manifests, "-o", "json").stdout
+        )
+        assert (denied["verdict"], denied["ingress"]["verdict"], denied["egress"]["verdict"]) == (
+            "deny",
+            "deny",
+            "allow",
+        )
+
+    @pytest.mark.parametrize(
+        ("source", "destination", "port", "code"),
+        [
+            ("192.0.2.7", "shop/db", "1/TCP", 0),
+            ("192.0.3.7", "shop/db", "1/TCP", 1),
+            ("10.0.0.1", "10.0.0.2", "5432/TCP", 0),
+            ("fd00::1", "shop/db", "5432/TCP", 0),
+            ("fd00::7", "shop/db", "5432/TCP", 1),
+            ("192.0.2.7", "shop/db", "ICMP", 0),
+            ("shop/web", "shop/db", "icmp", 1),
+            ("shop/db", "shop/web", "53/udp", 0),
+        ],
+    )
+    def test_addresses_and_protocols(
+        self, manifests: Path, source: str, destination: str, port: str, code: int
+    ) -> None:
+        done = ctl("explain", source, destination, port, "--manifests", manifests)
+        assert done.returncode == code, done.stdout + done.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "fault", "hint"),
+        [
+            (("shop/wep", "shop/db", "1/TCP"), "no manifest declares the pod shop/wep", "did you mean shop/web"),
+            (("shop/gone", "shop/db", "1/TCP"), "the pod shop/gone has finished", ""),
+            (("web", "shop/db", "1/TCP"), "'web' is neither an address nor namespace/pod", ""),
+            (("shop/web", "shop/db", "80"), "'80' is no port", "80/TCP"),
+            (("shop/web", "shop/db", "http/TCP"), "'http/TCP' is no port", "number"),
+            (("shop/web", "shop/db", "80/ICMP"), "'80/ICMP' is no port", "ICMP without a port"),
+            (("shop/web", "shop/db", "0/TCP"), "'0/TCP' is no port", "1 to 65535"),
+            (("shop/web", "shop/db", "65536/TCP"), "'65536/TCP' is no port", "1 to 65535"),
+        ],
+    )
+    def test_wrong_questions(self, manifests: Path, words: tuple[str, ...], fault: str, hint: str) -> None:
+        done = ctl("explain", *words, "--manifests", manifests)
+        assert (done.returncode, done.stdout) == (2, "")
+        first, second = done.stderr.splitlines()
+        assert first.startswith(f"netpoldctl: {fault}")
+        assert second.startswith("hint: ")
+        assert hint in second
+
+    def test_bad_manifests_are_said_on_standard_error(self, manifests: Path) -> None:
+        (manifests / "bad.yaml").write_text(BAD)
+        done = ctl("explain", "shop/db", "shop/web", "1/TCP", "--manifests", manifests, "-o", "json")
+        assert json.loads(done.stdout)["verdict"] == "deny"  # quarantined: it isolates what it may select
+        assert "bad.yaml:6:3: error" in done.stderr
+        assert f"1 error, 0 warnings in {manifests}" in done.stderr
+
+
+class TestMatrix:
+    def test_json(self, manifests: Path) -> None:
+        done = ctl("matrix", "--ports", "5432/TCP,80/TCP", "--manifests", manifests, "-o", "json")
+        value = json.loads(done.stdout)
+        assert (done.returncode, value["version"]) == (0, 1)
+        rows = {(row["source"], row["destination"], row["port"]): row["verdict"] for row in value["rows"]}
+        assert rows == {
+            ("shop/db", "shop/db", 5432): "allow",
+            ("shop/db", "shop/db", 80): "allow",
+            ("shop/db", "shop/web", 5432): "allow",
+            ("shop/db", "shop/web", 80): "allow",
+            ("shop/web", "shop/db", 5432): "allow",
+            ("shop/web", "shop/db", 80): "deny",
+            ("shop/web", "shop/web", 5432): "allow",
+            ("shop/web", "shop/web", 80): "allow",
+        }
+        assert value["rows"][0]["families"] == {"IPv4": "allow", "IPv6": "allow"}
+
+    def test_agrees_with_explain(self, manifests: Path) -> None:
+        words = ("matrix", "--ports", "5432/TCP,ICMP", "--addresses", "192.0.2.1,fd00::99", "--manifests", manifests)
+        rows = json.loads(ctl(*words, "-o", "json").stdout)["rows"]
+        assert len(rows) == 2 * (4 + 8)
+        for row in rows[::3]:
+            port = "ICMP" if row["protocol"] == "ICMP" else f"{row['port']}/{row['protocol']}"
+            done = ctl("explain", row["source"], row["destination"], port, "--manifests", manifests)
+            assert done.stdout.startswith(row["verdict"]), row
+
+    def test_text(self, manifests: Path) -> None:
+        done = ctl("matrix", "--ports", "80/TCP", "--addresses", "192.0.2.1", "--manifests", manifests)
+        assert done.stdout.splitlines() == [
+            "80/TCP",
+            "from \\ to   shop/db  shop/web  192.0.2.1",
+            "shop/db     allow    allow     allow",
+            "shop/web    deny     allow     allow",
+            "192.0.2.1   allow    allow     -",
+            "",
+        ]
+
+    def test_narrow_terminal(self, manifests: Path) -> None:
+        text = on_terminal(30, "matrix", "--ports", "80/TCP", "--manifests", manifests)
+        assert "\x1b[31mdeny" in text
+        plain = on_terminal(29, "matrix", "--ports", "80/TCP", "--manifests", manifests, NO_COLOR="1")
+        assert plain.splitlines()[1:4] == [
+            "from       to         verdict",
+            "shop/db    shop/db    allow",
+            "shop/db    shop/web   allow",
+        ] or plain.splitlines()[1:3] == ["from      to        verdict", "shop/db   shop/db   allow"]
+
+
+class TestRender:
+    def test_text_is_what_iptables_takes(self, manifests: Path) -> None:
+        done = ctl("render", "--manifests", manifests)
+        assert done.returncode == 0
+        assert "create NP4-" in done.stdout
+        assert "-A NETPOLD-FORWARD" in done.stdout
+
+    def test_json(self, manifests: Path) -> None:
+        value = json.loads(ctl("render", "--manifests", manifests, "-o", "json").stdout)
+        assert value["version"] == 1
+        assert value["hooks"]["FORWARD"] == "NETPOLD-FORWARD"
+        assert set(value["chains"]) == {"IPv4", "IPv6"}
+        members = [set(each["members"]) for each in value["sets"].values()]
+        assert {"10.0.0.1"} in members
+        assert {"fd00::1"} in members
+
+    def test_one_node(self, manifests: Path) -> None:
+        """Only the isolated pod's node has rules for it."""
+        here = ctl("render", "--manifests", manifests, "--node", "n2").stdout
+        elsewhere = ctl("render", "--manifests", manifests, "--node", "n1").stdout
+        assert "NP-RULES-" in here
+        assert "NP-RULES-" not in elsewhere
+
+
+class TestSettings:
+    def test_wrong_settings_are_no_traceback(self, manifests: Path, tmp_path: Path) -> None:
+        """In a mount namespace of its own, where /etc is ours."""
+        (tmp_path / "etc/netpold").mkdir(parents=True)
+        (tmp_path / "etc/netpold/netpold.toml").write_text("acept = true\n")
+        words = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f"mount --bind {tmp_path}/etc /etc && exec {' '.join(CTL)} check {manifests}",
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "netpoldctl: /etc/netpold/netpold.toml: acept: there is no such setting",
+            "hint: did you mean accept?",
+        ]
+
+
+def test_nothing_that_a_terminal_would_obey() -> None:
+    assert output.printable("a\x1b[2Jb\u202e\nü") == "a\\x1b[2Jb\\u202e\\nü"
