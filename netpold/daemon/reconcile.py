@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from netpold.config import Settings
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status, timestamp
 from netpold.host import conntrack
+from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
-from netpold.host.kernel.flush import flush
+from netpold.host.kernel.flush import flush, retire_other
 from netpold.host.locate import Located, locate
 from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
@@ -43,6 +44,7 @@ log = logging.getLogger("netpold")
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
+CLEAN_UP_S = 1.0  # how soon to try again to destroy sets that were still in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,8 @@ class Reconciler:
                 if not self._changed.wait_for(lambda: self._wishes.stop or self._wishes.flush, FIRST_RETRY_S):
                     self._changed.wait_for(self._wishes_any, pause - FIRST_RETRY_S)
                 self._wishes = replace(self._wishes, files=True)
+            elif self._installed and self._installed.stray_sets:
+                self._changed.wait_for(self._wishes_any, CLEAN_UP_S)
             elif not self._changed.wait_for(self._wishes_any, self.settings.rescan_s):
                 self._wishes = replace(self._wishes, files=True, check=True)
             taken = self._wishes
@@ -193,6 +197,9 @@ class Reconciler:
             self._flush()
         if self._flushed:
             self._answer(wishes)
+            return
+        if not wishes.any():
+            self._clean_up()
             return
         if wishes.files:
             self._read()
@@ -256,10 +263,11 @@ class Reconciler:
         began = time.monotonic()
         before = self._installed if self._installed is not None else installed(self._backend)
         steps = plan(before, ruleset)
-        if steps.steps:
-            self._installed = None  # until all of it is done, what the kernel holds has to be read
-            apply(steps, self._backend)
-        self._installed, self._ruleset = steps.result, ruleset
+        self._installed = None  # until all of it is done, what the kernel holds has to be read
+        now = apply(steps, self._backend)
+        if self._ruleset is None:
+            retire_other(self._backend)
+        self._installed, self._ruleset = now, ruleset
         if not steps.steps:
             self._publish(state="enforcing", error=None)
             return
@@ -286,13 +294,17 @@ class Reconciler:
             if gone:
                 log.info("cut %d open IPv%d flows that are no longer allowed", gone, family)
 
+    def _clean_up(self) -> None:
+        if self._installed is not None:
+            self._installed = replace(self._installed, stray_sets=ipset.destroy(self._installed.stray_sets))
+
     def _intact(self) -> bool:
         """Whether all own chains and sets, and the jumps to them, are still in the kernel.  Raises KernelError."""
         if self._installed is None or self._ruleset is None:
             return True
         now = installed(self._backend)
         return (
-            now.stray_sets == frozenset(self._installed.names.values())
+            now.stray_sets == frozenset(self._installed.names.values()) | self._installed.stray_sets
             and all(now.stray_chains[family] == self._ruleset.chains[family].keys() for family in FAMILIES)
             and all(
                 self._backend.hooked(family, builtin, own)

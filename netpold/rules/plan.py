@@ -98,11 +98,11 @@ class Plan:
 
 def plan(installed: Installed, desired: Ruleset) -> Plan:
     """The steps from `installed` to `desired`; none where they are the same."""
-    old, strays = installed.ruleset, bool(installed.stray_sets or any(installed.stray_chains.values()))
+    old = installed.ruleset
     changed = [
         name for name, ipset in desired.sets.items() if name in old.sets and old.sets[name].members != ipset.members
     ]
-    same_rules = old.chains == desired.chains and old.hooks == desired.hooks and not strays
+    same_rules = old.chains == desired.chains and old.hooks == desired.hooks
     steps: list[Step] = []
     if same_rules and _one_way(old, desired, changed):
         names = dict(installed.names)

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, Commit, KernelError
 from netpold.policy.model import Family
-from netpold.rules.plan import ChangeSet, CreateSet, DestroySets, Installed, Plan, RemoveChains, ReplaceChains, Step
+from netpold.rules.plan import ChangeSet, CreateSet, DestroySets, Installed, Plan, RemoveChains, ReplaceChains
 from netpold.rules.render import options
 from netpold.rules.ruleset import FAMILIES
 
 
-def apply(plan: Plan, backend: Backend) -> None:
-    """Carry out all steps.
+def apply(plan: Plan, backend: Backend) -> Installed:
+    """Carry out all steps; returns what the kernel then holds.
 
-    Raises KernelError at the first that fails: up to then every packet met the old ruleset or, family by family, the
-    new one; the caller starts over from what `installed` reads.
+    Raises KernelError at the first step that fails: up to then every packet met the old ruleset or, family by family,
+    the new one; the caller starts over from what `installed` reads.
     """
-    for kind, group in groupby(plan.steps, key=type):
-        _carry_out(kind, list(group), plan, backend)
-
-
-def _carry_out(kind: type[Step], steps: list[Step], plan: Plan, backend: Backend) -> None:
-    if kind is CreateSet:
-        ipset.create(step for step in steps if isinstance(step, CreateSet))
-    elif kind is ChangeSet:
-        ipset.change(step for step in steps if isinstance(step, ChangeSet))
-    for step in steps:
-        if isinstance(step, ReplaceChains):
-            backend.commit(_commit(step, plan))
-        elif isinstance(step, RemoveChains):
-            backend.commit(Commit(step.family, remove=step.chains))
-        elif isinstance(step, DestroySets):
-            ipset.destroy(step.names)
+    busy: frozenset[str] = frozenset()
+    for _, group in groupby(plan.steps, key=type):
+        steps = list(group)
+        match steps[0]:
+            case CreateSet():
+                ipset.create(step for step in steps if isinstance(step, CreateSet))
+            case ChangeSet():
+                ipset.change(step for step in steps if isinstance(step, ChangeSet))
+        for step in steps:
+            match step:
+                case ReplaceChains():
+                    backend.commit(_commit(step, plan))
+                case RemoveChains(family, chains):
+                    backend.commit(Commit(family, remove=chains))
+                case DestroySets(names):
+                    busy |= ipset.destroy(names)
+    return replace(plan.result, stray_sets=busy)
 
 
 def _commit(step: ReplaceChains, plan: Plan) -> Commit:

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from shutil import which
 
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import legacy_in_use
-from netpold.host.kernel.backend import Backend, Commit
+from netpold.host.kernel.backend import Backend, Commit, KernelError
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import TOOL, Nft
 from netpold.policy.model import Family
 from netpold.rules.ruleset import FAMILIES
 
+TRIES = 20  # tenths of a second for nf_tables to give sets free
+
 
 def flush() -> None:
     """Remove all own jumps, chains and sets of the current network namespace.  Raises KernelError."""
     for backend, family in _in_use():
-        chains = backend.chains(family)
-        if chains:
-            heads = tuple(sorted(chain for chain in chains if chain.startswith("NETPOLD-")))
-            backend.commit(Commit(family, replace=dict.fromkeys(chains, ()), unhook=heads))
-            backend.commit(Commit(family, remove=tuple(sorted(chains))))
-    sets = ipset.names()
-    if sets:
-        ipset.destroy(sets)
+        _remove_chains(backend, family)
+    busy = ipset.names()
+    for _ in range(TRIES):
+        busy = ipset.destroy(busy) if busy else busy
+        if not busy:
+            return
+        time.sleep(0.1)
+    raise KernelError(f"the sets {' '.join(sorted(busy))} are still in use: by rules that another program made?")
+
+
+def retire_other(current: Backend) -> None:
+    """Remove the own chains of the backend that is not in use any more.  Raises KernelError."""
+    for backend, family in _in_use():
+        if backend.name != current.name:
+            _remove_chains(backend, family)
+
+
+def _remove_chains(backend: Backend, family: Family) -> None:
+    chains = backend.chains(family)
+    if chains:
+        heads = tuple(sorted(chain for chain in chains if chain.startswith("NETPOLD-")))
+        backend.commit(Commit(family, replace=dict.fromkeys(chains, ()), unhook=heads))
+        backend.commit(Commit(family, remove=tuple(sorted(chains))))
 
 
 def _in_use() -> Iterator[tuple[Backend, Family]]:
