@@ -126,6 +126,10 @@ class Lab:
         receiver = self.owners(address)[0] if isinstance(destination, str) else destination
         return self._pump.start(source, receiver, address, (protocol, port), sender, (interval, burst))
 
+    def close_flows(self) -> None:
+        """Close all flows that are still open."""
+        self._pump.close()
+
     def _link(self, one: Host, other: Host, name: str, peer: str) -> tuple[dict[int, str], dict[int, str]]:
         """Join two hosts by a veth with these names; gives its addresses at either end."""
         number = self.site.serial()

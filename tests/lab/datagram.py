@@ -41,10 +41,9 @@ class Datagram:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == 4:
             self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            self.socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
         else:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            self.socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        report_errors(self.socket, family)
         self._filter()
         borrow(self.socket, family)
         if protocol == 17:
@@ -114,6 +113,14 @@ class Datagram:
             words = [0xFFFFFFFF] * 8
             words[4] = ~(1 << 0 | 1 << 1) & 0xFFFFFFFF  # types 128 and 129
             self.socket.setsockopt(socket.IPPROTO_ICMPV6, _ICMPV6_FILTER, struct.pack("=8I", *words))
+
+
+def report_errors(sock: socket.socket, family: int) -> None:
+    """ICMP errors go to the socket's error queue (ip(7), IP_RECVERR)."""
+    if family == 4:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 
 def borrow(sock: socket.socket, family: int) -> None:

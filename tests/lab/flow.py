@@ -205,7 +205,7 @@ class Pump:
         return flow
 
     def close(self) -> None:
-        """Close all flows and end the thread."""
+        """Close all flows, which ends the thread."""
         for flow in list(self._flows):
             self._close(flow)
         thread = self._thread

@@ -45,6 +45,8 @@ class Site:
         made = NetworkNamespace(f"{owner()}{self.number}-{self.serial()}-{name}")
         self.namespaces.append(made)
         made.sysctl({f"ipv6/conf/{which}/accept_dad": 0 for which in ("all", "default")})
+        made.sysctl({"ipv4/conf/all/promote_secondaries": 1})  # one address can go before another of its subnet
+        made.sysctl({"ipv4/icmp_ratemask": 0, "ipv6/icmp/ratelimit": 0})  # each rejected probe hears of it
         return made
 
     def drop(self, namespace: NetworkNamespace) -> None:

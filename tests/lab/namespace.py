@@ -92,7 +92,7 @@ class NetworkNamespace:
 
     def pids(self) -> list[int]:
         """The processes that are inside."""
-        return _pids(self.name)
+        return pids_in(self.name)
 
     def remove(self) -> None:
         """Take the name away; the kernel removes the rest when no process and no socket is inside any more."""
@@ -109,7 +109,7 @@ def sweep() -> list[str]:
     """Remove what laboratories of dead processes left behind; gives the names of the namespaces."""
     stale = [path.name for path in _RUN.glob("np-lab-*") if _ownerless(path.name)] if _RUN.is_dir() else []
     for name in stale:
-        for pid in _pids(name):
+        for pid in pids_in(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         _unmount(name)
@@ -142,7 +142,8 @@ def _call(function: Callable[..., int], *arguments: object) -> None:
         raise LabError(f"{function.__name__}: {os.strerror(ctypes.get_errno())}")
 
 
-def _pids(name: str) -> list[int]:
+def pids_in(name: str) -> list[int]:
+    """The processes inside the network namespace of that name."""
     return [int(pid) for pid in run(["ip", "netns", "pids", name], check=False).split()]
 
 

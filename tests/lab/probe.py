@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tests.lab import wire
-from tests.lab.datagram import ANY, DOMAIN, Datagram, borrow
+from tests.lab.datagram import ANY, DOMAIN, Datagram, borrow, report_errors
 from tests.lab.host import Host, family_of
 from tests.lab.namespace import NetworkNamespace
 
@@ -253,6 +253,7 @@ class _Round:
         track.client = client
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        report_errors(client, family)  # else one that comes within connect() is lost: the kernel answers that quickly
         if probe.source_address:
             borrow(client, family)
         while True:
@@ -266,7 +267,7 @@ class _Round:
         self._tracks[tag] = track
         with contextlib.suppress(BlockingIOError):
             client.connect((probe.address, probe.port))
-        self._watch(client, lambda _: self._came(track))
+        self._watch(client, lambda event: self._came(track, event))
         return tag
 
     def _watch(self, sock: Datagram | socket.socket, handler: Callable[[int], None]) -> None:
@@ -286,13 +287,15 @@ class _Round:
                 with connection, contextlib.suppress(OSError):
                     connection.send(b"!")
 
-    def _came(self, track: _Track) -> None:
+    def _came(self, track: _Track, event: int) -> None:
         """Something came to a TCP client: the byte, or an end."""
         assert track.client
         try:
             good = track.client.recv(1) == b"!"
         except BlockingIOError:
-            return
+            if not event & select.EPOLLERR:
+                return
+            good = False
         except OSError:
             good = False
         track.client.close()

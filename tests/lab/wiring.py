@@ -68,12 +68,7 @@ class Routed:
         here.sysctl({f"ipv4/conf/{interface}/proxy_arp": 1, f"ipv4/neigh/{interface}/proxy_delay": 0})
         up = [f"addr add fe80::1/64 dev {interface} nodad", f"link set {interface} up"]
         ip(here, [*up, *(self._route("replace", address, interface) for address in addresses)])
-        ip(pod, ["link set lo up", "link set eth0 up", *(_add(full(address)) for address in addresses)])
-        default = [
-            "route add 169.254.1.1 dev eth0",
-            *(f"route add default via {gw} dev eth0" for gw in _GATEWAY.values()),
-        ]
-        ip(pod, default)
+        ip(pod, ["link set lo up", "link set eth0 up", *(_add(full(a)) for a in addresses), *_default(addresses)])
         return interface, tuple(addresses)
 
     def detach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> None:
@@ -83,7 +78,8 @@ class Routed:
         gone, added = [a for a in old if a not in new], [a for a in new if a not in old]
         stale = [self._route("del", address, interface) for address in gone]
         ip(self.node.netns, stale, must=False)  # another pod may have taken the address over already
-        ip(pod, [*(f"addr del {full(a)} dev eth0" for a in gone), *(_add(full(a)) for a in added)])
+        changes = [*(_add(full(a)) for a in added), *(f"addr del {full(a)} dev eth0" for a in gone)]
+        ip(pod, [*changes, *_default(new)])
         ip(self.node.netns, [self._route("replace", address, interface) for address in added])
 
     def _route(self, verb: str, address: str, interface: str) -> str:
@@ -93,11 +89,12 @@ class Routed:
 
 @dataclass(frozen=True)
 class Bridged:
-    """Ports of a bridge that has the gateways' addresses."""
+    """Ports of a bridge that has the gateways' addresses; `ports` are the pods at them."""
 
     node: Host
     bridge: str
     addresses: Addresses
+    ports: list[NetworkNamespace] = field(default_factory=list)
 
     @classmethod
     def made(cls, node: Host, bridge: str, addresses: Addresses) -> Bridged:
@@ -109,20 +106,33 @@ class Bridged:
         veth = f"link add {interface} type veth peer name eth0 netns {pod.name}"
         ip(self.node.netns, [veth, f"link set {interface} master {self.bridge} up"])
         own = [_add(self.addresses.prefixed(address)) for address in addresses]
-        default = [f"route add default via {gateway}" for gateway in self.addresses.gateways()]
-        ip(pod, ["link set lo up", "link set eth0 up", *own, *default])
+        ip(pod, ["link set lo up", "link set eth0 up", *own, *self._default(addresses)])
+        self.ports.append(pod)
+        self._announce(pod)
         return interface, tuple(addresses)
 
     def detach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> None:
+        self.ports.remove(pod)
         ip(self.node.netns, [f"link del {interface}"])
 
     def readdress(self, pod: NetworkNamespace, interface: str, old: Sequence[str], new: Sequence[str]) -> None:
         prefixed = self.addresses.prefixed
         added = [_add(prefixed(a)) for a in new if a not in old]
-        ip(pod, [*added, *(f"addr del {prefixed(a)} dev eth0" for a in old if a not in new)])
-        default = [f"route replace default via {gateway}" for gateway in self.addresses.gateways()]
-        ip(pod, default)  # it goes with a family's last address
+        gone = [f"addr del {prefixed(a)} dev eth0" for a in old if a not in new]
+        ip(pod, [*added, *gone, *self._default(new)])
+        self._announce(pod)
+
+    def _announce(self, pod: NetworkNamespace) -> None:
+        """The others forget whose an address was before, as a CNI plugin's gratuitous ARP makes them."""
         ip(self.node.netns, [f"neigh flush dev {self.bridge}"])
+        for other in self.ports:
+            if other is not pod:
+                ip(other, ["neigh flush dev eth0"])
+
+    def _default(self, addresses: Sequence[str]) -> list[str]:
+        families = {family_of(address) for address in addresses}
+        gateways = [gateway for gateway in self.addresses.gateways() if family_of(gateway) in families]
+        return [f"route replace default via {gateway}" for gateway in gateways]
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,7 @@ class Plugin:
     options: Mapping[str, object] = field(default_factory=dict)
 
     def attach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        ip(pod, ["link set lo up"])  # the plugin `loopback` does that in life
         result = json.loads(self._call("ADD", pod, addresses))
         names = [entry["name"] for entry in result["interfaces"] if not entry.get("sandbox")]
         return names[-1], tuple(str(ip_address(entry["address"].split("/")[0])) for entry in result["ips"])
@@ -157,6 +168,13 @@ class Plugin:
         identity = {"CNI_COMMAND": command, "CNI_CONTAINERID": pod.name}
         inside = ["ip", "netns", "exec", self.node.netns.name, str(PLUGINS / self.kind)]
         return run(inside, json.dumps(config), environment={**where, **identity})
+
+
+def _default(addresses: Sequence[str]) -> list[str]:
+    """Routes of a routed pod, for the families that it has; they go with a family's last address."""
+    families = {family_of(address) for address in addresses}
+    link = ["route replace 169.254.1.1 dev eth0"] if 4 in families else []
+    return link + [f"route replace default via {_GATEWAY[family]} dev eth0" for family in sorted(families)]
 
 
 def _add(prefix: str) -> str:
