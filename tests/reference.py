@@ -135,22 +135,21 @@ def rule_matches(
     far_pods = claimants(world, far_end)
     # Named ports are "on a pod", and that pod is the destination: the selected pod for ingress ("ports which should be
     # made accessible on the pods selected for this rule"), the far end for egress.
+    owners = [pod] if direction is Direction.INGRESS else far_pods
     if rule.peers is None:
         # "If this field is empty or missing, this rule matches all sources [destinations]".
-        owners: list[Pod | None] = [pod] if direction is Direction.INGRESS else [*far_pods] or [None]
-        return all(ports_match(rule.ports, packet, owner) for owner in owners)
+        return ports_match(rule.ports, packet, owners)
     # "Items in this list are combined using a logical OR operation."
     blocks = [peer for peer in rule.peers if isinstance(peer, IPBlock)]
-    if any(block_holds(block, far_end) for block in blocks):
-        # Addresses in an ipBlock are no pods, so that port names mean nothing there.
-        owner = pod if direction is Direction.INGRESS else None
-        if ports_match(rule.ports, packet, owner):
-            return True
+    # Addresses in an ipBlock are no pods, so that names of ports at the far end mean nothing there.
+    owners_in_block = [pod] if direction is Direction.INGRESS else []
+    if any(block_holds(block, far_end) for block in blocks) and ports_match(rule.ports, packet, owners_in_block):
+        return True
     pod_peers = [peer for peer in rule.peers if isinstance(peer, PodPeer)]
-    return bool(far_pods) and all(
-        any(pod_is_peer(world, policy, peer, far_pod) for peer in pod_peers)
-        and ports_match(rule.ports, packet, pod if direction is Direction.INGRESS else far_pod)
-        for far_pod in far_pods
+    return (
+        bool(far_pods)
+        and all(any(pod_is_peer(world, policy, peer, far_pod) for peer in pod_peers) for far_pod in far_pods)
+        and ports_match(rule.ports, packet, owners)
     )
 
 
@@ -185,15 +184,15 @@ def namespace_matches(world: World, selector: Selector, name: str) -> bool:
     return not namespace.quarantined and selector_matches(selector, namespace.labels)
 
 
-def ports_match(ports: tuple[PolicyPort, ...] | None, packet: Packet, owner: Pod | None) -> bool:
+def ports_match(ports: tuple[PolicyPort, ...] | None, packet: Packet, owners: list[Pod]) -> bool:
     """ "Each item in this list is combined using a logical OR. If this field is empty or missing, this rule matches all
     ports (traffic not restricted by port)." Traffic without ports (ICMP) matches then, and only then."""
     if ports is None:
         return True
-    return any(port_matches(port, packet, owner) for port in ports)
+    return any(port_matches(port, packet, owners) for port in ports)
 
 
-def port_matches(port: PolicyPort, packet: Packet, owner: Pod | None) -> bool:
+def port_matches(port: PolicyPort, packet: Packet, owners: list[Pod]) -> bool:
     """ "If present, only traffic on the specified protocol AND port will be matched."
 
     "If this field [port] is not provided, this matches all port names and numbers." "endPort indicates that the range
@@ -206,7 +205,7 @@ def port_matches(port: PolicyPort, packet: Packet, owner: Pod | None) -> bool:
     if packet.port is None:
         return False
     if isinstance(port.port, str):
-        return owner is not None and pod_names_port(owner, port.port, packet)
+        return bool(owners) and all(pod_names_port(owner, port.port, packet) for owner in owners)
     last = port.port if port.end_port is None else port.end_port
     return port.port <= packet.port <= last
 
