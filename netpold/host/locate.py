@@ -54,8 +54,10 @@ def locate_one(view: HostView, pod: Pod, node: str) -> Endpoint | None:
     """A pod's endpoint; None where the pod is not local or takes no part in policies."""
     if pod.node not in (None, node) or not pod.takes_part:
         return None
-    names = [name for name in pod.interfaces if name in view.links]
-    names = names or [name for address in pod.addresses for name in _found(view, address)]
+    names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
+    if not names:
+        for address in pod.addresses:
+            names += _found(view, address)
     if pod.node is None and not names and not any(_is_near(view, address) for address in pod.addresses):
         return None
     return Endpoint(
@@ -106,7 +108,7 @@ def _clashes(view: HostView, endpoints: dict[str, Endpoint]) -> Iterator[str]:
 
 def _found(view: HostView, address: str) -> tuple[str, ...]:
     """The interface that a route or a bridge's tables have for an address, where that can be one pod's own."""
-    if address in view.own:
+    if (address not in view.routes and address not in view.neighbours) or address in view.own:
         return ()
     device = view.routes.get(address)
     if device is not None and view.links[device].kind != "bridge":

@@ -24,17 +24,20 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
 AF_BRIDGE = 7
-NUD_PROBE, NUD_PERMANENT, NUD_RESOLVED = 0x10, 0x80, 0x02 | 0x04 | 0x08 | 0x10 | 0x80
-NTF_USE = 0x01
+
+_NUD_FAILED, _NUD_PERMANENT = 0x20, 0x80
+_NUD_RESOLVED = 0x02 | 0x04 | 0x08 | 0x10 | _NUD_PERMANENT  # reachable, stale, delay, probe
+_NTF_USE, _NTF_EXT_LEARNED = 0x01, 0x10
 
 _NLMSG_ERROR, _NLMSG_DONE, _NLMSG_OVERRUN = 2, 3, 4
-_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR, _NLM_F_REPLACE = 0x01, 0x300, 0x10, 0x100
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR, _NLM_F_REPLACE, _NLM_F_CREATE = 0x01, 0x300, 0x10, 0x100, 0x400
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK, _SO_RCVBUFFORCE = 270, 12, 33
 _GROUPS = (1, 3, 5, 7, 9, 11)  # RTNLGRP_ LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
 _RECEIVE = 1 << 17  # the kernel never fills more than 32 KiB at once
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port
 _ATTRIBUTE = struct.Struct("=HH")
+_ERROR = struct.Struct("=i")
 _U32 = struct.Struct("=I")
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -44,7 +47,7 @@ _ROUTE = struct.Struct(
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 _RTN_UNICAST, _RTN_LOCAL, _RT_TABLE_LOCAL = 1, 2, 255
-_RTM_F_CLONED, _RTNH_F_DEAD = 0x200, 0x01
+_RTM_F_CLONED = 0x200
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _NEXT_HOP = {5, 9, 18, 22, 30}  # RTA_ GATEWAY, MULTIPATH, VIA, ENCAP, NH_ID
 _IFF_UP = 0x01
@@ -86,9 +89,10 @@ class AddressMessage(NamedTuple):
 
 
 class RouteMessage(NamedTuple):
-    """A unicast or local route; `device` None where it has a next hop, or only takes the place of another route.
+    """A route, of those with a next hop (or that lead nowhere) only host routes; their `device` is 0.
 
-    `source`: the preferred source address, IPv4 only (for IPv6 the route outlives it).
+    `replaces`: it took the place of the first route with this destination, table, tos and priority.
+    `source`: the preferred source address, IPv4 only (in IPv6 the route outlives it).
     """
 
     gone: bool
@@ -100,16 +104,20 @@ class RouteMessage(NamedTuple):
     tos: int
     priority: int
     source: str | None
-    device: int | None
+    device: int
 
 
 class NeighbourMessage(NamedTuple):
-    """A resolved neighbour, or one that is gone."""
+    """A resolved neighbour, or one that is gone or does not answer (`mac` None).
+
+    `fixed`: it was written down by a person or a program, so it is not asked for.
+    """
 
     gone: bool
     device: int
     address: str
-    mac: str
+    mac: str | None
+    fixed: bool = False
 
 
 class FdbMessage(NamedTuple):
@@ -174,14 +182,13 @@ class Netlink:
                 if (message := decode(answer, 0, body)) is not None:
                     messages.append(message)
 
-    def resolve(self, neighbours: Sequence[tuple[int, str, str | None]]) -> None:
-        """Have the kernel ask for neighbours by ARP or neighbour discovery: (bridge, address, MAC so far or None).
+    def resolve(self, neighbours: Sequence[tuple[int, str]]) -> None:
+        """Have the kernel ask for neighbours by ARP or neighbour discovery: (bridge, address) each.
 
-        With no MAC it is looked up as for a packet to be sent (NTF_USE).  One with a MAC is confirmed at once: left to
-        itself the kernel would wait for 5 s after the next packet.  Refusals (a neighbour or a bridge that has just
-        gone) are of no interest.
+        What the kernel believed of them is dropped first.  Else it would ask the old MAC address, and that only after
+        some packets and seconds.  Refusals (there was no entry to drop, the bridge has just gone) are of no interest.
         """
-        requests = b"".join(_message(RTM_NEWNEIGH, *_resolution(*neighbour)) for neighbour in neighbours)
+        requests = b"".join(_resolution(*neighbour) for neighbour in neighbours)
         if requests:
             self._socket.send(requests)
             with contextlib.suppress(BlockingIOError):
@@ -200,12 +207,13 @@ def decode(kind: int, flags: int, body: memoryview) -> Message | None:
             return _neighbour(kind == RTM_DELNEIGH, body)
         if kind in (RTM_NEWADDR, RTM_DELADDR):
             return _address(kind == RTM_DELADDR, body)
-    except (struct.error, KeyError, ValueError) as error:
+        code = _ERROR.unpack_from(body)[0] if kind == _NLMSG_ERROR else 0
+    except (struct.error, LookupError, ValueError) as error:
         raise NetlinkError(f"netlink message of type {kind} can't be read: {bytes(body).hex()}") from error
+    if code:
+        raise NetlinkError(f"the kernel refused a netlink request: {os.strerror(abs(code))}")
     if kind == _NLMSG_OVERRUN:
         raise NetlinkError("the kernel lost messages")
-    if kind == _NLMSG_ERROR and (code := -struct.unpack_from("=i", body)[0]):
-        raise NetlinkError(f"the kernel refused a netlink request: {os.strerror(code)}")
     return None
 
 
@@ -236,16 +244,15 @@ def _address(gone: bool, body: memoryview) -> AddressMessage | None:
 
 def _route(gone: bool, replaces: bool, body: memoryview) -> RouteMessage | None:
     family, length, _source, tos, table, _protocol, _scope, type_, flags = _ROUTE.unpack_from(body)
-    local = type_ == _RTN_LOCAL
-    usable = (local or type_ == _RTN_UNICAST) and not flags & (_RTM_F_CLONED | _RTNH_F_DEAD)
-    if not length or not (usable or replaces):
+    if not length or flags & _RTM_F_CLONED:
         return None
     attributes = _attributes(body, _ROUTE.size)
     destination = _address_text(family, attributes[_RTA_DST])
-    if destination is None:
-        return None
     table = _number(attributes.get(_RTA_TABLE)) or table
-    usable = usable and _NEXT_HOP.isdisjoint(attributes) and (local or table != _RT_TABLE_LOCAL)
+    local = type_ == _RTN_LOCAL
+    direct = (local or (type_ == _RTN_UNICAST and table != _RT_TABLE_LOCAL)) and _NEXT_HOP.isdisjoint(attributes)
+    if destination is None or not (direct or replaces or length == host_length(destination)):
+        return None
     return RouteMessage(
         gone,
         replaces,
@@ -256,25 +263,33 @@ def _route(gone: bool, replaces: bool, body: memoryview) -> RouteMessage | None:
         tos,
         _number(attributes.get(_RTA_PRIORITY)) or 0,
         _address_text(family, attributes.get(_RTA_PREFSRC)) if family == socket.AF_INET else None,
-        _number(attributes.get(_RTA_OIF)) if usable else None,
+        (_number(attributes.get(_RTA_OIF)) or 0) if direct else 0,
     )
 
 
 def _neighbour(gone: bool, body: memoryview) -> NeighbourMessage | FdbMessage | None:
-    family, device, state, _flags, _type = _NEIGHBOUR.unpack_from(body)
+    family, device, state, flags, _type = _NEIGHBOUR.unpack_from(body)
     attributes = _attributes(body, _NEIGHBOUR.size)
+    address = _address_text(family, attributes.get(1))
+    if address is not None and (gone or state & _NUD_FAILED):
+        return NeighbourMessage(True, device, address, None)
     mac = attributes.get(2)
     if mac is None or len(mac) != 6 or mac[0] & 1:  # not resolved, no Ethernet, multicast
         return None
     if family == AF_BRIDGE:
         bridge = _number(attributes.get(9))  # none where it is the device's own list (NTF_SELF), as a vxlan's
-        if bridge is None or state & NUD_PERMANENT:  # the bridge's and the ports' own addresses
+        if bridge is None or state & _NUD_PERMANENT:  # the bridge's and the ports' own addresses
             return None
         return FdbMessage(gone, bridge, mac.hex(":"), device)
-    address = _address_text(family, attributes.get(1))
-    if address is None or not (gone or state & NUD_RESOLVED):
+    if address is None or not state & _NUD_RESOLVED:
         return None
-    return NeighbourMessage(gone, device, address, mac.hex(":"))
+    fixed = bool(state & _NUD_PERMANENT or flags & _NTF_EXT_LEARNED)
+    return NeighbourMessage(False, device, address, mac.hex(":"), fixed)
+
+
+def host_length(address: str) -> int:
+    """The prefix length of a single address."""
+    return 128 if ":" in address else 32
 
 
 def _address_text(family: int, data: memoryview | None) -> str | None:
@@ -322,11 +337,10 @@ def _message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
-def _resolution(bridge: int, address: str, mac: str | None) -> tuple[int, bytes]:
+def _resolution(bridge: int, address: str) -> bytes:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    destination = socket.inet_pton(family, address)
-    body = _ATTRIBUTE.pack(4 + len(destination), 1) + destination
-    if mac is None:
-        return _NLM_F_REQUEST | 0x400, _NEIGHBOUR.pack(family, bridge, 0, NTF_USE, 0) + body  # NLM_F_CREATE
-    body += _ATTRIBUTE.pack(10, 2) + bytes.fromhex(mac.replace(":", "")) + b"\0\0"
-    return _NLM_F_REQUEST, _NEIGHBOUR.pack(family, bridge, NUD_PROBE, 0, 0) + body
+    packed = socket.inet_pton(family, address)
+    destination = _ATTRIBUTE.pack(4 + len(packed), 1) + packed
+    drop = _NEIGHBOUR.pack(family, bridge, _NUD_FAILED, 0, 0) + destination
+    use = _NEIGHBOUR.pack(family, bridge, 0, _NTF_USE, 0) + destination
+    return _message(RTM_NEWNEIGH, _NLM_F_REQUEST, drop) + _message(RTM_NEWNEIGH, _NLM_F_REQUEST | _NLM_F_CREATE, use)

@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from netpold.host.netlink import DUMPS, Netlink, NetlinkError
+from netpold.host.netlink import DUMPS, FdbMessage, Netlink, NetlinkError
 from netpold.host.view import HostView, Tables
 from netpold.policy.model import Family
 
-TICK = 2.0  # seconds between looks at what sends no messages (sysctls) and at probes
+TICK = 2.0  # seconds between looks at what sends no messages (sysctls), at probes, and at what can wait
 RESYNC = 300.0
-PAUSES = (0.05, 0.5, 5.0)  # after the first, second, and any further failure in a row
+PAUSES = (0.05, 0.2, 1.0)  # after the first, second, and any further failure in a row
 PROBE_INTERVAL = 5.0  # for one address
-PROBES = 64  # in one go: the kernel's neighbour table is small (gc_thresh3), and the wire is shared
+PROBE_AGAIN = 0.2  # when something is heard on a bridge, which may be the pod that comes up
+PROBES = 64  # in one tick: the kernel's neighbour table is small (gc_thresh3), and the wire is shared
 ATTEMPTS = 5  # at a list that changes while it is read
 DRAIN = 500  # messages taken in before a view is made of them
 
@@ -48,6 +49,7 @@ class Network:
         self._view = HostView()
         self._wanted: frozenset[str] = frozenset()
         self._probed: dict[str, float] = {}
+        self._unpublished = False  # changes that can wait for the next tick
         self._next_tick = self._next_resync = 0.0
         self._closed = threading.Event()
         self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -68,7 +70,7 @@ class Network:
         """Find the bridge ports of these addresses (in place of those asked for before).
 
         For each address that a bridge has on-link and whose port is not known the kernel is made to ask by ARP or
-        neighbour discovery, every few seconds until the port is known.
+        neighbour discovery, again and again every few seconds until the port is known.
         """
         self._wanted = frozenset(addresses)
         os.eventfd_write(self._signal, 1)
@@ -113,24 +115,26 @@ class Network:
     def _follow(self, events: Netlink, requests: Netlink) -> None:
         """Wait for something to do, and do it."""
         probe = _wait(events.fileno(), self._signal)
-        changed = False
+        changed = heard = False
         for _ in range(DRAIN):
             messages = events.events()
             if messages is None:
                 break
             for message in messages:
                 changed |= self._tables.apply(message)
+                self._unpublished = True
+                heard |= isinstance(message, FdbMessage) and not message.gone
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK
             probe = True
-            changed |= self._view.bridge_nf_call != _bridge_nf_call()
+            changed |= self._unpublished or self._view.bridge_nf_call != _bridge_nf_call()
         if changed:
             self._publish()
-        if now >= self._next_resync:
+        if now >= self._next_resync or (probe and self._tables.doubtful):
             self._synchronise(requests)
-        if probe:
-            self._ask(requests, now)
+        if probe or changed or heard:
+            self._ask(requests, now, PROBE_AGAIN if changed or heard else PROBE_INTERVAL)
 
     def _synchronise(self, requests: Netlink) -> None:
         """Read everything.  What changes meanwhile comes as events as well, after this."""
@@ -150,26 +154,22 @@ class Network:
         self._publish()
 
     def _publish(self) -> None:
+        self._unpublished = False
         view = self._tables.view(_bridge_nf_call())
         if view != self._view:
             self._view = view
             self._wake()
 
-    def _ask(self, requests: Netlink, now: float) -> None:
+    def _ask(self, requests: Netlink, now: float, interval: float) -> None:
         """Have the kernel resolve the wanted addresses whose port is unknown, those asked for longest ago first."""
         view = self._view
-        wanted = self._wanted
-        last = self._probed = {address: when for address, when in self._probed.items() if address in wanted}
-        due = [address for address in wanted if now - last.get(address, -PROBE_INTERVAL) >= PROBE_INTERVAL]
-        unknown = [(address, bridge) for address in due if (bridge := _unresolved(view, address)) is not None]
-        unknown.sort(key=lambda item: last.get(item[0], 0.0))
-        questions = []
-        for address, bridge in unknown[:PROBES]:
-            neighbour = view.neighbours.get(address)
-            mac = neighbour.mac if neighbour is not None and neighbour.bridge == bridge else None
-            questions.append((view.links[bridge].index, address, mac))
-            last[address] = now
-        requests.resolve(questions)
+        unknown = {address: bridge for address in self._wanted if (bridge := _unresolved(view, address)) is not None}
+        last = self._probed = {address: when for address, when in self._probed.items() if address in unknown}
+        due = [address for address in unknown if now - last.get(address, -interval) >= interval]
+        due.sort(key=lambda address: last.get(address, 0.0))
+        budget = max(PROBES - sum(now - when < TICK for when in last.values()), 0)
+        requests.resolve([(view.links[unknown[address]].index, address) for address in due[:budget]])
+        last.update(dict.fromkeys(due[:budget], now))
 
 
 def _wait(events: int, signal: int) -> bool:
@@ -185,7 +185,8 @@ def _wait(events: int, signal: int) -> bool:
 
 def _unresolved(view: HostView, address: str) -> str | None:
     """The bridge on which an address has to be asked for, None where its place is known, or no bridge has it."""
-    if address in view.own or view.port(address) is not None:
+    neighbour = view.neighbours.get(address)
+    if address in view.own or view.port(address) is not None or (neighbour is not None and neighbour.fixed):
         return None
     device = view.routes.get(address)
     if device is None:

@@ -2,8 +2,9 @@
 
 `Tables` takes netlink messages one after the other (a dump, then the changes) and gives a `HostView`.  It is pure: no
 socket, no clock.  Three things the kernel does not tell, so the tables know them:
-- IPv4 routes that go with their interface (down, deleted) or with their source address go without a message.
-- A replaced route goes without a message; the new one carries a flag.
+- IPv4 routes go without a message when their interface goes down or away or loses its last IPv4 address, and when
+  their source address goes.
+- A replaced route goes without a message.  The new one carries a flag, which says not which of several it replaced.
 - Neighbours and forwarding entries of pods that are silent for some minutes age out.  That says nothing about where the
   pod is, so what was learned once is kept until the port goes or leaves its bridge, the MAC address speaks on another
   port, another MAC address speaks on this port, or the address has another neighbour.
@@ -12,13 +13,21 @@ socket, no clock.  Three things the kernel does not tell, so the tables know the
 from __future__ import annotations
 
 import socket
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_interface, ip_network
 from typing import NamedTuple
 
-from netpold.host.netlink import AddressMessage, FdbMessage, LinkMessage, Message, NeighbourMessage, RouteMessage
+from netpold.host.netlink import (
+    AddressMessage,
+    FdbMessage,
+    LinkMessage,
+    Message,
+    NeighbourMessage,
+    RouteMessage,
+    host_length,
+)
 from netpold.policy.model import Family, Network
 
 KEPT = 1 << 16  # neighbours at most: a pod that makes up addresses must not fill the memory
@@ -36,10 +45,11 @@ class Link:
 
 
 class Neighbour(NamedTuple):
-    """Who answers for an address on a bridge."""
+    """Who answers for an address on a bridge; `fixed`: it was written down, not asked for."""
 
     mac: str
     bridge: str
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +114,22 @@ class Tables:
     """The mutable side: apply messages, take a view."""
 
     def __init__(self) -> None:
+        self.doubtful = False  # a message left open which route it meant: ask for everything again
         self._links: dict[int, LinkMessage] = {}
         self._addresses: set[tuple[int, str, int]] = set()  # device, address, prefix length
         self._routes: dict[tuple[str, int], set[_Route]] = {}  # by destination, prefix length
-        self._by_device: dict[int, set[tuple[str, int]]] = {}
+        self._by_device: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         self._neighbours: dict[str, dict[int, str]] = {}  # address -> bridge -> MAC, the latest last
+        self._fixed: set[tuple[str, int]] = set()  # neighbours (address, bridge) that were written down
         self._stations: Counter[tuple[int, str]] = Counter()  # how many neighbours have this bridge and MAC
         self._fdb: dict[tuple[int, str], int] = {}  # bridge, MAC -> port
         self._ports: dict[int, dict[tuple[int, str], bool]] = {}  # port -> its entries: whether aged out
 
     def apply(self, message: Message) -> bool:
-        """Take a change in.  Whether it can move a pod or change what is the host's own."""
+        """Take a change in.  Whether it can move a pod, now, or change what is the host's own.
+
+        Most entries of a busy bridge's forwarding database do neither: nobody has asked for their addresses.
+        """
         match message:
             case LinkMessage():
                 return self._apply_link(message)
@@ -138,26 +153,28 @@ class Tables:
         for address, stations in old._neighbours.items():
             for station in stations.items():
                 if station in self._fdb and station[0] not in self._neighbours.get(address, {}):
-                    self._set_neighbour(address, *station)
+                    self._set_neighbour(address, *station, fixed=False)
 
     def view(self, bridge_nf_call: frozenset[Family] = frozenset()) -> HostView:
         """The tables as a frozen value."""
         names = {index: link.name for index, link in self._links.items()}
         bridges = {index: link.name for index, link in self._links.items() if link.kind == "bridge"}
-        subnets = {ip_interface(f"{a}/{n}").network: bridges[d] for d, a, n in self._addresses if d in bridges}
         routes: dict[str, str] = {}
+        subnets: dict[Network, str] = {}
         own: set[str] = set()
+        for bridge, address, length in sorted(self._addresses):
+            if bridge in bridges and length < host_length(address):
+                subnets.setdefault(ip_interface(f"{address}/{length}").network, bridges[bridge])
         for (destination, length), candidates in self._routes.items():
-            if length == _host_length(destination):
-                unicast = [route for route in candidates if not route.local and route.device in names]
+            unicast = [route for route in candidates if not route.local and route.device in names]
+            device = min(unicast, key=_preference).device if unicast else 0
+            if length == host_length(destination):
                 if unicast:
-                    routes[destination] = names[min(unicast, key=_preference).device]
-                if len(unicast) < len(candidates):
+                    routes[destination] = names[device]
+                if any(route.local for route in candidates):
                     own.add(destination)
-            else:
-                for route in candidates:
-                    if route.device in bridges and not route.local:
-                        subnets[ip_network(f"{destination}/{length}")] = bridges[route.device]
+            elif device in bridges:
+                subnets[ip_network(f"{destination}/{length}")] = bridges[device]
         return HostView(
             {
                 link.name: Link(link.name, link.device, link.kind, bridges.get(link.master))
@@ -166,7 +183,7 @@ class Tables:
             routes,
             subnets,
             {
-                address: Neighbour(mac, bridges[bridge])
+                address: Neighbour(mac, bridges[bridge], (address, bridge) in self._fixed)
                 for address in self._neighbours
                 for bridge, mac in (self._station(address),)
                 if bridge in bridges
@@ -188,7 +205,10 @@ class Tables:
             return False
         changed = old is None or (old.name, old.kind, old.master) != (link.name, link.kind, link.master)
         if link.gone or (old is not None and old.up and not link.up):
-            changed |= self._drop_routes(link.device, None)
+            changed |= self._drop_routes(
+                self._by_device[link.device],
+                lambda route: route.device == link.device and (link.gone or not route.local),  # local IPv4 ones stay
+            )
         for bridge, mac in [key for key in self._ports.get(link.device, {}) if link.gone or key[0] != link.master]:
             self._forget(bridge, mac)
         if link.gone and link.kind == "bridge":
@@ -205,8 +225,14 @@ class Tables:
             self._addresses.add(entry)
             return changed
         self._addresses.remove(entry)
-        if all(address != message.address for _, address, _ in self._addresses):
-            changed |= self._drop_routes(None, message.address)
+        if ":" in message.address:
+            return changed
+        left = [(device, address) for device, address, _ in self._addresses if ":" not in address]
+        if all(address != message.address for _, address in left):
+            changed |= self._drop_routes(self._routes, lambda route: route.source == message.address)
+        if all(device != message.device for device, _ in left):
+            ipv4 = [key for key in self._by_device[message.device] if ":" not in key[0]]
+            changed |= self._drop_routes(ipv4, lambda route: route.device == message.device)
         return changed
 
     def _apply_route(self, message: RouteMessage) -> bool:
@@ -216,48 +242,47 @@ class Tables:
         new = routes
         if message.replaces:
             new = {route for route in routes if route[1:4] != rank}
-        if message.device is not None:
-            one = {_Route(message.local, *rank, message.source, message.device)}
-            new = new - one if message.gone else new | one
-            self._by_device.setdefault(message.device, set()).add(key)
-        return self._set_routes(key, new)
+            self.doubtful |= len(routes) - len(new) > 1
+        one = {_Route(message.local, *rank, message.source, message.device)}
+        return self._set_routes(key, new - one if message.gone else new | one)
 
     def _set_routes(self, key: tuple[str, int], new: set[_Route]) -> bool:
         """Whether a host route, an own address or a bridge's subnet is another one now."""
         old = self._routes.pop(key, set())
+        for route in old:
+            self._by_device[route.device].discard(key)
+        for route in new:
+            self._by_device[route.device].add(key)
         if new:
             self._routes[key] = new
-        host = key[1] == _host_length(key[0])
+        host = key[1] == host_length(key[0])
         return any(host or self._is_bridge(route.device) for route in old ^ new)
 
-    def _drop_routes(self, device: int | None, source: str | None) -> bool:
-        """Forget the routes of a device, or those with a source address."""
-        if device is not None:
-            keys = list(self._by_device.pop(device, ()))
-            gone = {key: {route for route in self._routes.get(key, ()) if route.device == device} for key in keys}
-        else:
-            gone = {key: {route for route in routes if route.source == source} for key, routes in self._routes.items()}
+    def _drop_routes(self, keys: Iterable[tuple[str, int]], goes: Callable[[_Route], bool]) -> bool:
         changed = False
-        for key, routes in gone.items():
-            if routes:
-                changed |= self._set_routes(key, self._routes[key] - routes)
+        for key in list(keys):
+            gone = {route for route in self._routes[key] if goes(route)}
+            if gone:
+                changed |= self._set_routes(key, self._routes[key] - gone)
         return changed
 
     def _apply_neighbour(self, message: NeighbourMessage) -> bool:
-        bridge, address, mac = message.device, message.address, message.mac
-        known = self._neighbours.get(address, {}).get(bridge)
-        if message.gone:
-            if known == mac and (bridge, mac) not in self._fdb:
+        address, bridge = message.address, message.device
+        if message.mac is None:
+            mac = self._neighbours.get(address, {}).get(bridge)
+            if mac is not None and (bridge, mac) not in self._fdb:
                 self._drop_neighbour(address, bridge)
             return False
         if not self._is_bridge(bridge):
             return False
-        before = self._station(address) if known is not None else None
-        self._set_neighbour(address, bridge, mac)
+        before = self._station(address) if address in self._neighbours else None
+        self._set_neighbour(address, bridge, message.mac, message.fixed)
         return self._station(address) != before
 
-    def _set_neighbour(self, address: str, bridge: int, mac: str) -> None:
+    def _set_neighbour(self, address: str, bridge: int, mac: str, fixed: bool) -> None:
         self._drop_neighbour(address, bridge)
+        if fixed:
+            self._fixed.add((address, bridge))
         self._neighbours.setdefault(address, {})[bridge] = mac
         self._stations[bridge, mac] += 1
         if len(self._neighbours) > KEPT:
@@ -270,6 +295,7 @@ class Tables:
         mac = stations.pop(bridge, None)
         if mac is None:
             return
+        self._fixed.discard((address, bridge))
         if not stations:
             del self._neighbours[address]
         self._stations[bridge, mac] -= 1
@@ -316,10 +342,6 @@ class Tables:
     def _is_bridge(self, index: int) -> bool:
         link = self._links.get(index)
         return link is not None and link.kind == "bridge"
-
-
-def _host_length(address: str) -> int:
-    return 128 if ":" in address else 32
 
 
 def _preference(route: _Route) -> tuple[bool, int, int, int]:

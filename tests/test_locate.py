@@ -1,0 +1,220 @@
+"""Where pods are, as a pure function of pods and a view of the host."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netpold.host.locate import locate, locate_one
+from netpold.host.view import HostView, Link, Neighbour
+from netpold.policy.model import Network, Pod
+from netpold.rules.endpoint import Endpoint, Interface
+
+NODE = "n1"
+
+
+def pod(
+    *addresses: str, name: str = "p", node: str | None = None, interfaces: tuple[str, ...] = (), **more: bool
+) -> Pod:
+    return Pod("d", name, {}, addresses, node, interfaces=interfaces, **more)
+
+
+def links(**kinds: str | None) -> dict[str, Link]:
+    """Links by name; the kind, and for the port of a bridge `kind@bridge`."""
+    made = {}
+    for index, (name, text) in enumerate(kinds.items(), 1):
+        kind, _, master = (text or "").partition("@")
+        made[name] = Link(name, index, kind or None, master or None)
+    return made
+
+
+def subnets(**networks: str) -> dict[Network, str]:
+    return {ip_network(text): bridge for bridge, several in networks.items() for text in several.split()}
+
+
+ROUTED = HostView(links(eth0=None, v1="veth"), {"10.0.0.1": "v1", "fd00::1": "v1", "10.9.0.1": "eth0"})
+BRIDGED = HostView(
+    links(eth0="@br0", br0="bridge", p1="veth@br0", p2="tun@br0", up="veth@br0", vx="vxlan@br0"),
+    subnets=subnets(br0="10.1.0.0/16 fd01::/64"),
+    neighbours={
+        "10.1.0.1": Neighbour("m1", "br0"),
+        "fd01::1": Neighbour("m1", "br0"),
+        "10.1.0.2": Neighbour("m2", "br0"),
+        "10.1.0.7": Neighbour("m7", "br0"),
+        "10.1.0.8": Neighbour("m8", "br0"),
+        "10.1.0.9": Neighbour("m9", "br0"),
+        "10.1.0.10": Neighbour("silent", "br0"),
+    },
+    fdb={("br0", "m1"): "p1", ("br0", "m2"): "p2", ("br0", "m7"): "up", ("br0", "m6"): "up"}
+    | {("br0", "m8"): "vx", ("br0", "m9"): "eth0"},
+    own=frozenset({"10.1.255.1"}),
+)
+HERE, NOT_HERE = True, False
+
+
+def one(view: HostView, asked: Pod) -> tuple[Interface, ...] | None:
+    """The interfaces; None for a pod that is not local."""
+    endpoint = locate_one(view, asked, NODE)
+    return None if endpoint is None else endpoint.interfaces
+
+
+@pytest.mark.parametrize(
+    ("view", "address", "without_node", "with_node"),
+    [
+        pytest.param(ROUTED, "10.0.0.1", ("v1", False), ("v1", False), id="host route"),
+        pytest.param(ROUTED, "fd00::1", ("v1", False), ("v1", False), id="host route, IPv6"),
+        pytest.param(ROUTED, "10.9.0.1", None, (), id="host route to the physical network"),
+        pytest.param(ROUTED, "10.0.0.2", None, (), id="nowhere to be found"),
+        pytest.param(BRIDGED, "10.1.0.1", ("p1", True), ("p1", True), id="bridge port"),
+        pytest.param(BRIDGED, "fd01::1", ("p1", True), ("p1", True), id="bridge port, IPv6"),
+        pytest.param(BRIDGED, "10.1.0.2", ("p2", True), ("p2", True), id="bridge port of a VM"),
+        pytest.param(BRIDGED, "10.1.0.7", (), (), id="port with several stations"),
+        pytest.param(BRIDGED, "10.1.0.8", None, (), id="behind a vxlan port"),
+        pytest.param(BRIDGED, "10.1.0.9", None, (), id="behind a physical port"),
+        pytest.param(BRIDGED, "10.1.0.10", (), (), id="neighbour with unknown port"),
+        pytest.param(BRIDGED, "10.1.0.11", (), (), id="on-link, never heard of"),
+        pytest.param(BRIDGED, "fd01::11", (), (), id="on-link, never heard of, IPv6"),
+        pytest.param(BRIDGED, "10.2.0.1", None, (), id="on no bridge"),
+    ],
+)
+def test_place_of_an_address(
+    view: HostView, address: str, without_node: tuple[str, bool] | None, with_node: tuple[str, bool]
+) -> None:
+    def interfaces(expected: tuple[str, bool] | tuple[()] | None) -> tuple[Interface, ...] | None:
+        return expected and (Interface(*expected),)
+
+    assert one(view, pod(address)) == interfaces(without_node)
+    assert one(view, pod(address, node=NODE)) == interfaces(with_node)
+    assert one(view, pod(address, node="n2")) is None
+    assert one(view, pod(address, node=NODE, host_network=True)) is None
+    assert one(view, pod(address, node=NODE, finished=True)) is None
+
+
+@pytest.mark.parametrize(
+    "kind", ["vxlan", "geneve", "wireguard", "ipip", "sit", "gre", "ip6gre", "ip6tnl", "vlan", "bond"]
+)
+def test_a_tunnel_is_nobodys_interface_unless_annotated(kind: str) -> None:
+    view = HostView(links(t=kind), {"10.0.0.1": "t"})
+    assert one(view, pod("10.0.0.1")) is None
+    assert one(view, pod("10.0.0.1", node=NODE)) == ()
+    assert one(view, pod("10.0.0.1", interfaces=("t",))) == (Interface("t"),)
+
+
+def test_route_to_a_bridge_goes_on_with_the_neighbour() -> None:
+    view = replace(BRIDGED, routes={"10.1.0.1": "br0", "10.1.0.11": "br0"}, subnets={})
+    assert one(view, pod("10.1.0.1")) == (Interface("p1", bridged=True),)
+    assert one(view, pod("10.1.0.11")) is None
+
+
+def test_annotation_comes_first() -> None:
+    view = replace(ROUTED, links=ROUTED.links | links(a="veth", br="bridge", b="veth@br"))
+    assert one(view, pod("10.0.0.1", interfaces=("b", "a"))) == (Interface("b", bridged=True), Interface("a"))
+    assert one(view, pod(interfaces=("a",))) == (Interface("a"),)
+
+
+def test_annotated_interfaces_that_do_not_exist_are_left_out() -> None:
+    view = replace(ROUTED, links=ROUTED.links | links(a="veth"))
+    some, none = pod("10.0.0.1", interfaces=("a", "gone")), pod("10.0.0.1", interfaces=("gone",))
+    assert one(view, some) == (Interface("a"),)
+    assert one(view, none) == (Interface("v1"),)
+    assert one(view, pod("10.0.0.5", interfaces=("gone",))) is None
+    assert one(view, pod("10.0.0.5", interfaces=("gone",), node=NODE)) == ()
+    for asked in (some, none):
+        (warning,) = locate(view, [asked], NODE).warnings
+        assert "d/p" in warning
+        assert "gone" in warning
+
+
+def test_several_addresses_and_interfaces() -> None:
+    view = replace(ROUTED, links=ROUTED.links | links(v2="veth"), routes={**ROUTED.routes, "10.0.0.2": "v2"})
+    asked = pod("10.0.0.2", "fd00::1", "10.0.0.1")
+    assert locate_one(view, asked, NODE) == Endpoint("d/p", asked.addresses, (Interface("v2"), Interface("v1")))
+
+
+@pytest.mark.parametrize("name", ["ve+", "a b", "veth:1", "a\n", "é", 'v"', "sixteen-letters-"])
+def test_names_that_a_rule_can_not_hold_are_left_out_and_said(name: str) -> None:
+    view = HostView({name: Link(name, 1, "veth"), "ok": Link("ok", 2, "veth")}, {"10.0.0.1": name})
+    for asked in (pod("10.0.0.1"), pod("10.0.0.1", interfaces=(name,))):
+        located = locate(view, [asked], NODE)
+        assert located.endpoints == {"d/p": Endpoint("d/p", ("10.0.0.1",))}
+        (warning,) = located.warnings
+        assert repr(name) in warning
+    assert one(view, pod("10.0.0.1", interfaces=(name, "ok"))) == (Interface("ok"),)
+
+
+def test_the_hosts_own_address_is_no_pods() -> None:
+    view = replace(BRIDGED, own=frozenset({"10.1.0.1"}))
+    located = locate(view, [pod("10.1.0.1", "10.1.0.2")], NODE)
+    assert located.endpoints == {"d/p": Endpoint("d/p", ("10.1.0.2",), (Interface("p2", bridged=True),))}
+    assert "hostNetwork" in located.warnings[0]
+    assert one(view, pod("10.1.0.1")) is None
+
+
+def test_a_shared_port_is_warned_about() -> None:
+    (warning,) = locate(BRIDGED, [pod("10.1.0.7", node=NODE)], NODE).warnings
+    assert "port up" in warning
+    assert "netpold.io/interface" in warning
+
+
+def test_two_pods_on_one_interface() -> None:
+    routed = replace(ROUTED, routes={"10.0.0.1": "v1", "10.0.0.2": "v1"})
+    first, second = pod("10.0.0.1", name="a"), pod("10.0.0.2", name="b")
+    assert locate(routed, [first, second], NODE).warnings == ()
+    annotated = [replace(each, interfaces=("v1",)) for each in (first, second)]
+    assert locate(routed, annotated, NODE).warnings == ()
+    (warning,) = locate(replace(routed, routes={"10.0.0.1": "v1"}), annotated, NODE).warnings
+    assert "v1" in warning
+    assert "d/a and d/b" in warning
+    (warning,) = locate(routed, [first, replace(first, name="b")], NODE).warnings
+    assert "d/a and d/b" in warning
+
+
+def test_only_local_pods_are_located() -> None:
+    pods = [pod("10.0.0.1", name="a"), pod("10.0.0.5", name="b"), pod("fd00::1", name="c", node="n2")]
+    assert locate(ROUTED, pods, NODE).endpoints.keys() == {"d/a"}
+
+
+def prefixes(family: int) -> st.SearchStrategy[Network]:
+    """Prefixes of different lengths that often contain each other."""
+    width = 32 if family == 4 else 128
+    base = 10 << 24 if family == 4 else 0xFD << 120
+    return st.builds(
+        lambda bits, length: ip_network((base | bits >> length << length, width - length)),
+        st.integers(0, 255),
+        st.integers(0, 8),
+    )
+
+
+@given(st.dictionaries(prefixes(4) | prefixes(6), st.sampled_from(["a", "b", "c"])), st.integers(0, 255))
+def test_longest_prefix_of_the_bridges(networks: dict[Network, str], bits: int) -> None:
+    view = HostView(subnets=networks)
+    for address in (ip_address(10 << 24 | bits), ip_address(0xFD << 120 | bits)):
+        inside = [network for network in networks if network.version == address.version and address in network]
+        expected = networks[max(inside, key=lambda network: network.prefixlen)] if inside else None
+        assert view.bridge(str(address)) == expected
+
+
+def test_ten_thousand_pods_take_milliseconds() -> None:
+    veths = {f"v{number}": "veth" for number in range(110)}
+    view = HostView(links(**veths), {f"10.0.0.{number}": f"v{number}" for number in range(110)})
+    addresses = [f"10.{100 + (number >> 8)}.{number & 255}.1" for number in range(9890)]
+    far = [pod(address, name=f"f{address}", node=f"n{address[:6]}") for address in addresses]
+    near = [pod(f"10.0.0.{number}", name=f"p{number}", node=NODE) for number in range(110)]
+    best = min(timed(view, far + near) for _ in range(5))
+    assert best < 0.015
+    view = replace(view, subnets=subnets(br0="10.255.0.0/24", br1="fd00::/64"))
+    best = min(timed(view, [replace(each, node=None) for each in far + near]) for _ in range(5))
+    assert best < 0.060
+
+
+def timed(view: HostView, pods: list[Pod]) -> float:
+    start = time.process_time()
+    located = locate(view, pods, NODE)
+    end = time.process_time()
+    assert len(located.endpoints) == 110
+    return end - start
