@@ -1,0 +1,236 @@
+"""The fields of one object: typed access, and a list of what is wrong.
+
+A check asks for a field as the type that it wants and gets None where nothing is written or where it is wrong; what is
+wrong is noted and never raised, so that all of an object's faults are reported at once.  `failed` says whether any of
+them rejects the object.  Field paths are worked out from the place only when there is something to report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal
+
+from netpold.policy.faults import Fault
+from netpold.policy.model import Finding, Position
+from netpold.policy.tree import (
+    Map,
+    Node,
+    Place,
+    Scalar,
+    Seq,
+    Type,
+    Unread,
+    int_of,
+    is_null,
+    is_text,
+    is_true,
+    path_of,
+    shown,
+    type_of,
+)
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text: names of fields."""
+    return frozenset(text.split())
+
+
+MOST_FINDINGS = 50  # of one object: more than that is not a manifest with mistakes, but no manifest
+
+
+class Fields:
+    """What is read of one object; `line` is the first line of its chunk (from 0), `prefix` its place in a List."""
+
+    __slots__ = ("_file", "_findings", "_line", "_prefix", "failed", "left_out", "placed", "root", "subject")
+
+    def __init__(self, file: str, line: int, root: Node | None, prefix: str = "") -> None:
+        self._file, self._line, self.root, self._prefix = file, line, root, prefix
+        self._findings: list[tuple[Position, str, str, str, str, Literal["error", "warning"]]] = []
+        self.subject = ""
+        self.failed = False
+        self.placed = True  # whether it can be told which object this is
+        self.left_out = 0
+
+    def position(self, node: Node | Place | None) -> Position:
+        """Where a node stands in the file."""
+        place = Place() if node is None else node if isinstance(node, Place) else node.start_mark
+        return Position(self._file, self._line + place.line + 1, place.column + 1)
+
+    def error(self, node: Node | Place, code: str, fault: str, cure: str, child: str = "") -> None:
+        """Note something that rejects the object; `child` is a field below the node that is missing."""
+        self.failed = True
+        self._note(node, code, fault, cure, child, "error")
+
+    def warn(self, node: Node | Place, code: str, fault: str, cure: str, child: str = "") -> None:
+        """Note something that is in force as the fault says."""
+        self._note(node, code, fault, cure, child, "warning")
+
+    def refused(self, faults: Iterable[Fault]) -> None:
+        """Note what the reader refused."""
+        for fault in faults:
+            self.error(fault.place, fault.code, fault.fault, fault.cure)
+
+    def findings(self) -> list[Finding]:
+        """All that was noted, in order of place."""
+        noted = [
+            Finding(position, code, path, fault, cure, self.subject, severity)
+            for position, code, path, fault, cure, severity in self._findings
+        ]
+        noted.sort(key=lambda finding: finding.position)
+        if self.left_out:
+            fault = f"{self.left_out} more faults in this object"
+            noted.append(Finding(noted[-1].position, "too-many-faults", "", fault, "mend these first", self.subject))
+        return noted
+
+    def _note(
+        self,
+        node: Node | Place,
+        code: str,
+        fault: str,
+        cure: str,
+        child: str,
+        severity: Literal["error", "warning"],
+    ) -> None:
+        if len(self._findings) >= MOST_FINDINGS:
+            self.left_out += 1
+            return
+        path = path_of(self.root, node)
+        path = ".".join(part for part in (self._prefix, path, child) if part)
+        self._findings.append((self.position(node), code, path, fault, cure, severity))
+
+    # What a field is to be; None where it is absent, or is something else.
+
+    def map(self, node: object, cure: str = "write `name: value` lines below it") -> Map | None:
+        """A map; null is as if nothing were written."""
+        if isinstance(node, Map):
+            return node
+        self._not("a map", node, cure)
+        return None
+
+    def seq(self, node: object, cure: str = "write a list: each entry begins with `- `") -> Seq | None:
+        """A list; null is as if nothing were written."""
+        if isinstance(node, Seq):
+            return node
+        self._not("a list", node, cure)
+        return None
+
+    def text(self, node: object) -> str | None:
+        """Text; null is as if nothing were written."""
+        if isinstance(node, Scalar):
+            if is_text(node):
+                return node.value
+            if not is_null(node):
+                self._quote(node)
+            return None
+        self._not("text", node, "write one value")
+        return None
+
+    def flag(self, node: object) -> bool | None:
+        """True or false; null is as if nothing were written."""
+        if isinstance(node, Scalar) and type_of(node) is Type.BOOL:
+            return is_true(node)
+        self._not("true or false", node, "write `true` or `false`, without quotes")
+        return None
+
+    def number(self, node: object) -> int | None:
+        """A whole number; null is as if nothing were written."""
+        if not isinstance(node, Scalar) or type_of(node) is not Type.INT:
+            self._not("a number", node, "write a whole number, without quotes")
+            return None
+        number = int_of(node.value)
+        if node.value.lstrip("+-") != str(abs(number)):
+            fault = f"`{shown(node.value)}` means {number}"
+            self.warn(node, "number-notation", fault, f"write {number}, so that nobody reads it otherwise")
+        return number
+
+    def missing(self, node: Map, name: str, cure: str) -> None:
+        """Note that a field is missing, unless the reader could not read all fields and has said so."""
+        self.failed = True
+        if node.whole:
+            self.error(node, "missing-field", f"`{name}` is missing", cure, name)
+
+    def required(self, node: object, cure: str) -> bool:
+        """Whether something is written; null is an error here."""
+        if isinstance(node, Scalar) and is_null(node):
+            self.error(node, "nothing-written", "nothing is written here", cure)
+            return False
+        return True
+
+    def _quote(self, node: Scalar) -> None:
+        kind = type_of(node)
+        fault = f"`{shown(node.value)}` is {kind.value} to YAML, and text is wanted"
+        self.error(node, "not-text", fault, f'quote it: "{shown(node.value)}"')
+
+    def _not(self, wanted: str, node: object, cure: str) -> None:
+        if isinstance(node, Unread):
+            self.failed = True
+        if node is None or isinstance(node, Unread) or is_null(node):
+            return
+        assert isinstance(node, Map | Seq | Scalar)
+        if isinstance(node, Scalar):
+            what = f'the text "{shown(node.value)}"' if is_text(node) else f"`{shown(node.value)}`"
+        else:
+            what = "a map" if isinstance(node, Map) else "a list"
+        self.error(node, "wrong-type", f"{wanted} is wanted, here is {what}", cure)
+
+    # Fields that there are not.
+
+    def known(self, node: Map, fields: Collection[str], hints: Mapping[str, str] | None = None) -> bool:
+        """Note the fields that are not among `fields`; whether there are none."""
+        if node.keys() <= fields:  # type: ignore[operator]
+            return True
+        for key in [key for key in node if key not in fields]:
+            cure = (hints or {}).get(key) or _did_you_mean(key, fields)
+            self.error(node.scalars[key], "unknown-field", f"there is no field `{shown(key)}` here", cure)
+        return False
+
+    def mostly_known(self, node: Map, fields: Collection[str], read: Collection[str]) -> None:
+        """The same where newer versions of Kubernetes may have fields that netpold has no use for: those are warnings,
+        unless they look like one of `read`, which netpold reads."""
+        if node.keys() <= fields:  # type: ignore[operator]
+            return
+        for key in [key for key in node if key not in fields]:
+            meant = nearest(key, read)
+            fault = f"there is no field `{shown(key)}` here"
+            if meant:
+                self.error(node.scalars[key], "unknown-field", fault, f"write `{meant}`")
+            else:
+                self.warn(node.scalars[key], "unknown-field", f"{fault}; it is passed over", "take it out if it is one")
+
+
+def _did_you_mean(key: str, fields: Collection[str]) -> str:
+    meant = nearest(key, fields)
+    return f"write `{meant}`" if meant else f"fields here are {', '.join(sorted(fields))}"
+
+
+def nearest(word: str, words: Collection[str]) -> str | None:
+    """The one of `words` that `word` is likely a misspelling of: other case or separators, or two edits at most."""
+    plain = _bare(word)
+    best: tuple[int, str] | None = None
+    for candidate in sorted(words):
+        most = 2 if len(candidate) > 4 else 1
+        bare = _bare(candidate)
+        distance = 0 if plain == bare else _edits(plain, bare, most)
+        if distance <= most and (best is None or distance < best[0]):
+            best = distance, candidate
+    return best[1] if best else None
+
+
+def _bare(word: str) -> str:
+    return word.lower().replace("_", "").replace("-", "")
+
+
+def _edits(a: str, b: str, most: int) -> int:
+    """How many letters to change, add, drop or swap to make `b` of `a`; anything above `most` if it is more."""
+    if abs(len(a) - len(b)) > most:
+        return most + 1
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        before, above, row = row, before, [i]
+        for j, other in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, above[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

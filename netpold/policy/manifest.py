@@ -1,0 +1,189 @@
+"""Manifests: the bytes of a file to pods, namespaces and policies, and what is wrong with them.
+
+Every document stands for itself: one that fails never stops another.  An object that fails the checks is given all the
+same, quarantined, as far as it can be told which object it is; `pods.py` and `policies.py` say what that means for each
+kind.  Where it can't be told, or where reading broke off, the result is `truncated`: the file may hold any object.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from netpold.policy.fields import Fields, nearest
+from netpold.policy.model import Finding, Namespace, Pod, Policy
+from netpold.policy.pods import read_namespace, read_pod
+from netpold.policy.policies import read_policy
+from netpold.policy.reader import LIMITS, Document, Limits, read
+from netpold.policy.tree import Map, Scalar, Unread, is_null, is_text, shown
+
+Object = Pod | Namespace | Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a file says.
+
+    `objects`: in the order of the file, quarantined ones included.  `passed_over`: objects of other kinds, by kind.
+    `truncated`: there may be objects in the file that are not among `objects`.
+    """
+
+    objects: tuple[Object, ...]
+    findings: tuple[Finding, ...]
+    passed_over: Mapping[str, int]
+    truncated: bool
+
+
+_READERS: dict[str, tuple[str, Callable[[Fields, Map], Object | None]]] = {
+    "NetworkPolicy": ("networking.k8s.io/v1", read_policy),
+    "Namespace": ("v1", read_namespace),
+    "Pod": ("v1", read_pod),
+}
+_LISTS = {
+    "List": "v1",
+    "NetworkPolicyList": "networking.k8s.io/v1",
+    "NamespaceList": "v1",
+    "PodList": "v1",
+}
+_OLD_GROUPS = ("extensions", "networking.k8s.io", "")  # where a wrong version still means the kind that netpold reads
+_LIST = frozenset({"apiVersion", "kind", "metadata", "items"})
+
+
+def parse(data: bytes, file: str, limits: Limits = LIMITS) -> Parsed:
+    """What the file `file` with the content `data` says.  Raises nothing, whatever the bytes are."""
+    result = _Result(file)
+    for document in read(data, limits):
+        result.add(document)
+    return Parsed(tuple(result.objects), tuple(result.findings), dict(result.passed_over), result.truncated)
+
+
+class _Result:
+    """A Parsed in the making."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self.objects: list[Object] = []
+        self.findings: list[Finding] = []
+        self.passed_over: Counter[str] = Counter()
+        self.truncated = False
+
+    def add(self, document: Document) -> None:
+        """Take in one document, or one entry of a List."""
+        root, head = document.root, document.head
+        if head is not None and not _may_be_list(head):
+            return
+        prefix = "" if document.item is None else f"items[{document.item}]"
+        fields = Fields(self._file, document.line, root, prefix)
+        if document.faults:
+            fields.refused(document.faults)
+        if document.broken:
+            self.truncated = True
+        if isinstance(root, Map):
+            self._object(fields, root, head)
+        elif root is not None and not (isinstance(root, Scalar) and is_null(root)):
+            self.truncated = True
+            if not isinstance(root, Unread):
+                cure = "write `apiVersion:`, `kind:` and `metadata:`"
+                fields.error(root, "not-an-object", "this is no Kubernetes object", cure)
+        self.findings += fields.findings()
+
+    def _object(self, fields: Fields, root: Map, head: Map | None) -> None:
+        kind, version = _plain_text(root, "kind"), _plain_text(root, "apiVersion")
+        if kind is None and version is None and head is not None:
+            kind, version = _of_typed_list(head)
+        kind = self._kind(fields, root, kind, version)
+        if kind in _LISTS:
+            self._list(fields, root, kind, version, head)
+        elif kind in _READERS:
+            wanted, reader = _READERS[kind]
+            if not self._is_foreign(fields, root, kind, version, wanted):
+                self._take(fields, reader(fields, root))
+        elif kind is not None:
+            self.passed_over[shown(kind)] += 1
+
+    def _take(self, fields: Fields, found: Object | None) -> None:
+        if not fields.placed:
+            self.truncated = True
+        if found is not None:
+            self.objects.append(found)
+
+    def _kind(self, fields: Fields, root: Map, kind: str | None, version: str | None) -> str | None:
+        """The kind, where it can be told; a policy without one is told by its fields."""
+        if kind is not None and (kind in _READERS or kind in _LISTS):
+            return kind
+        likely = None if kind is None else nearest(kind, (*_READERS, *_LISTS))
+        ours = version is None or version in ("v1", "networking.k8s.io/v1")
+        if kind is not None and not (likely and ours):
+            return kind
+        if kind is None and "items" in root and not root.whole:
+            self.truncated = True
+            return None
+        self.truncated = True
+        if kind is None:
+            node = root.get("kind", root)
+            if not isinstance(node, Unread):
+                fields.error(
+                    node, "missing-field", "`kind` is missing", "write `kind:`", "" if node is not root else "kind"
+                )
+        else:
+            fields.error(root["kind"], "kind", f"there is no kind `{shown(kind)}`", f"write `{likely}`")
+        spec = root.get("spec")
+        if isinstance(spec, Map) and ("podSelector" in spec or "policyTypes" in spec):
+            return "NetworkPolicy"
+        return likely if likely in _READERS else None
+
+    def _is_foreign(self, fields: Fields, root: Map, kind: str, version: str | None, wanted: str) -> bool:
+        """Whether it is another project's object of the same kind; a wrong or missing apiVersion is an error."""
+        if version == wanted:
+            return False
+        node = root.get("apiVersion")
+        if version is None:
+            if not isinstance(node, Unread):
+                at, child = (root, "apiVersion") if node is None else (node, "")
+                fields.error(at, "api-version", "`apiVersion` is missing", f"write `apiVersion: {wanted}`", child)
+            return False
+        group = version.rpartition("/")[0]
+        if group not in _OLD_GROUPS:
+            self.passed_over[f"{kind} ({shown(version)})"] += 1
+            fault = f"a {kind} of `{shown(group)}` is not read"
+            fields.warn(node or root, "foreign-kind", fault, f"write `apiVersion: {wanted}` if it is meant for netpold")
+            return True
+        fault = f"there is no `{kind}` in `{shown(version)}`"
+        fields.error(node or root, "api-version", fault, f"write `apiVersion: {wanted}`")
+        return False
+
+    def _list(self, fields: Fields, root: Map, kind: str, version: str | None, head: Map | None) -> None:
+        """What remains of a List when its entries are read."""
+        if head is not None:
+            self.truncated = True
+            fields.error(root, "nested-list", "a List stands in a List", "put its entries into the outer one")
+            return
+        if version != _LISTS[kind]:
+            node = root.get("apiVersion")
+            fault = "`apiVersion` is missing" if node is None else f"there is no `{kind}` of this `apiVersion`"
+            fields.warn(root if node is None else node, "api-version", fault, f"write `apiVersion: {_LISTS[kind]}`")
+        for key in root.keys() - _LIST:
+            fields.warn(root.scalars[key], "unknown-field", f"a List has no field `{shown(key)}`", "take it out")
+        if fields.seq(root.get("items")) is None and not ("items" in root and is_null(root["items"])):
+            self.truncated = True
+            if "items" not in root:
+                fields.error(
+                    root, "missing-field", "`items` is missing", "write `items: []` for an empty list", "items"
+                )
+
+
+def _may_be_list(head: Map) -> bool:
+    kind = _plain_text(head, "kind")
+    return kind is None or kind in _LISTS
+
+
+def _of_typed_list(head: Map) -> tuple[str | None, str | None]:
+    """The kind and apiVersion that entries of a PodList (and so on) have where they have none of their own."""
+    kind = _plain_text(head, "kind")
+    return (kind.removesuffix("List"), _LISTS[kind]) if kind in _LISTS and kind != "List" else (None, None)
+
+
+def _plain_text(root: Map, key: str) -> str | None:
+    node = root.get(key)
+    return node.value if isinstance(node, Scalar) and is_text(node) and node.value else None

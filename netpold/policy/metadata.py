@@ -1,0 +1,100 @@
+"""Object metadata (meta/v1 ObjectMeta): what names an object, and its labels and annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
+from netpold.policy.fields import Fields, words
+from netpold.policy.tree import Map, Scalar, Unread, is_null, is_text, shown
+
+_FIELDS = words(
+    "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp "
+    "deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields"
+)
+_MOST_ANNOTATIONS = 256 << 10  # bytes of all keys and values (Kubernetes' TotalAnnotationSizeLimitB)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What `metadata` says.  `namespace`, `name` None: it could not be read."""
+
+    namespace: str | None
+    name: str | None
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+def metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: str) -> Metadata:
+    """The metadata of an object whose name has to meet `is_name`, which `rule` describes."""
+    about = _metadata(fields, root, is_name, rule)
+    fields.placed = about.name is not None and about.namespace is not None
+    return about
+
+
+def _metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: str) -> Metadata:
+    node = root.get("metadata")
+    found = fields.map(node)
+    if found is None:
+        if node is None or is_null(node):
+            fields.missing(root, "metadata", "write `metadata:` and, below it, `name:` and `namespace:`")
+            return Metadata("default" if root.whole else None, None, {}, {})
+        return Metadata(None, None, {}, {})
+    fields.known(found, _FIELDS)
+    return Metadata(
+        _namespace(fields, found),
+        _name(fields, found, is_name, rule),
+        labels(fields, found.get("labels")),
+        _annotations(fields, found.get("annotations")) if "annotations" in found else {},
+    )
+
+
+def _name(fields: Fields, found: Map, is_name: Callable[[str], bool], rule: str) -> str | None:
+    node = found.get("name")
+    name = fields.text(node)
+    if name and is_name(name):
+        return name
+    if node is not None and name:
+        fields.error(node, "name", f'"{shown(name)}" is no valid name', f"a name is {rule}")
+    elif name == "" or node is None or is_null(node):
+        cure = "there is no API server to make one of `generateName`" if "generateName" in found else "write `name:`"
+        fields.missing(found, "name", cure)
+    return None
+
+
+def _namespace(fields: Fields, found: Map) -> str | None:
+    node = found.get("namespace")
+    namespace = fields.text(node)
+    if namespace and is_dns_label(namespace):
+        return namespace
+    if node is not None and namespace:
+        fault = f'"{shown(namespace)}" is no valid namespace'
+        fields.error(node, "namespace", fault, f"a namespace's name is {LABEL_RULE}")
+        return None
+    absent = node is None or is_null(node) or namespace == ""
+    return "default" if absent and found.whole else None
+
+
+def _annotations(fields: Fields, node: object) -> dict[str, str]:
+    found = fields.map(node)
+    if not found:
+        return {}
+    right = {}
+    for key, value in found.items():
+        scalar = found.scalars[key]
+        if not is_text(scalar):
+            fields.error(scalar, "not-text", f"`{shown(key)}` is not text to YAML", f'quote it: "{shown(key)}"')
+        elif not is_label_key(key.lower()):
+            fields.error(scalar, "annotation-key", f'"{shown(key)}" is no annotation key', f"a key is {KEY_RULE}")
+        elif isinstance(value, Scalar) and is_null(value):
+            fields.error(value, "not-text", "nothing is written here, and text is wanted", 'write "" for no text')
+        elif isinstance(value, Scalar) and is_text(value):
+            right[key] = value.value
+        elif not isinstance(value, Unread):
+            fields.text(value)
+    size = sum(map(len, right)) + sum(map(len, right.values()))
+    if size > _MOST_ANNOTATIONS:
+        fault = f"the annotations have {size} characters, the limit is {_MOST_ANNOTATIONS}"
+        fields.error(found, "annotations-too-large", fault, "make them shorter")
+    return right

@@ -1,0 +1,143 @@
+"""NetworkPolicy (networking.k8s.io/v1) from its tree to model.Policy.
+
+Checked as in Kubernetes' apis/networking/validation, after strict decoding.  A policy with errors becomes its closed
+version: it selects what could be read of its selector, or else every pod of its namespace, isolates them in the
+directions that it may have, and grants nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from netpold.policy.checks import SUBDOMAIN_RULE, is_dns_subdomain
+from netpold.policy.fields import Fields, nearest
+from netpold.policy.metadata import Metadata, metadata
+from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, Selector
+from netpold.policy.policy_rules import rules
+from netpold.policy.selectors import selector
+from netpold.policy.tree import Map, Scalar, Seq, is_null, shown
+
+_POLICY = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+_SPEC = frozenset({"podSelector", "policyTypes", "ingress", "egress"})
+_SPEC_HINTS = {
+    "selector": "write `podSelector`",
+    "from": "write `ingress:`, and `- from:` below it",
+    "to": "write `egress:`, and `- to:` below it",
+}
+_TYPES = frozenset({"Ingress", "Egress"})
+_BOTH = (True, True)
+
+
+def read_policy(fields: Fields, root: Map) -> Policy | None:
+    """The policy of a document; None where its namespace can't be read."""
+    fields.known(root, _POLICY)
+    about = metadata(fields, root, is_dns_subdomain, SUBDOMAIN_RULE)
+    fields.subject = f"NetworkPolicy {about.namespace or '?'}/{about.name or '?'}"
+    position = fields.position(root)
+    node = root.get("spec")
+    if node is None or is_null(node):
+        fault = "there is no `spec`: all pods of the namespace are selected, and nothing may come in"
+        fields.warn(root if node is None else node, "no-spec", fault, "write what is meant below `spec:`")
+        says = _Spec((True, not root.whole), EVERYTHING, (), ())
+    else:
+        says = _spec(fields, node)
+    if about.namespace is None:
+        return None
+    name = about.name or _made_up_name(about, position)
+    return Policy(
+        namespace=about.namespace,
+        name=name,
+        selector=says.selector,
+        ingress=(() if fields.failed else says.ingress) if says.isolates[0] else None,
+        egress=(() if fields.failed else says.egress) if says.isolates[1] else None,
+        position=position,
+        quarantined=fields.failed,
+    )
+
+
+def _made_up_name(about: Metadata, position: Position) -> str:
+    """A name for a policy without one, which has to isolate all the same."""
+    digest = hashlib.sha256(f"{about.namespace}\0{position.file}\0{position.line}\0{position.column}".encode())
+    return f"unnamed-{digest.hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    """What `spec` says; `isolates`: for ingress, for egress."""
+
+    isolates: tuple[bool, bool]
+    selector: Selector
+    ingress: tuple[PolicyRule, ...]
+    egress: tuple[PolicyRule, ...]
+
+
+def _spec(fields: Fields, node: object) -> _Spec:
+    spec = fields.map(node, "write `podSelector:` and the rules below it")
+    if spec is None:
+        return _Spec(_BOTH, EVERYTHING, (), ())
+    known = fields.known(spec, _SPEC, _SPEC_HINTS)
+    chosen = _pod_selector(fields, spec)
+    types = _policy_types(fields, spec)
+    ingress = rules(fields, spec.get("ingress"), "ingress")
+    egress = rules(fields, spec.get("egress"), "egress")
+    if fields.failed:
+        return _Spec(_closed_directions(spec, types, known), chosen, (), ())
+    if types is None:
+        types = (True, bool(egress))
+    _warn_of_unused(fields, spec, types, ingress)
+    return _Spec(types, chosen, ingress, egress)
+
+
+def _closed_directions(spec: Map, types: tuple[bool, bool] | None, known: bool) -> tuple[bool, bool]:
+    """The directions that a policy with errors may have: as `policyTypes` says, or by default, or else both."""
+    if types is not None:
+        return types
+    unsure = not known or not spec.whole or ("policyTypes" in spec and not _says_nothing(spec["policyTypes"]))
+    return _BOTH if unsure else (True, "egress" in spec)
+
+
+def _says_nothing(node: object) -> bool:
+    return (isinstance(node, Seq) and not node and node.whole) or (isinstance(node, Scalar) and is_null(node))
+
+
+def _pod_selector(fields: Fields, spec: Map) -> Selector:
+    if "podSelector" in spec:
+        return selector(fields, spec["podSelector"]) or EVERYTHING
+    if spec.whole:
+        fault = "there is no `podSelector`: all pods of the namespace are selected"
+        fields.warn(spec, "no-pod-selector", fault, "write `podSelector: {}` if that is meant", "podSelector")
+    return EVERYTHING
+
+
+def _policy_types(fields: Fields, spec: Map) -> tuple[bool, bool] | None:
+    """Whether `policyTypes` has Ingress and Egress; None where it is absent, empty or wrong."""
+    node = spec.get("policyTypes")
+    if isinstance(node, Scalar) and not is_null(node):
+        cure = f"write a list: `policyTypes: [{shown(node.value)}]`"
+    else:
+        cure = "write a list: `policyTypes: [Ingress, Egress]`"
+    found = fields.seq(node, cure)
+    if not found:
+        return None
+    names = [fields.text(entry) if fields.required(entry, "write Ingress or Egress") else None for entry in found]
+    for entry, name in zip(found, names, strict=True):
+        if name is not None and name not in _TYPES:
+            cure = f"write `{nearest(name, _TYPES) or 'Ingress` or `Egress'}`"
+            fields.error(entry, "policy-type", f'there is no policy type "{shown(name)}"', cure)
+    if len(found) > len(_TYPES):
+        fields.error(found, "policy-type", "there are more than two policy types", "write each one once")
+    if not found.whole or not _TYPES.issuperset(names):
+        return None
+    return "Ingress" in names, "Egress" in names
+
+
+def _warn_of_unused(fields: Fields, spec: Map, types: tuple[bool, bool], ingress: tuple[PolicyRule, ...]) -> None:
+    if ingress and not types[0]:
+        fault = "`policyTypes` has no Ingress, so these rules are not used"
+        fields.warn(spec.scalars["ingress"], "rules-unused", fault, "add Ingress to `policyTypes`, or take them out")
+    if "egress" in spec and not types[1]:
+        fault = "`policyTypes` has no Egress, so this is not used"
+        if not spec.get("policyTypes"):
+            fault = "without rules and without `policyTypes`, this does not isolate egress"
+        fields.warn(spec.scalars["egress"], "rules-unused", fault, "add Egress to `policyTypes`, or take it out")

@@ -1,0 +1,295 @@
+"""Strict YAML with positions: bytes to plain trees, built from libyaml's events.
+
+A file is cut into chunks at the lines that begin with `---`: YAML lets no such line be anything else than the begin of
+a document, so a broken chunk never takes the next one with it, and a chunk whose bytes did not change need not be read
+again.  Each chunk becomes a tree (`tree.py`) of Map, Seq and Scalar.  A Scalar is libyaml's own event: it has the
+text, whether it was plain, and its place, and costs nothing more to make; its text gets a type only where someone asks.
+The entries of a List are handed out one by one and then forgotten, so a file that holds a whole cluster takes no more
+memory than its largest object.
+
+Refused, each with a Fault: aliases, anchors, tags, merge keys, duplicate keys, keys that are not text, depth, size.
+What a fault leaves in doubt is replaced by Unread, so that nobody takes it for read.  After a syntax error the tree so
+far is given with `broken` set, and maps and lists that were still open, or may have more entries than were read, have
+`whole` False.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from yaml._yaml import CParser
+from yaml.error import MarkedYAMLError
+from yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    MappingEndEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+
+from netpold.policy.faults import Fault, clean, syntax_fault
+from netpold.policy.tree import Map, Node, Place, Scalar, Seq, Unread, new_map, new_seq
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a file may cost: `file` and `scalar` in bytes, `depth` of nested maps and lists, `faults` of one chunk."""
+
+    file: int = 16 << 20
+    scalar: int = 1 << 20
+    depth: int = 32
+    faults: int = 50
+
+
+LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class Document:
+    """A document, or one entry of a List.
+
+    `root` None: nothing could be read.  `start`, `end`: its chunk's bytes in the file; `line`: the chunk's first line,
+    from 0, from which places count.  `broken`: reading stopped in it, and what the rest of the chunk says is unknown.
+    `item`: its index, where it is an entry of a List; `head` then has the List's own fields so far.
+    """
+
+    root: Node | None
+    start: int
+    end: int
+    line: int
+    faults: list[Fault] = field(default_factory=list)
+    broken: bool = False
+    item: int | None = None
+    head: Map | None = None
+
+
+_BOUNDARY = re.compile(rb"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_DIRECTIVE = re.compile(rb"^%", re.MULTILINE)
+_BOM = b"\xef\xbb\xbf"
+
+
+def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
+    """The documents of a file in order, of a List its entries and then itself.  Raises nothing, whatever the bytes."""
+    refusal = _refuse_file(data, limits)
+    if refusal:
+        yield Document(None, 0, len(data), 0, [refusal], broken=True)
+        return
+    for start, end, line in split(data):
+        yield from _Builder(data[start:end], start, line, limits).documents()
+
+
+def split(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The chunks of a file: first byte, byte after the last, line of the first byte (from 0)."""
+    start, line = (len(_BOM), 0) if data.startswith(_BOM) else (0, 0)
+    for boundary in _BOUNDARY.finditer(data, start):
+        end = boundary.start()
+        if end > start:
+            yield start, end, line
+            line += data.count(b"\n", start, end)
+            start = end
+    if start < len(data):
+        yield start, len(data), line
+
+
+def _refuse_file(data: bytes, limits: Limits) -> Fault | None:
+    if len(data) > limits.file:
+        fault = f"the file has {len(data)} bytes, the limit is {limits.file}"
+        return Fault(Place(), "file-too-large", fault, "split it into several files")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (b"\0" in data[:4] and data[:4].strip(b"\0")):
+        return Fault(Place(), "not-utf8", "the file looks like UTF-16 or UTF-32, not UTF-8", "save it as UTF-8")
+    return None
+
+
+class _StopReading(Exception):
+    """Nothing more is to be read of this chunk; a fault says why."""
+
+
+class _Builder:
+    """Builds the trees of one chunk.  Its recursion is safe: the depth is limited before it."""
+
+    def __init__(self, chunk: bytes, start: int, line: int, limits: Limits) -> None:
+        self._start, self._end, self._line, self._limits = start, start + len(chunk), line, limits
+        self._chunk, self._unclean = clean(chunk)
+        self._bad = next(self._unclean, None)
+        self._faults: list[Fault] = []
+        self._next: Callable[[], Any] = CParser(self._chunk).get_event
+        self._get = self._next if not self._bad and len(chunk) <= limits.scalar else self._checked
+        self._broken = False
+        self._root = new_seq(Place())  # holds the document that is being read, and the next one the entry of a List
+        self._entry = new_seq(Place())
+        self._index = 0
+
+    def documents(self) -> Iterator[Document]:
+        """The documents of the chunk (several only where `...` ends one), and what could be read of a broken one."""
+        try:
+            if not self._only_directives():
+                self._get()
+                while self._get().__class__ is DocumentStartEvent:
+                    yield from self._document(self._get())
+                    self._get()
+        except MarkedYAMLError as error:
+            self._faults.append(syntax_fault(error))
+        except _StopReading:
+            pass
+        else:
+            if self._faults:  # about what stands after the last document
+                yield self._made()
+            return
+        self._broken = True
+        if self._entry:
+            yield self._made_entry()
+        yield self._made()
+
+    def _only_directives(self) -> bool:
+        """Whether nothing but `%` lines and comments stand here.  Other `%` lines are refused, as kubectl refuses them
+        (libyaml's work on many of them is quadratic)."""
+        directive = _DIRECTIVE.search(self._chunk)
+        if not directive:
+            return False
+        if all(line.lstrip()[:1] in (b"", b"#", b"%") for line in self._chunk.splitlines()):
+            return True
+        place = Place(self._chunk.count(b"\n", 0, directive.start()))
+        self._refuse(place, "directive", "a line that begins with `%` is a YAML directive", "take it out")
+        raise _StopReading
+
+    def _document(self, event: Any) -> Iterator[Document]:
+        root = self._append(self._root, event, 0)
+        if isinstance(root, Map):
+            while (entries := self._fill_map(root, 1, "items")) is not None:
+                root["items"] = new_seq(entries.start_mark)
+                yield from self._entries(root["items"])
+        else:
+            self._fill(root, 1)
+        yield self._made()
+        self._root.clear()
+
+    def _entries(self, entries: Seq) -> Iterator[Document]:
+        """The entries of a List, each forgotten when the next is asked for."""
+        self._index = 0
+        while (event := self._get()).__class__ is not SequenceEndEvent:
+            self._fill(self._append(self._entry, event, 2), 3)
+            yield self._made_entry()
+            self._entry.clear()
+            self._index += 1
+        entries.whole = True
+
+    def _made(self) -> Document:
+        return self._with_faults(self._root[0] if self._root else None)
+
+    def _made_entry(self) -> Document:
+        document = self._with_faults(self._entry[0])
+        document.item, document.head = self._index, self._root[0]
+        return document
+
+    def _with_faults(self, root: Node | None) -> Document:
+        faults, self._faults = self._faults, []
+        return Document(root, self._start, self._end, self._line, faults, self._broken)
+
+    def _fill(self, node: Node, depth: int) -> None:
+        if isinstance(node, Map):
+            self._fill_map(node, depth)
+        elif isinstance(node, Seq):
+            while (event := self._get()).__class__ is not SequenceEndEvent:
+                self._fill(self._append(node, event, depth), depth + 1)
+            node.whole = True
+
+    def _append(self, holder: Seq, event: Any, depth: int) -> Node:
+        """Put a node in its place before it is filled, so that what could be read of it is there if that fails."""
+        node = self._node(event, depth)
+        holder.append(node)
+        return node
+
+    def _fill_map(self, node: Map, depth: int, pause: str | None = None) -> Any:
+        """Read a mapping to its end (gives None), or to the list at the key `pause` (gives the event that opens it, and
+        goes on after it when called again).  This is the inner loop."""
+        get, keys = self._get, node.scalars
+        while (key_event := get()).__class__ is not MappingEndEvent:
+            if key_event.__class__ is not Scalar:
+                self._refuse_key(node, key_event, depth)
+                continue
+            key, event = key_event.value, get()
+            if key in keys or key_event.anchor or key_event.tag:
+                self._refuse_entry(node, key_event, event, depth)
+                continue
+            keys[key] = key_event
+            if event.__class__ is Scalar and not event.anchor and not event.tag:
+                node[key] = event
+            elif key == pause and event.__class__ is SequenceStartEvent:
+                self._refuse_marker(event)
+                return event
+            else:
+                node[key] = child = self._node(event, depth)
+                self._fill(child, depth + 1)
+        if "<<" in keys and keys["<<"].implicit[0]:
+            self._refuse(keys["<<"].start_mark, "merge-key", "a merge key (`<<`) is not read", "write the fields out")
+            node["<<"], node.torn = Unread(keys["<<"].start_mark), True
+        node.whole = not node.torn
+        return None
+
+    def _node(self, event: Any, depth: int) -> Node:
+        """The node of an event, maps and lists still empty; `depth` is that of the map or list it stands in."""
+        place = event.start_mark
+        if event.__class__ is AliasEvent:
+            self._refuse(place, "alias", f"an alias (`*{event.anchor}`) is not read", "write the value out")
+            return Unread(place)
+        tagged = self._refuse_marker(event)
+        if event.__class__ is Scalar:
+            return Unread(place) if tagged else event
+        if depth >= self._limits.depth:
+            self._refuse(place, "too-deep", f"more than {self._limits.depth} levels of nesting", "flatten it")
+            raise _StopReading
+        if event.__class__ is SequenceStartEvent:
+            return new_seq(place)
+        node = new_map(place)
+        node.torn = tagged
+        return node
+
+    def _checked(self) -> Any:
+        """The next event, where the chunk is not clean, or large enough to hold an oversize scalar."""
+        event = self._next()
+        while self._bad and self._bad.place.index < event.end_mark.index:
+            if all(fault.code != self._bad.code for fault in self._faults):
+                self._faults.append(self._bad)
+            self._bad = next(self._unclean, None)
+        if event.__class__ is Scalar and len(event.value) > self._limits.scalar:
+            fault = f"a text of {len(event.value)} characters, the limit is {self._limits.scalar}"
+            self._refuse(event.start_mark, "scalar-too-large", fault, "make it shorter")
+            raise _StopReading
+        return event
+
+    def _refuse_marker(self, event: Any) -> bool:
+        """Record a fault for an anchor or a tag; whether there is a tag."""
+        if event.anchor:
+            self._refuse(event.start_mark, "anchor", f"an anchor (`&{event.anchor}`) is not read", "take it out")
+        if event.tag:
+            fault = f"an explicit tag (`{event.tag.replace('tag:yaml.org,2002:', '!!')}`) is not read"
+            self._refuse(event.start_mark, "tag", fault, "take it out, and quote the value if it is text")
+        return bool(event.tag)
+
+    def _refuse_entry(self, node: Map, key_event: Any, event: Any, depth: int) -> None:
+        """A key that is there already, or has an anchor or a tag: neither value counts."""
+        key, first = key_event.value, node.scalars.setdefault(key_event.value, key_event)
+        if first is not key_event:
+            fault = f"the key `{key}` is here twice, first in line {first.start_mark.line + self._line + 1}"
+            self._refuse(key_event.start_mark, "duplicate-key", fault, "keep one of them")
+        self._refuse_marker(key_event)
+        node[key] = Unread(key_event.start_mark)
+        self._fill(self._node(event, depth), depth + 1)
+
+    def _refuse_key(self, node: Map, key_event: Any, depth: int) -> None:
+        """A key that is a map, a list or an alias: the map may have any fields."""
+        self._refuse(key_event.start_mark, "key-not-text", "a key that is not text", "write `name: value`")
+        node.torn = True
+        self._fill(self._node(key_event, depth), depth + 1)
+        self._fill(self._node(self._get(), depth), depth + 1)
+
+    def _refuse(self, place: Place, code: str, fault: str, cure: str) -> None:
+        place = Place(place.line, place.column, place.index)
+        self._faults.append(Fault(place, code, fault, cure))
+        if len(self._faults) >= self._limits.faults:
+            fault = f"more than {self._limits.faults} faults in one document: the rest is not read"
+            self._faults.append(Fault(place, "too-many-faults", fault, "mend these first"))
+            raise _StopReading
