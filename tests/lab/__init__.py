@@ -139,4 +139,5 @@ class Lab:
         for host, interface, own in ((one, name, near), (other, peer, far)):
             up = f"link set {interface} up"
             ip(host.netns, [f"addr add {own[4]}/30 dev {interface}", f"addr add {own[6]}/64 dev {interface} nodad", up])
+        one.netns.await_running(name)
         return near, far

@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
+_IFF_RUNNING = 0x40
 _MS_BIND = 4096
 _MNT_DETACH = 2
+_SIOCGIFFLAGS = 0x8913
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _RUN = Path("/run/netns")
 _OWNED = re.compile(r"np-lab-(\d+)-(\d+)-")
@@ -90,6 +96,21 @@ class NetworkNamespace:
             for key, value in values.items():
                 Path("/proc/sys/net", key).write_text(f"{value}\n")
 
+    def await_running(self, *interfaces: str) -> None:
+        """Wait until the kernel has noticed the interfaces' carrier; what is sent by them before that is lost.
+
+        It notices in a work queue (net/core/link_watch.c), on a busy machine some 100 ms after the other end went up.
+        """
+        with self.entered():
+            asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        end = time.monotonic() + 10
+        with asking:
+            for interface in interfaces:
+                while not _flags(asking, interface) & _IFF_RUNNING:
+                    if time.monotonic() > end:
+                        raise LabError(f"{interface} in {self.name} is not running: is its other end up?")
+                    time.sleep(0.001)
+
     def pids(self) -> list[int]:
         """The processes that are inside."""
         return pids_in(self.name)
@@ -145,6 +166,12 @@ def _call(function: Callable[..., int], *arguments: object) -> None:
 def pids_in(name: str) -> list[int]:
     """The processes inside the network namespace of that name."""
     return [int(pid) for pid in run(["ip", "netns", "pids", name], check=False).split()]
+
+
+def _flags(asking: socket.socket, interface: str) -> int:
+    reply = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH22x", interface.encode(), 0))
+    flags: int = struct.unpack_from("H", reply, 16)[0]
+    return flags
 
 
 def _ownerless(name: str) -> bool:

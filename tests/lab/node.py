@@ -48,6 +48,7 @@ class Node(Host):
         own = [f"addr add {full(address)} dev lo{nodad(address)}" for address in self.addresses]
         away = zip(("0.0.0.0/0", "::/0"), self.addresses, strict=True)
         ip(self.netns, [*uplink, *own, *(f"route add {all_} dev uplink0 src {address}" for all_, address in away)])
+        self.netns.await_running("uplink0", "nowhere0")
 
     def routed_pod(
         self,

@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from tests.lab import wire
 from tests.lab.datagram import ANY, DOMAIN, Datagram, borrow, report_errors
 from tests.lab.host import Host, family_of
-from tests.lab.namespace import NetworkNamespace
+from tests.lab.namespace import LabError, NetworkNamespace
 
 DEADLINE = 0.4  # seconds; a SYN that was lost is sent again after one second only
 _TAGS = range(20000, 60000)
@@ -113,14 +114,21 @@ class Prober:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def probe(self, probes: Iterable[Probe], deadline: float = DEADLINE, attempts: int = 1) -> dict[Probe, Outcome]:
-        """The outcome of each; what is not OK is tried again up to `attempts` times, and the best attempt counts."""
+        """The outcome of each; what is not OK is tried again up to `attempts` times, and the best attempt counts.
+
+        Raises LabError when the kernel had no room for more neighbours: it has one table for all namespaces, of 1,024
+        entries in each family, some 24 pods on a bridge that all talk to each other (routed pods take two each).
+        """
         outcomes: dict[Probe, Outcome] = {}
+        overflows = _overflows()
         left = list(dict.fromkeys(probes))
         for _ in range(attempts):
             for start in range(0, len(left), _AT_ONCE):
                 for probe, outcome in self._round(left[start : start + _AT_ONCE], deadline).items():
                     outcomes[probe] = max(outcome, outcomes.get(probe, outcome), key=_RANK.__getitem__)
             left = [probe for probe in left if outcomes[probe] is not Outcome.OK]
+        if _overflows() != overflows:
+            raise LabError("the neighbour table of the machine was full, probes are lost: use fewer pods on bridges")
         return outcomes
 
     def differences(self, expected: Mapping[Probe, bool], deadline: float = DEADLINE) -> list[str]:
@@ -144,6 +152,12 @@ class Prober:
                 current.send(probe)
             current.settle(deadline)
             return current.outcomes()
+
+
+def _overflows() -> int:
+    """How often a neighbour table was full since the machine started (the last column, one line for each processor)."""
+    tables = [Path("/proc/1/net/stat", name).read_text().splitlines()[1:] for name in ("arp_cache", "ndisc_cache")]
+    return sum(int(line.split()[-1], 16) for lines in tables for line in lines)
 
 
 @dataclass

@@ -69,6 +69,7 @@ class Routed:
         up = [f"addr add fe80::1/64 dev {interface} nodad", f"link set {interface} up"]
         ip(here, [*up, *(self._route("replace", address, interface) for address in addresses)])
         ip(pod, ["link set lo up", "link set eth0 up", *(_add(full(a)) for a in addresses), *_default(addresses)])
+        here.await_running(interface)
         return interface, tuple(addresses)
 
     def detach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> None:
@@ -89,12 +90,13 @@ class Routed:
 
 @dataclass(frozen=True)
 class Bridged:
-    """Ports of a bridge that has the gateways' addresses; `ports` are the pods at them."""
+    """Ports of a bridge that has the gateways' addresses; `ports` are the pods at them, `known` all addresses ever."""
 
     node: Host
     bridge: str
     addresses: Addresses
     ports: list[NetworkNamespace] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
 
     @classmethod
     def made(cls, node: Host, bridge: str, addresses: Addresses) -> Bridged:
@@ -107,8 +109,11 @@ class Bridged:
         ip(self.node.netns, [veth, f"link set {interface} master {self.bridge} up"])
         own = [_add(self.addresses.prefixed(address)) for address in addresses]
         ip(pod, ["link set lo up", "link set eth0 up", *own, *self._default(addresses)])
+        self.node.netns.await_running(interface, self.bridge)
         self.ports.append(pod)
-        self._announce(pod)
+        if not self.known.isdisjoint(addresses):
+            self._announce(pod)
+        self.known.update(addresses)
         return interface, tuple(addresses)
 
     def detach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> None:
@@ -121,6 +126,7 @@ class Bridged:
         gone = [f"addr del {prefixed(a)} dev eth0" for a in old if a not in new]
         ip(pod, [*added, *gone, *self._default(new)])
         self._announce(pod)
+        self.known.update(new)
 
     def _announce(self, pod: NetworkNamespace) -> None:
         """The others forget whose an address was before, as a CNI plugin's gratuitous ARP makes them."""
@@ -149,6 +155,7 @@ class Plugin:
         ip(pod, ["link set lo up"])  # the plugin `loopback` does that in life
         result = json.loads(self._call("ADD", pod, addresses))
         names = [entry["name"] for entry in result["interfaces"] if not entry.get("sandbox")]
+        self.node.netns.await_running(*names)
         return names[-1], tuple(str(ip_address(entry["address"].split("/")[0])) for entry in result["ips"])
 
     def detach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> None:
