@@ -7,6 +7,7 @@ business.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -36,7 +37,18 @@ Object = dict[str, Any]
 
 def to_yaml(objects: Iterable[Object]) -> str:
     """One file with a document for each object."""
-    return yaml.dump_all(objects, Dumper=yaml.CSafeDumper, sort_keys=False, explicit_start=True)
+    return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, explicit_start=True)
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Quotes y and n as kubectl does: in YAML 1.1 they are truth values, though PyYAML does not think so.  No anchors
+    for parts that come twice: netpold reads none."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]"), list("yYnN"))
 
 
 # A world as objects ---------------------------------------------------------------------------------------------------
@@ -250,7 +262,8 @@ def _rules(written: list[Object] | None, far_end: str) -> tuple[PolicyRule, ...]
 def _peer(written: Object) -> Peer:
     if "ipBlock" in written:
         block = written["ipBlock"]
-        return IPBlock(ip_network(block["cidr"]), tuple(ip_network(network) for network in block.get("except") or ()))
+        excepts = sorted(map(ip_network, block.get("except") or ()), key=str)
+        return IPBlock(ip_network(block["cidr"]), tuple(excepts))
     namespaces = written.get("namespaceSelector")
     return PodPeer(
         to_selector(written.get("podSelector") or {}), None if namespaces is None else to_selector(namespaces)
