@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import BACKENDS, Backend, Host, Lab, LabError, Node, Outcome, Pod, Probe, every, wire
+from tests.lab.daemon import Daemon
 from tests.lab.namespace import owner, pids_in
 
 pytestmark = pytest.mark.kernel
@@ -378,6 +379,40 @@ def test_ipset_save(lab: Lab) -> None:
     assert "create lab hash:ip" in node.ipset_save() and other.ipset_save() == ""
 
 
+POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: default}
+spec: {podSelector: {matchLabels: {app: b}}, policyTypes: [Ingress]}
+"""
+
+
+def test_the_daemon_on_a_node(lab: Lab, backend: Backend) -> None:
+    node = lab.node("n1")
+    a, b = node.routed_pod("default", "a"), node.bridged_pod("default", "b", labels={"app": "b"})
+    with Daemon(node, backend) as daemon:
+        daemon.write("policies/closed.yaml", POLICY)
+        daemon.write("pods.json", *(pod.manifest() for pod in (a, b)))
+        daemon.wait(30)
+        status = daemon.status()
+        assert (status["backend"], status["node"]) == (backend, "n1")
+        closed = {probe: probe.source is b for probe in every([a, b], [a, b], SERVICES[:4])}
+        assert lab.differences(closed, QUICK) == []
+        assert daemon.stop(30) == 0 and not daemon.running
+        daemon.start()
+        daemon.wait(30)
+        assert daemon.kill() == -signal.SIGKILL and not daemon.running
+        assert lab.differences(closed, QUICK) == [], "the rules are the kernel's"
+        assert daemon.errors()
+
+
+def test_a_daemon_that_does_not_come_up_says_why(lab: Lab) -> None:
+    with Daemon(lab.node("n1"), "nft", args=["--no-such-flag"]) as daemon:
+        with pytest.raises(LabError, match="no-such-flag"):
+            daemon.wait(10)
+        assert not daemon.running
+
+
 def test_twenty_pods_are_quickly_there() -> None:
     times = []
     for _ in range(3):
@@ -408,11 +443,15 @@ def test_nothing_is_left(failure: type[BaseException] | None) -> None:
             pods = [pod_of(node, kind, kind) for kind in KINDS]
             lab.probe(every(pods, pods, SERVICES))
             lab.flow(pods[0], pods[1])
-            process = pods[0].spawn(["sleep", "1000"])
+            process = pods[0].spawn(["sh", "-c", "sleep 1000 & sleep 1000 & wait"])
+            inside = pods[0].netns.pids
+            while len(started := inside()) < 3:
+                time.sleep(0.01)
             assert process.poll() is None and len(left_behind(owner())) >= 6 + len(before)
             raise failure or ZeroDivisionError
     assert left_behind(owner()) == before
     assert process.poll() is not None
+    assert not [pid for pid in started if Path(f"/proc/{pid}/ns/net").exists()]
     assert open_files() <= files
 
 
@@ -436,7 +475,7 @@ def test_what_a_killed_process_left_is_swept_up() -> None:
     (pod,) = (name for name in left_behind(prefix) if name.endswith("default.a"))
     with Lab():
         assert len(left_behind(prefix)) == 3, "the laboratory of a living process is left alone"
-    assert len(pids_in(pod)) == 3
+    assert len(pids_in([pod])) == 3
     child.send_signal(signal.SIGKILL)
     child.wait()
     with Lab():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.namespace import NetworkNamespace, directory, owner, run
+from tests.lab.namespace import NetworkNamespace, directory, kill_in, owner, run
 
 
 def family_of(address: str) -> int:
@@ -62,6 +62,7 @@ class Site:
     def close(self) -> None:
         for process in list(self.processes):
             self.stop(process)
+        kill_in([namespace.name for namespace in self.namespaces])  # what those had started
         for namespace in list(self.namespaces):
             self.drop(namespace)
         shutil.rmtree(self.directory)
@@ -92,7 +93,7 @@ class Host:
         return run(["ip", "netns", "exec", self.netns.name, *args], stdin, check, timeout, self.environment)
 
     def spawn(self, args: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
-        """Start a command inside; it dies with the laboratory, and with this process however that ends."""
+        """Start a command inside; it is killed when the laboratory or the thread that calls this ends, however it does."""
         inside = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.netns.name, *args]
         process: subprocess.Popen[bytes] = subprocess.Popen(inside, **options)  # type: ignore[call-overload]
         self.site.processes.append(process)

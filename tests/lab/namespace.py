@@ -113,7 +113,7 @@ class NetworkNamespace:
 
     def pids(self) -> list[int]:
         """The processes that are inside."""
-        return pids_in(self.name)
+        return pids_in([self.name])
 
     def remove(self) -> None:
         """Take the name away; the kernel removes the rest when no process and no socket is inside any more."""
@@ -129,10 +129,8 @@ def directory() -> Path:
 def sweep() -> list[str]:
     """Remove what laboratories of dead processes left behind; gives the names of the namespaces."""
     stale = [path.name for path in _RUN.glob("np-lab-*") if _ownerless(path.name)] if _RUN.is_dir() else []
+    kill_in(stale)
     for name in stale:
-        for pid in pids_in(name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         _unmount(name)
     for path in Path(tempfile.gettempdir()).glob("np-lab-*"):
         if _ownerless(path.name):
@@ -163,9 +161,29 @@ def _call(function: Callable[..., int], *arguments: object) -> None:
         raise LabError(f"{function.__name__}: {os.strerror(ctypes.get_errno())}")
 
 
-def pids_in(name: str) -> list[int]:
-    """The processes inside the network namespace of that name."""
-    return [int(pid) for pid in run(["ip", "netns", "pids", name], check=False).split()]
+def pids_in(names: Sequence[str]) -> list[int]:
+    """The processes, other than this one, inside the network namespaces of these names."""
+    wanted = {_identity(_RUN / name) for name in names} - {None}
+    entries = [path for path in Path("/proc").iterdir() if path.name.isdigit() and int(path.name) != os.getpid()]
+    return [int(path.name) for path in entries if _identity(path / "ns/net") in wanted]
+
+
+def kill_in(names: Sequence[str]) -> None:
+    """Kill the processes inside the network namespaces of these names, and wait until they are gone."""
+    end = time.monotonic() + 10
+    while (pids := pids_in(names)) and time.monotonic() < end:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # the process has ended meanwhile
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _flags(asking: socket.socket, interface: str) -> int:
