@@ -93,7 +93,7 @@ class Host:
         return run(["ip", "netns", "exec", self.netns.name, *args], stdin, check, timeout, self.environment)
 
     def spawn(self, args: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
-        """Start a command inside; it is killed when the laboratory or the thread that calls this ends, however it does."""
+        """Start a command inside; it is killed when the laboratory ends, or the thread that calls this does."""
         inside = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.netns.name, *args]
         process: subprocess.Popen[bytes] = subprocess.Popen(inside, **options)  # type: ignore[call-overload]
         self.site.processes.append(process)
