@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from netpold.policy.model import (
+    EVERYTHING,
     NAME_LABEL,
     Direction,
     IPBlock,
@@ -137,7 +138,12 @@ def rule_matches(
     # made accessible on the pods selected for this rule"), the far end for egress.
     owners = [pod] if direction is Direction.INGRESS else far_pods
     if rule.peers is None:
-        # "If this field is empty or missing, this rule matches all sources [destinations]".
+        # "If this field is empty or missing, this rule matches all sources [destinations]". netpold's choice: together
+        # with a port's name, all destinations are the pods of all namespaces, as `namespaceSelector: {}` says it.
+        if direction is Direction.EGRESS and not all(
+            namespace_matches(world, EVERYTHING, far_pod.namespace) for far_pod in far_pods
+        ):
+            owners = []
         return ports_match(rule.ports, packet, owners)
     # "Items in this list are combined using a logical OR operation."
     blocks = [peer for peer in rule.peers if isinstance(peer, IPBlock)]
