@@ -209,11 +209,11 @@ class TestGitLock:
         assert scan(tmp_path, LIMIT).locked
 
     def test_in_the_work_tree_above(self, tmp_path: Path) -> None:
-        (tmp_path / ".git").mkdir()
-        (tmp_path / ".git/index.lock").write_text("")
-        (tmp_path / "clusters/one").mkdir(parents=True)
-        (tmp_path / "link").symlink_to("clusters/one")
-        assert scan(tmp_path / "clusters/one", LIMIT).locked
+        (tmp_path / "repository/.git").mkdir(parents=True)
+        (tmp_path / "repository/.git/index.lock").write_text("")
+        (tmp_path / "repository/clusters/one").mkdir(parents=True)
+        (tmp_path / "link").symlink_to("repository/clusters/one")
+        assert scan(tmp_path / "repository/clusters/one", LIMIT).locked
         assert scan(tmp_path / "link", LIMIT).locked
 
     def test_in_a_linked_work_tree(self, tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ def test_it_waits_until_nothing_changes(source: Source, tmp_path: Path) -> None:
     assert len(reading.parsed) == 12
 
 
+def test_a_deletion_is_waited_for_too(source: Source, tmp_path: Path) -> None:
+    """A file replaced by deleting it and writing it anew is never gone."""
+    steps = Steps((tmp_path / "a.yaml").unlink, lambda: (tmp_path / "a.yaml").write_text(namespace("new")))
+    assert names(source.read(sleep=steps)) == {"a.yaml": ["new"], "b.yaml": ["b"]}
+    assert steps.pauses == 3
+
+
 def test_it_waits_while_git_holds_its_lock(source: Source, tmp_path: Path) -> None:
     lock = tmp_path / ".git/index.lock"
     lock.parent.mkdir()
@@ -256,6 +263,48 @@ def test_a_writer_is_not_disturbed(source: Source, tmp_path: Path) -> None:
     writer.join()
     assert time.monotonic() - began < 20
     assert names(source.read())["a.yaml"] == ["n299"]
+
+
+def test_a_write_in_the_middle_of_reading(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program writes after we looked at the file and before we read it: once, then it leaves it alone."""
+    original = source_module._is_open_for_writing
+    path = tmp_path / "a.yaml"
+
+    def write_meanwhile(fd: int) -> bool:
+        monkeypatch.setattr(source_module, "_is_open_for_writing", original)
+        path.write_text(namespace("half") + "---\n" + namespace("other"))
+        return False
+
+    monkeypatch.setattr(source_module, "_is_open_for_writing", write_meanwhile)
+    steps = Steps()
+    assert names(source.read(sleep=steps))["a.yaml"] == ["half", "other"]
+    assert steps.pauses > 1
+
+
+def test_a_writer_that_comes_while_we_hold_the_lease(tmp_path: Path) -> None:
+    """The kernel signals us, which must not kill the daemon, and the writer goes on as soon as we have the answer."""
+    program = (
+        "import fcntl, os, sys, threading, time\n"
+        "from netpold.host import source\n"
+        "opened = threading.Event()\n"
+        "def write():\n"
+        "    os.close(os.open(sys.argv[1], os.O_WRONLY))\n"
+        "    opened.set()\n"
+        "original = fcntl.fcntl\n"
+        "def slowly(fd, command, argument):\n"
+        "    result = original(fd, command, argument)\n"
+        "    if (command, argument) == (fcntl.F_SETLEASE, fcntl.F_RDLCK):\n"
+        "        threading.Thread(target=write).start()\n"
+        "        time.sleep(0.2)\n"
+        "    return result\n"
+        "fcntl.fcntl = slowly\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "print(source._is_open_for_writing(fd), opened.wait(2))\n"
+    )
+    (tmp_path / "a.yaml").touch()
+    words = ["/usr/bin/python3", "-c", program, str(tmp_path / "a.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert (done.returncode, done.stdout) == (0, "False True\n"), done.stderr
 
 
 def test_a_writer_that_never_stops(source: Source, tmp_path: Path) -> None:

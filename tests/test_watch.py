@@ -247,6 +247,34 @@ def test_close_gives_everything_back(top: Path) -> None:
     assert not [each for each in threading.enumerate() if each.name == "netpold-watch"]
 
 
+def test_watches_not_needed_any_more_are_given_back(watched: Watched, top: Path, tmp_path: Path) -> None:
+    def watches() -> int:
+        return Path(f"/proc/self/fdinfo/{watched.watcher._inotify}").read_text().count("inotify wd:")
+
+    before = watches()
+    (top / "many").mkdir()
+    for number in range(10):
+        (top / "many" / str(number)).mkdir()
+    watched.rest()
+    assert watches() == before + 11
+    (top / "many").rename(tmp_path / "away")
+    watched.rest()
+    assert watches() == before
+
+
+def test_what_happened_before_a_directory_was_watched(top: Path) -> None:
+    """Between the scan that found a directory and its watch, files may have come: so a new watch wakes, once."""
+    woken: list[None] = []
+    watcher = Watcher(top, lambda: woken.append(None))
+    watcher.start()
+    snapshot = scan(top, 1 << 20)
+    watcher.follow(snapshot)
+    assert len(woken) == 1
+    watcher.follow(snapshot)
+    assert len(woken) == 1
+    watcher.close()
+
+
 def test_hops(tmp_path: Path) -> None:
     real = tmp_path.resolve()
     (real / "a/b").mkdir(parents=True)

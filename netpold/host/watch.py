@@ -102,9 +102,7 @@ class Watcher:
         for start in (str(self._directory), *links):
             for step in hops(os.path.abspath(start)):  # noqa: PTH100  on text: there may be thousands of links
                 parent, name = os.path.split(step)
-                watch = self._watch(parent)
-                if watch not in self._everything:
-                    self._names.setdefault(watch, set()).add(os.fsencode(name))
+                self._names.setdefault(self._watch(parent), set()).add(os.fsencode(name))
         now = self._everything | self._names.keys()
         for watch in before - now - {-1}:
             inotify_rm_watch(self._inotify, watch)
