@@ -1,8 +1,8 @@
 """One world out of many files, with the last good version where a manifest is bad.
 
 A pure function: the order of files never matters.  An object is, in this order: its one good version; where its
-manifest is rejected, its good version in `last_good`; else its closed version.  A file that could not be read to its end
-may hold any object that it held before, so those stay.
+manifest is rejected, its good version in `last_good`; else its closed version.  A file that could not be read to its
+end may hold any object that it held before, so those stay.
 """
 
 from __future__ import annotations

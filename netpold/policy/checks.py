@@ -27,6 +27,7 @@ _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _SERVICE = re.compile(r"(?=.*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_NO_POD = re.compile(r"(?:0|127|22[4-9]|23[0-9]|24[0-9]|25[0-5])\.")  # this network, loopback, multicast, reserved
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
 
@@ -58,16 +59,19 @@ def is_label_value(text: str) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def canonical_address(text: str) -> str | None:
-    """An IP address in its one form, IPv4 written as IPv6 (`::ffff:10.0.0.1`) as IPv4; None if it is no address."""
+    """An IP address in its one form, IPv4 written as IPv6 (`::ffff:10.0.0.1`) as IPv4; None if it is no address that a
+    pod can have (unspecified, loopback and multicast addresses)."""
     if _IPV4.fullmatch(text):
-        return text
+        return None if _NO_POD.match(text) else text
     if "%" in text:
         return None
     try:
         address = ip_address(text)
     except ValueError:
         return None
-    return str(address.ipv4_mapped or address) if isinstance(address, IPv6Address) else str(address)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return canonical_address(str(address.ipv4_mapped))
+    return None if address.is_unspecified or address.is_loopback or address.is_multicast else str(address)
 
 
 def labels(fields: Fields, node: object) -> dict[str, str]:

@@ -7,6 +7,7 @@ them rejects the object.  Field paths are worked out from the place only when th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
@@ -35,6 +36,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+_NO_HINTS: Mapping[str, str] = {}
+_NUMBER = re.compile("0|[1-9][0-9]{0,9}")
 MOST_FINDINGS = 50  # of one object: more than that is not a manifest with mistakes, but no manifest
 
 
@@ -134,11 +137,13 @@ class Fields:
 
     def number(self, node: object) -> int | None:
         """A whole number; null is as if nothing were written."""
+        if isinstance(node, Scalar) and node.implicit[0] and _NUMBER.fullmatch(node.value):
+            return int(node.value)
         if not isinstance(node, Scalar) or type_of(node) is not Type.INT:
             self._not("a number", node, "write a whole number, without quotes")
             return None
         number = int_of(node.value)
-        if node.value.lstrip("+-") != str(abs(number)):
+        if node.value != str(number):
             fault = f"`{shown(node.value)}` means {number}"
             self.warn(node, "number-notation", fault, f"write {number}, so that nobody reads it otherwise")
         return number
@@ -146,7 +151,7 @@ class Fields:
     def missing(self, node: Map, name: str, cure: str) -> None:
         """Note that a field is missing, unless the reader could not read all fields and has said so."""
         self.failed = True
-        if node.whole:
+        if node.whole and not isinstance(node.get(name), Unread):
             self.error(node, "missing-field", f"`{name}` is missing", cure, name)
 
     def required(self, node: object, cure: str) -> bool:
@@ -175,12 +180,16 @@ class Fields:
 
     # Fields that there are not.
 
-    def known(self, node: Map, fields: Collection[str], hints: Mapping[str, str] | None = None) -> bool:
-        """Note the fields that are not among `fields`; whether there are none."""
+    def known(
+        self, node: Map, fields: Collection[str], hints: Mapping[str, str] = _NO_HINTS, otherwise: str = ""
+    ) -> bool:
+        """Note the fields that are not among `fields`; whether there are none.  `hints`: the cure for some of them;
+        `otherwise`: for all that look like none of `fields`."""
         if node.keys() <= fields:  # type: ignore[operator]
             return True
         for key in [key for key in node if key not in fields]:
-            cure = (hints or {}).get(key) or _did_you_mean(key, fields)
+            meant = nearest(key, fields)
+            cure = hints.get(key) or (f"write `{meant}`" if meant else otherwise or _names(fields))
             self.error(node.scalars[key], "unknown-field", f"there is no field `{shown(key)}` here", cure)
         return False
 
@@ -198,9 +207,8 @@ class Fields:
                 self.warn(node.scalars[key], "unknown-field", f"{fault}; it is passed over", "take it out if it is one")
 
 
-def _did_you_mean(key: str, fields: Collection[str]) -> str:
-    meant = nearest(key, fields)
-    return f"write `{meant}`" if meant else f"fields here are {', '.join(sorted(fields))}"
+def _names(fields: Collection[str]) -> str:
+    return f"fields here are {', '.join(sorted(fields))}"
 
 
 def nearest(word: str, words: Collection[str]) -> str | None:

@@ -7,7 +7,6 @@ kind.  Where it can't be told, or where reading broke off, the result is `trunca
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -46,7 +45,6 @@ _LISTS = {
     "NamespaceList": "v1",
     "PodList": "v1",
 }
-_OLD_GROUPS = ("extensions", "networking.k8s.io", "")  # where a wrong version still means the kind that netpold reads
 _LIST = frozenset({"apiVersion", "kind", "metadata", "items"})
 
 
@@ -55,7 +53,7 @@ def parse(data: bytes, file: str, limits: Limits = LIMITS) -> Parsed:
     result = _Result(file)
     for document in read(data, limits):
         result.add(document)
-    return Parsed(tuple(result.objects), tuple(result.findings), dict(result.passed_over), result.truncated)
+    return Parsed(tuple(result.objects), tuple(result.findings), result.passed_over, result.truncated)
 
 
 class _Result:
@@ -65,7 +63,7 @@ class _Result:
         self._file = file
         self.objects: list[Object] = []
         self.findings: list[Finding] = []
-        self.passed_over: Counter[str] = Counter()
+        self.passed_over: dict[str, int] = {}
         self.truncated = False
 
     def add(self, document: Document) -> None:
@@ -100,7 +98,10 @@ class _Result:
             if not self._is_foreign(fields, root, kind, version, wanted):
                 self._take(fields, reader(fields, root))
         elif kind is not None:
-            self.passed_over[shown(kind)] += 1
+            self._pass_over(shown(kind))
+
+    def _pass_over(self, kind: str) -> None:
+        self.passed_over[kind] = self.passed_over.get(kind, 0) + 1
 
     def _take(self, fields: Fields, found: Object | None) -> None:
         if not fields.placed:
@@ -109,29 +110,23 @@ class _Result:
             self.objects.append(found)
 
     def _kind(self, fields: Fields, root: Map, kind: str | None, version: str | None) -> str | None:
-        """The kind, where it can be told; a policy without one is told by its fields."""
-        if kind is not None and (kind in _READERS or kind in _LISTS):
+        """The kind as far as it can be told; a policy whose kind is missing is told by its fields."""
+        if kind in _READERS or kind in _LISTS:
             return kind
-        likely = None if kind is None else nearest(kind, (*_READERS, *_LISTS))
-        ours = version is None or version in ("v1", "networking.k8s.io/v1")
-        if kind is not None and not (likely and ours):
-            return kind
-        if kind is None and "items" in root and not root.whole:
-            self.truncated = True
-            return None
-        self.truncated = True
-        if kind is None:
-            node = root.get("kind", root)
-            if not isinstance(node, Unread):
-                fields.error(
-                    node, "missing-field", "`kind` is missing", "write `kind:`", "" if node is not root else "kind"
-                )
+        meant = None
+        if kind is not None:
+            meant = nearest(kind, _READERS) or {name.lower(): name for name in _LISTS}.get(kind.lower())
+            if not meant or version not in (None, "v1", "networking.k8s.io/v1"):
+                return kind
+            fields.error(root["kind"], "kind", f"there is no kind `{shown(kind)}`", f"write `kind: {meant}`")
         else:
-            fields.error(root["kind"], "kind", f"there is no kind `{shown(kind)}`", f"write `{likely}`")
+            fields.text(root.get("kind"))
+            fields.missing(root, "kind", "write `kind:`, as in `kind: NetworkPolicy`")
+        self.truncated = True
         spec = root.get("spec")
         if isinstance(spec, Map) and ("podSelector" in spec or "policyTypes" in spec):
             return "NetworkPolicy"
-        return likely if likely in _READERS else None
+        return meant
 
     def _is_foreign(self, fields: Fields, root: Map, kind: str, version: str | None, wanted: str) -> bool:
         """Whether it is another project's object of the same kind; a wrong or missing apiVersion is an error."""
@@ -139,18 +134,18 @@ class _Result:
             return False
         node = root.get("apiVersion")
         if version is None:
-            if not isinstance(node, Unread):
-                at, child = (root, "apiVersion") if node is None else (node, "")
-                fields.error(at, "api-version", "`apiVersion` is missing", f"write `apiVersion: {wanted}`", child)
+            fields.text(node)
+            fields.missing(root, "apiVersion", f"write `apiVersion: {wanted}`")
             return False
+        assert node is not None
         group = version.rpartition("/")[0]
-        if group not in _OLD_GROUPS:
-            self.passed_over[f"{kind} ({shown(version)})"] += 1
+        if "." in group and "k8s" not in group and "networking" not in group:
+            self._pass_over(f"{kind} ({shown(version)})")
             fault = f"a {kind} of `{shown(group)}` is not read"
-            fields.warn(node or root, "foreign-kind", fault, f"write `apiVersion: {wanted}` if it is meant for netpold")
+            fields.warn(node, "foreign-kind", fault, f"write `apiVersion: {wanted}` if it is meant for netpold")
             return True
         fault = f"there is no `{kind}` in `{shown(version)}`"
-        fields.error(node or root, "api-version", fault, f"write `apiVersion: {wanted}`")
+        fields.error(node, "api-version", fault, f"write `apiVersion: {wanted}`")
         return False
 
     def _list(self, fields: Fields, root: Map, kind: str, version: str | None, head: Map | None) -> None:
@@ -165,12 +160,12 @@ class _Result:
             fields.warn(root if node is None else node, "api-version", fault, f"write `apiVersion: {_LISTS[kind]}`")
         for key in root.keys() - _LIST:
             fields.warn(root.scalars[key], "unknown-field", f"a List has no field `{shown(key)}`", "take it out")
-        if fields.seq(root.get("items")) is None and not ("items" in root and is_null(root["items"])):
+        if "items" not in root:
+            fields.missing(root, "items", "write `items: []` for an empty list")
+        elif fields.seq(root["items"]) is None and not is_null(root["items"]):
+            fields.failed = True
+        if fields.failed:  # its entries may not have been read
             self.truncated = True
-            if "items" not in root:
-                fields.error(
-                    root, "missing-field", "`items` is missing", "write `items: []` for an empty list", "items"
-                )
 
 
 def _may_be_list(head: Map) -> bool:

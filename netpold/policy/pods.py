@@ -7,8 +7,6 @@ interfaces), since it is there that it is isolated; a Namespace with errors keep
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from netpold.policy.checks import (
     LABEL_RULE,
     SERVICE_RULE,
@@ -210,16 +208,12 @@ def _canonical(fields: Fields, node: Node | None) -> str | None:
         return None
     address = canonical_address(text)
     if address is None:
-        fields.error(node, "address", f'"{shown(text)}" is no address', _ADDRESS_CURE)  # type: ignore[arg-type]
+        fault = f'"{shown(text)}" is no address that a pod can have'
+        fields.error(node, "address", fault, _ADDRESS_CURE)  # type: ignore[arg-type]
         return None
     if address != text:
         fault = f"`{shown(text)}` is taken as {address}"
         fields.warn(node, "address-not-canonical", fault, f"write `{address}`")  # type: ignore[arg-type]
-    if address[0] in "012f:":
-        parsed = ip_address(address)
-        if parsed.is_unspecified or parsed.is_loopback or parsed.is_multicast:
-            fields.error(node, "address", f"{address} can't be a pod's address", "write the pod's own")  # type: ignore[arg-type]
-            return None
     return address
 
 

@@ -9,11 +9,12 @@ with the mended YAML.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Network, ip_network
+from functools import lru_cache
+from ipaddress import IPv6Network, ip_interface, ip_network
 
 from netpold.policy.checks import SERVICE_RULE, is_port_name
 from netpold.policy.fields import Fields, nearest
-from netpold.policy.model import IPBlock, Network, Peer, PodPeer, PolicyPort, PolicyRule, Protocol, Selector
+from netpold.policy.model import EVERYTHING, IPBlock, Network, Peer, PodPeer, PolicyPort, PolicyRule, Protocol
 from netpold.policy.selectors import selector
 from netpold.policy.tree import Map, Node, Scalar, Seq, Type, is_null, is_text, shown, type_of
 
@@ -36,6 +37,7 @@ _PEER_HINTS = {
     "ports": "write it one level up, beside `from` or `to`",
 }
 _CIDR = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)/(?:0|[1-9][0-9]{0,2})")
+_NOBODY = IPBlock(ip_network("0.0.0.0/32"))  # stands for a wrong peer; a policy that has one has no rules in the end
 _LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
 _CIDR_CURE = "write an address, `/` and the prefix length: `10.0.0.0/8` or `2001:db8::/32`"
 
@@ -88,10 +90,9 @@ def _list(fields: Fields, node: Node | None, key: str, empty: str) -> Seq | None
 
 def _peer(fields: Fields, node: Node) -> Peer:
     cure = "write `podSelector:`, `namespaceSelector:` or `ipBlock:` after the `- `"
-    nobody = IPBlock(ip_network("0.0.0.0/32"))  # never used: only a policy with an error has it
     found = fields.map(node, cure) if fields.required(node, cure) else None
     if found is None:
-        return nobody
+        return _NOBODY
     fields.known(found, _PEER, _PEER_HINTS)
     if not found and found.whole:
         fields.error(found, "empty-peer", "a peer has to say who it is", f"{cure}, or take `from` or `to` out for all")
@@ -99,11 +100,10 @@ def _peer(fields: Fields, node: Node) -> Peer:
         if len(found) > 1:
             fault = "`ipBlock` stands beside a selector"
             fields.error(found, "mixed-peer", fault, "make two entries of it, each with a `- ` of its own")
-        return _ip_block(fields, found["ipBlock"]) or nobody
-    pods, namespaces = (
-        selector(fields, found[key]) if key in found else None for key in ("podSelector", "namespaceSelector")
-    )
-    return PodPeer(pods or Selector(), namespaces)
+        return _ip_block(fields, found["ipBlock"]) or _NOBODY
+    pods = selector(fields, found["podSelector"]) if "podSelector" in found else None
+    namespaces = selector(fields, found["namespaceSelector"]) if "namespaceSelector" in found else None
+    return PodPeer(pods or EVERYTHING, namespaces)
 
 
 def _ip_block(fields: Fields, node: Node) -> IPBlock | None:
@@ -115,8 +115,9 @@ def _ip_block(fields: Fields, node: Node) -> IPBlock | None:
         fields.missing(found, "cidr", f"write `cidr:` below `ipBlock:`; {_CIDR_CURE}")
     cidr = _cidr(fields, found["cidr"]) if "cidr" in found else None
     entries = _below(fields, found, "except", "take it out")
-    excepts = {_except(fields, entry, cidr) for entry in entries or ()} - {None}
-    return IPBlock(cidr, tuple(sorted(excepts, key=str))) if cidr else None  # type: ignore[arg-type]
+    excepts = [_except(fields, entry, cidr) for entry in entries or ()]
+    unique = {str(network): network for network in excepts if network is not None}
+    return IPBlock(cidr, tuple(unique[text] for text in sorted(unique))) if cidr else None
 
 
 def _except(fields: Fields, node: Node, cidr: Network | None) -> Network | None:
@@ -134,42 +135,44 @@ def _except(fields: Fields, node: Node, cidr: Network | None) -> Network | None:
 
 
 def _cidr(fields: Fields, node: Node) -> Network | None:
-    """A CIDR in its one form.  Bits beyond the prefix are cut, as the API server and its proxies do."""
+    """A CIDR in its one form.  Bits beyond the prefix are cut, as those do who implement the API."""
     text = fields.text(node) if fields.required(node, _CIDR_CURE) else None
     if text is None:
         return None
-    network = _parse_cidr(text)
+    network, canonical = _parse_cidr(text)
     if network is None:
         fields.error(node, "cidr", f'"{shown(text)}" is no CIDR', _cidr_cure(text))
-        return None
-    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
+    elif isinstance(network, IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
         mapped = f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}"
         fields.error(node, "cidr", f"`{shown(text)}` is IPv4 written as IPv6", f"write `{mapped}`")
         return None
-    if text != str(network):
-        if _parse_cidr(text, strict=True) is None:
-            fault = f"`{shown(text)}` has bits set beyond the prefix, it is taken as {network}"
-            cure = f"write `{network}`, or `{text.partition('/')[0]}/{network.max_prefixlen}` for that one address"
-            fields.warn(node, "cidr-host-bits", fault, cure)
+    elif text != canonical:
+        fault = f"`{shown(text)}` is taken as {canonical}"
+        if ip_interface(text).ip != network.network_address:
+            alone = f"{text.partition('/')[0]}/{network.max_prefixlen}"
+            cure = f"write `{canonical}`, or `{alone}` if that one address is meant"
+            fields.warn(node, "cidr-host-bits", f"{fault}: it has bits set beyond the prefix", cure)
         else:
-            fault = f"`{shown(text)}` is taken as {network}"
-            fields.warn(node, "cidr-not-canonical", fault, f"write `{network}`")
+            fields.warn(node, "cidr-not-canonical", fault, f"write `{canonical}`")
     return network
 
 
-def _parse_cidr(text: str, strict: bool = False) -> Network | None:
+@lru_cache(maxsize=1 << 12)
+def _parse_cidr(text: str) -> tuple[Network | None, str]:
+    """A CIDR and its one form; stricter than `ipaddress`, which takes netmasks and scopes."""
     if not _CIDR.fullmatch(text):
-        return None
+        return None, ""
     try:
-        return ip_network(text, strict=strict)
+        network = ip_network(text, strict=False)
     except ValueError:
-        return None
+        return None, ""
+    return network, str(network)
 
 
 def _cidr_cure(text: str) -> str:
-    address = _parse_cidr(f"{text}/32" if ":" not in text else f"{text}/128")
-    if address:
-        return f"write `{address}` for that one address"
+    _, canonical = _parse_cidr(f"{text}/32" if ":" not in text else f"{text}/128")
+    if canonical:
+        return f"write `{canonical}` for that one address"
     if _LEADING_ZERO.search(text):
         return "write the numbers without leading zeros (some programs read them as octal)"
     return _CIDR_CURE

@@ -20,18 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from yaml import events
 from yaml._yaml import CParser
 from yaml.error import MarkedYAMLError
-from yaml.events import (
-    AliasEvent,
-    DocumentStartEvent,
-    MappingEndEvent,
-    SequenceEndEvent,
-    SequenceStartEvent,
-)
 
 from netpold.policy.faults import Fault, clean, syntax_fault
-from netpold.policy.tree import Map, Node, Place, Scalar, Seq, Unread, new_map, new_seq
+from netpold.policy.tree import Map, Node, Place, Seq, Unread, new_map, new_seq, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +39,14 @@ class Limits:
 
 
 LIMITS = Limits()
+
+# libyaml's events have what Scalar has; to the type checker they are Any.
+_ALIAS: Any = events.AliasEvent
+_DOCUMENT: Any = events.DocumentStartEvent
+_MAP: Any = events.MappingStartEvent
+_MAP_END: Any = events.MappingEndEvent
+_SCALAR: Any = events.ScalarEvent
+_SEQ_END: Any = events.SequenceEndEvent
 
 
 @dataclass(slots=True)
@@ -116,7 +118,9 @@ class _Builder:
         self._bad = next(self._unclean, None)
         self._faults: list[Fault] = []
         self._next: Callable[[], Any] = CParser(self._chunk).get_event
-        self._get = self._next if not self._bad and len(chunk) <= limits.scalar else self._checked
+        self._get: Callable[[], Any] = self._next if not self._bad and len(chunk) <= limits.scalar else self._checked
+        self._marked = b"&" in chunk or b"*" in chunk or b"!" in chunk  # there may be anchors, aliases, tags
+        self._torn: list[Map] = []  # may have entries that could not be read
         self._broken = False
         self._root = new_seq(Place())  # holds the document that is being read, and the next one the entry of a List
         self._entry = new_seq(Place())
@@ -127,7 +131,7 @@ class _Builder:
         try:
             if not self._only_directives():
                 self._get()
-                while self._get().__class__ is DocumentStartEvent:
+                while self._get().__class__ is _DOCUMENT:
                     yield from self._document(self._get())
                     self._get()
         except MarkedYAMLError as error:
@@ -156,21 +160,22 @@ class _Builder:
         raise _StopReading
 
     def _document(self, event: Any) -> Iterator[Document]:
-        root = self._append(self._root, event, 0)
-        if isinstance(root, Map):
+        if event.__class__ is _MAP and not event.anchor and not event.tag:
+            root = new_map(event.start_mark)
+            self._root.append(root)
             while (entries := self._fill_map(root, 1, "items")) is not None:
                 root["items"] = new_seq(entries.start_mark)
                 yield from self._entries(root["items"])
         else:
-            self._fill(root, 1)
+            self._append(self._root, event, 1)
         yield self._made()
         self._root.clear()
 
     def _entries(self, entries: Seq) -> Iterator[Document]:
         """The entries of a List, each forgotten when the next is asked for."""
         self._index = 0
-        while (event := self._get()).__class__ is not SequenceEndEvent:
-            self._fill(self._append(self._entry, event, 2), 3)
+        while (event := self._get()).__class__ is not _SEQ_END:
+            self._append(self._entry, event, 3)
             yield self._made_entry()
             self._entry.clear()
             self._index += 1
@@ -188,64 +193,95 @@ class _Builder:
         faults, self._faults = self._faults, []
         return Document(root, self._start, self._end, self._line, faults, self._broken)
 
-    def _fill(self, node: Node, depth: int) -> None:
-        if isinstance(node, Map):
-            self._fill_map(node, depth)
-        elif isinstance(node, Seq):
-            while (event := self._get()).__class__ is not SequenceEndEvent:
-                self._fill(self._append(node, event, depth), depth + 1)
-            node.whole = True
-
-    def _append(self, holder: Seq, event: Any, depth: int) -> Node:
-        """Put a node in its place before it is filled, so that what could be read of it is there if that fails."""
-        node = self._node(event, depth)
-        holder.append(node)
-        return node
-
     def _fill_map(self, node: Map, depth: int, pause: str | None = None) -> Any:
         """Read a mapping to its end (gives None), or to the list at the key `pause` (gives the event that opens it, and
-        goes on after it when called again).  This is the inner loop."""
-        get, keys = self._get, node.scalars
-        while (key_event := get()).__class__ is not MappingEndEvent:
-            if key_event.__class__ is not Scalar:
+        goes on after it when called again).  `depth` is the mapping's own.
+
+        A map or list is put into its place before it is filled, so that what was read of it is there if that fails."""
+        if depth > self._limits.depth:
+            self._too_deep(node)
+        get, scalars, marked = self._get, node.scalars, self._marked
+        while (key_event := get()).__class__ is not _MAP_END:
+            if key_event.__class__ is not _SCALAR:
                 self._refuse_key(node, key_event, depth)
                 continue
             key, event = key_event.value, get()
-            if key in keys or key_event.anchor or key_event.tag:
+            if key in scalars or (marked and (key_event.anchor or key_event.tag)):
                 self._refuse_entry(node, key_event, event, depth)
                 continue
-            keys[key] = key_event
-            if event.__class__ is Scalar and not event.anchor and not event.tag:
+            scalars[key] = key_event
+            kind = event.__class__
+            if marked and (event.anchor or event.tag):
+                node[key] = self._marked_value(event, depth + 1)
+            elif kind is _SCALAR:
                 node[key] = event
-            elif key == pause and event.__class__ is SequenceStartEvent:
-                self._refuse_marker(event)
+            elif kind is _MAP:
+                node[key] = child = new_map(event.start_mark)
+                self._fill_map(child, depth + 1)
+            elif key == pause:
                 return event
             else:
-                node[key] = child = self._node(event, depth)
-                self._fill(child, depth + 1)
-        if "<<" in keys and keys["<<"].implicit[0]:
-            self._refuse(keys["<<"].start_mark, "merge-key", "a merge key (`<<`) is not read", "write the fields out")
-            node["<<"], node.torn = Unread(keys["<<"].start_mark), True
-        node.whole = not node.torn
+                node[key] = entries = new_seq(event.start_mark)
+                self._fill_seq(entries, depth + 1)
+        if "<<" in scalars and scalars["<<"].implicit[0]:
+            self._refuse(
+                scalars["<<"].start_mark, "merge-key", "a merge key (`<<`) is not read", "write the fields out"
+            )
+            self._torn.append(node)
+        node.whole = not self._torn or all(torn is not node for torn in self._torn)
         return None
 
-    def _node(self, event: Any, depth: int) -> Node:
-        """The node of an event, maps and lists still empty; `depth` is that of the map or list it stands in."""
+    def _fill_seq(self, node: Seq, depth: int) -> None:
+        if depth > self._limits.depth:
+            self._too_deep(node)
+        while (event := self._get()).__class__ is not _SEQ_END:
+            self._append(node, event, depth + 1)
+        node.whole = True
+
+    def _append(self, holder: Seq, event: Any, depth: int) -> None:
+        """Read the value that the event begins, at that depth, into the holder."""
+        kind = event.__class__
+        if self._marked and (event.anchor or event.tag):
+            holder.append(self._marked_value(event, depth))
+        elif kind is _SCALAR:
+            holder.append(event)
+        elif kind is _MAP:
+            node = new_map(event.start_mark)
+            holder.append(node)
+            self._fill_map(node, depth)
+        else:
+            entries = new_seq(event.start_mark)
+            holder.append(entries)
+            self._fill_seq(entries, depth)
+
+    def _marked_value(self, event: Any, depth: int) -> Node:
+        """A value with an anchor counts as it is, but the document does not; one with a tag, or an alias, is unread."""
         place = event.start_mark
-        if event.__class__ is AliasEvent:
-            self._refuse(place, "alias", f"an alias (`*{event.anchor}`) is not read", "write the value out")
+        if event.__class__ is _ALIAS:
+            self._refuse(place, "alias", f"an alias (`*{shown(event.anchor)}`) is not read", "write the value out")
             return Unread(place)
-        tagged = self._refuse_marker(event)
-        if event.__class__ is Scalar:
-            return Unread(place) if tagged else event
-        if depth >= self._limits.depth:
-            self._refuse(place, "too-deep", f"more than {self._limits.depth} levels of nesting", "flatten it")
-            raise _StopReading
-        if event.__class__ is SequenceStartEvent:
-            return new_seq(place)
-        node = new_map(place)
-        node.torn = tagged
-        return node
+        self._refuse_marks(event)
+        value = self._skipped(event, depth)
+        return Unread(place) if event.tag else value
+
+    def _skipped(self, event: Any, depth: int) -> Any:
+        """Read the value that the event begins, whose own marks do not matter any more."""
+        if event.__class__ is _ALIAS:
+            return Unread(event.start_mark)
+        if event.__class__ is _SCALAR:
+            return event
+        if event.__class__ is _MAP:
+            node = new_map(event.start_mark)
+            self._fill_map(node, depth)
+            return node
+        entries = new_seq(event.start_mark)
+        self._fill_seq(entries, depth)
+        return entries
+
+    def _too_deep(self, node: Node) -> None:
+        fault = f"more than {self._limits.depth} levels of maps and lists"
+        self._refuse(node.start_mark, "too-deep", fault, "write it with fewer levels")
+        raise _StopReading
 
     def _checked(self) -> Any:
         """The next event, where the chunk is not clean, or large enough to hold an oversize scalar."""
@@ -254,37 +290,38 @@ class _Builder:
             if all(fault.code != self._bad.code for fault in self._faults):
                 self._faults.append(self._bad)
             self._bad = next(self._unclean, None)
-        if event.__class__ is Scalar and len(event.value) > self._limits.scalar:
+        if event.__class__ is _SCALAR and len(event.value) > self._limits.scalar:
             fault = f"a text of {len(event.value)} characters, the limit is {self._limits.scalar}"
             self._refuse(event.start_mark, "scalar-too-large", fault, "make it shorter")
             raise _StopReading
         return event
 
-    def _refuse_marker(self, event: Any) -> bool:
-        """Record a fault for an anchor or a tag; whether there is a tag."""
+    def _refuse_marks(self, event: Any) -> None:
         if event.anchor:
-            self._refuse(event.start_mark, "anchor", f"an anchor (`&{event.anchor}`) is not read", "take it out")
+            self._refuse(event.start_mark, "anchor", f"an anchor (`&{shown(event.anchor)}`) is not read", "take it out")
         if event.tag:
-            fault = f"an explicit tag (`{event.tag.replace('tag:yaml.org,2002:', '!!')}`) is not read"
-            self._refuse(event.start_mark, "tag", fault, "take it out, and quote the value if it is text")
-        return bool(event.tag)
+            tag = shown(event.tag.replace("tag:yaml.org,2002:", "!!"))
+            cure = "take it out, and quote the value if it is text"
+            self._refuse(event.start_mark, "tag", f"a tag (`{tag}`) is not read", cure)
 
     def _refuse_entry(self, node: Map, key_event: Any, event: Any, depth: int) -> None:
         """A key that is there already, or has an anchor or a tag: neither value counts."""
-        key, first = key_event.value, node.scalars.setdefault(key_event.value, key_event)
+        key = key_event.value
+        first = node.scalars.setdefault(key, key_event)
         if first is not key_event:
-            fault = f"the key `{key}` is here twice, first in line {first.start_mark.line + self._line + 1}"
+            line = first.start_mark.line + self._line + 1
+            fault = f"the key `{shown(key)}` is here twice, first in line {line}"
             self._refuse(key_event.start_mark, "duplicate-key", fault, "keep one of them")
-        self._refuse_marker(key_event)
+        self._refuse_marks(key_event)
         node[key] = Unread(key_event.start_mark)
-        self._fill(self._node(event, depth), depth + 1)
+        self._skipped(event, depth + 1)
 
     def _refuse_key(self, node: Map, key_event: Any, depth: int) -> None:
         """A key that is a map, a list or an alias: the map may have any fields."""
-        self._refuse(key_event.start_mark, "key-not-text", "a key that is not text", "write `name: value`")
-        node.torn = True
-        self._fill(self._node(key_event, depth), depth + 1)
-        self._fill(self._node(self._get(), depth), depth + 1)
+        self._refuse(key_event.start_mark, "key-not-text", "a key is not text", "write `name: value`")
+        self._torn.append(node)
+        self._skipped(key_event, depth + 1)
+        self._skipped(self._get(), depth + 1)
 
     def _refuse(self, place: Place, code: str, fault: str, cure: str) -> None:
         place = Place(place.line, place.column, place.index)

@@ -34,7 +34,7 @@ def _selector(fields: Fields, node: Node) -> list[Requirement]:
     if found is None:
         return []
     _whole(fields, found)
-    fields.known(found, _SELECTOR, dict.fromkeys(found, "write `matchLabels:` and the labels below it"))
+    fields.known(found, _SELECTOR, otherwise="write `matchLabels:` and this label below it")
     requirements = []
     pairs = found.get("matchLabels")
     if pairs is not None and fields.required(pairs, "write the labels, or take the field out"):

@@ -41,11 +41,10 @@ class Place:
 class Map(dict[str, Any]):
     """A mapping of Nodes; `scalars` has the scalar of each key, for its place.  Not `whole`: entries may be missing."""
 
-    __slots__ = ("scalars", "start_mark", "torn", "whole")
+    __slots__ = ("scalars", "start_mark", "whole")
 
     scalars: dict[str, Scalar]
     start_mark: Place
-    torn: bool
     whole: bool
 
 
@@ -83,7 +82,7 @@ class Type(Enum):
 def new_map(place: Place) -> Map:
     """An empty Map that is still open."""
     node = Map()
-    node.scalars, node.start_mark, node.torn, node.whole = {}, place, False, False
+    node.scalars, node.start_mark, node.whole = {}, place, False
     return node
 
 
@@ -106,7 +105,7 @@ _WORDS = {
 _NUMERIC = frozenset("0123456789+-.")  # what a number or a date can begin with
 _INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9].*)?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9][^.]*(?:\.[^.]*)?)?")
 _BASE60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 
 
@@ -115,7 +114,7 @@ def plain_type(text: str) -> Type:
     word = _WORDS.get(text)
     if word is not None:
         return word
-    if text[0] not in _NUMERIC:
+    if text[0] not in _NUMERIC or text.count(".") > 1:  # IPv4 addresses and versions are text
         return Type.TEXT
     digits = text.replace("_", "")
     if _INT.fullmatch(digits):
