@@ -161,6 +161,17 @@ def test_a_shared_port_is_warned_about() -> None:
     assert "netpold.io/interface" in warning
 
 
+def test_a_pod_with_a_contested_address_is_enforced_by_address() -> None:
+    view = replace(BRIDGED, contested={"10.1.0.1": ("p1", "p2")})
+    asked = pod("fd01::1", "10.1.0.1")
+    located = locate(view, [asked], NODE)
+    assert located.endpoints == {"d/p": Endpoint("d/p", asked.addresses)}
+    (warning,) = located.warnings
+    assert "p1 and p2" in warning
+    assert one(view, replace(asked, interfaces=("p1",))) == (Interface("p1", bridged=True),)
+    assert one(view, pod("10.1.0.2")) == (Interface("p2", bridged=True),)
+
+
 def test_two_pods_on_one_interface() -> None:
     routed = replace(ROUTED, routes={"10.0.0.1": "v1", "10.0.0.2": "v1"})
     first, second = pod("10.0.0.1", name="a"), pod("10.0.0.2", name="b")

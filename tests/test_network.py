@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import re
 import socket
@@ -201,7 +202,8 @@ def test_a_replacement_that_does_not_say_of_what(node: Node, watch: Watch) -> No
     ip(node.netns, ["link add v1 type veth peer name v2", "link set v1 up", "link set v2 up"])
     same = "fd07::1/128 metric 6"
     ip(node.netns, [f"route add {same} dev v1", f"route append {same} dev v2"])
-    watch.until(lambda view: view.routes.get("fd07::1") == "v1")
+    watch.until(lambda view: "fd07::1" in view.routes)
+    watch.settle()
     ip(node.netns, [f"route replace blackhole {same}"])
     watch.settle()
     dumped = fresh(node.netns)
@@ -394,7 +396,45 @@ def test_an_address_that_moves_to_another_port(lab: Lab, node: Node, watch: Watc
     second = port(lab, node, "p2", "br0", "10.1.0.2/24")
     time.sleep(1.1)  # the kernel believes nobody else for a second (net.ipv4.neigh.*.locktime)
     inside_run(second, "ping", "-c1", "-W1", "10.1.0.1")
+    view = watch.until(lambda view: view.contested)
+    assert view.contested == {"10.1.0.2": ("p1", "p2")}
+    assert place(view, "10.1.0.2") == (), "nobody knows whether that was a move or a forgery"
+    ip(node.netns, ["link del p1"])
     watch.until(lambda view: place(view, "10.1.0.2") == (Interface("p2", bridged=True),))
+
+
+def test_a_forged_arp_packet_moves_nobody(lab: Lab, node: Node, watch: Watch) -> None:
+    two_bridges(lab, node)
+    watch.until(lambda view: place(view, "10.1.0.2") == (Interface("p1", bridged=True),))
+    forger = port(lab, node, "p2", "br0", "10.1.0.66/24")
+    time.sleep(1.1)
+    with forger.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind(("eth0", 0))
+        mac = sender.getsockname()[4]
+        asks = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac + socket.inet_aton("10.1.0.2") + bytes(6)
+        sender.send(b"\xff" * 6 + mac + b"\x08\x06" + asks + socket.inet_aton("10.1.0.1"))
+    view = watch.until(lambda view: view.contested == {"10.1.0.2": ("p1", "p2")})
+    assert view.neighbours["10.1.0.2"].mac == mac.hex(":"), "the kernel believes it"
+    (warning,) = locate(view, [Pod("d", "p", {}, ("10.1.0.2",))], "n1").warnings
+    assert "p1 and p2" in warning
+    ip(node.netns, ["link del p2"])
+    watch.until(lambda view: place(view, "10.1.0.2") == (Interface("p1", bridged=True),))
+
+
+def test_a_mac_address_on_two_ports(lab: Lab, node: Node, watch: Watch) -> None:
+    two_bridges(lab, node)
+    view = watch.until(lambda view: place(view, "10.1.0.2") == (Interface("p1", bridged=True),))
+    thief = port(lab, node, "p2", "br0")
+    speak(thief, view.neighbours["10.1.0.2"].mac)
+    view = watch.until(lambda view: view.contested)
+    assert view.contested["10.1.0.2"] == ("p1", "p2")
+    assert place(view, "10.1.0.2") == ()
+    read_again(watch)
+    assert place(watch.settle(), "10.1.0.2") == (), "forgotten with the next full dump"
+    ip(node.netns, ["link set p2 nomaster"])
+    watch.until(lambda view: place(view, "10.1.0.2") != () or not view.contested)
+    watch.network.probe(["10.1.0.2"])
+    watch.until(lambda view: place(view, "10.1.0.2") == (Interface("p1", bridged=True),))
 
 
 def test_a_mac_address_that_moves_to_another_port(lab: Lab, node: Node, watch: Watch) -> None:
@@ -409,6 +449,16 @@ def test_a_mac_address_that_moves_to_another_port(lab: Lab, node: Node, watch: W
     del first
 
 
+def read_again(watch: Watch) -> None:
+    """Have it make a full dump."""
+    watch.network._next_resync = 0.0
+    watch.network.probe([])
+    end = time.monotonic() + 3
+    while not watch.network._next_resync:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_what_was_learned_is_kept_when_the_kernel_forgets(lab: Lab, node: Node, watch: Watch) -> None:
     inside = two_bridges(lab, node)
     p1 = (Interface("p1", bridged=True),)
@@ -417,10 +467,7 @@ def test_what_was_learned_is_kept_when_the_kernel_forgets(lab: Lab, node: Node, 
     ip(node.netns, ["neigh flush dev br0"])
     assert place(watch.settle(), "10.1.0.2") == p1
     assert place(fresh(node.netns), "10.1.0.2") == (), "the kernel does know it still"
-    watch.network._next_resync = 0.0
-    ip(node.netns, ["link add other type bridge"])
-    watch.until(lambda view: "other" in view.links)
-    time.sleep(0.2)
+    read_again(watch)
     assert place(watch.settle(), "10.1.0.2") == p1, "lost with the next full dump"
     speak(inside, "02:00:00:00:00:99")
     watch.until(lambda view: place(view, "10.1.0.2") == (), seconds=3)
@@ -511,6 +558,31 @@ def test_an_overrun_is_made_good(node: Node, caplog: pytest.LogCaptureFixture) -
         ip(node.netns, ["link del d7"])
         watch.until(lambda view: "10.7.0.7" not in view.routes)
         assert watch.settle() == fresh(node.netns)
+
+
+def test_a_socket_that_breaks_is_made_again(node: Node, watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    sockets = watch.network._sockets
+    assert sockets is not None
+    with socket.socket() as useless:
+        for each in sockets:
+            os.dup2(useless.fileno(), each.fileno())
+        ip(node.netns, ["link add v1 type veth peer name v2"])
+        watch.until(lambda view: "v1" in view.links, seconds=3 * network.TICK)
+    assert "read again" in caplog.text
+
+
+def test_a_dead_thread_is_not_taken_for_a_quiet_network(
+    node: Node, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: died.set())
+    monkeypatch.setattr(watch.network, "_publish", lambda: 1 / 0)
+    watch.woken.clear()
+    ip(node.netns, ["link add v1 type veth peer name v2"])
+    assert died.wait(3)
+    assert watch.woken.wait(3)
+    with pytest.raises(NetlinkError, match="has ended"):
+        watch.view()
 
 
 def test_bridge_nf_call_is_looked_at(node: Node, watch: Watch) -> None:

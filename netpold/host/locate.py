@@ -4,8 +4,8 @@ A pod is local when its manifest names this node; where it names none, when an i
 of this host has one of its addresses on-link.  Its interfaces are, in this order: those that its annotation names and
 that exist; the device of the host route to each address; the bridge port behind which the address's neighbour is.  A
 route or a neighbour can lead to an interface that is not the pod's own: to the physical network, into a tunnel, or to a
-port that several stations share (an uplink).  Rules for one pod must never sit on such an interface, so the pod is
-enforced by address then (no interfaces).  The same holds until an interface is found.
+port that several stations share (an uplink); and two ports can claim one address.  Rules for one pod must never sit on
+an interface of others, so the pod is enforced by address then (no interfaces).  So it is until an interface is found.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def locate_one(view: HostView, pod: Pod, node: str) -> Endpoint | None:
     if pod.node not in (None, node) or not pod.takes_part:
         return None
     names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
-    if not names:
+    if not names and view.contested.keys().isdisjoint(pod.addresses):
         for address in pod.addresses:
             names += _found(view, address)
     if pod.node is None and not names and not any(_is_near(view, address) for address in pod.addresses):
@@ -83,6 +83,9 @@ def doubts(view: HostView, pod: Pod, endpoint: Endpoint) -> Iterator[str]:
 
 def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[str]:
     where = f"pod {pod.key}: {address}"
+    if address in view.contested:
+        ports = " and ".join(view.contested[address])
+        yield f"{where} was heard on ports {ports}, so the pod is enforced by address; remove the port that is not its own"
     cure = "name the pod's interface in annotation netpold.io/interface"
     for name in _found(view, address):
         if not _is_safe(name):

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from netpold.host.netlink import DUMPS, FdbMessage, Netlink, NetlinkError
-from netpold.host.view import HostView, Tables
+from netpold.host.tables import Tables
+from netpold.host.view import HostView
 from netpold.policy.model import Family
 
 TICK = 2.0  # seconds between looks at what sends no messages (sysctls), at probes, and at what can wait
@@ -85,17 +86,24 @@ class Network:
         os.close(self._signal)
 
     def _run(self) -> None:
-        failures = 0
-        while not self._closed.is_set():
-            try:
-                events, requests = self._sockets or self._connect()
-                self._follow(events, requests)
-                failures = 0
-            except (OSError, NetlinkError) as error:
-                log.warning("the state of the network will be read again: %s", error)
-                self._disconnect()
-                self._closed.wait(PAUSES[min(failures, len(PAUSES) - 1)])
-                failures += 1
+        try:
+            failures = 0
+            while not self._closed.is_set():
+                failures = 0 if self._step() else failures + 1
+                if failures:
+                    self._closed.wait(PAUSES[min(failures, len(PAUSES)) - 1])
+        finally:
+            self._wake()  # should this thread ever die of a defect, view() says so
+
+    def _step(self) -> bool:
+        """Follow the network to the next change or tick; False where that failed."""
+        try:
+            self._follow(*(self._sockets or self._connect()))
+        except (OSError, NetlinkError) as error:
+            log.warning("the state of the network will be read again: %s", error)
+            self._disconnect()
+            return False
+        return True
 
     def _connect(self) -> tuple[Netlink, Netlink]:
         events = Netlink(subscribe=True, receive_buffer=self._receive_buffer)
@@ -186,7 +194,9 @@ def _wait(events: int, signal: int) -> bool:
 def _unresolved(view: HostView, address: str) -> str | None:
     """The bridge on which an address has to be asked for, None where its place is known, or no bridge has it."""
     neighbour = view.neighbours.get(address)
-    if address in view.own or view.port(address) is not None or (neighbour is not None and neighbour.fixed):
+    if neighbour is not None and (neighbour.fixed or view.port(address) is not None or address in view.contested):
+        return None
+    if address in view.own:
         return None
     device = view.routes.get(address)
     if device is None:
