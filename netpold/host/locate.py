@@ -45,7 +45,7 @@ def locate(view: HostView, pods: Iterable[Pod], node: str) -> Located:
         endpoint = locate_one(view, pod, node)
         if endpoint is not None:
             endpoints[endpoint.pod] = endpoint
-            warnings += doubts(view, pod, endpoint)
+            warnings += doubts(view, pod)
     warnings += _clashes(view, endpoints)
     return Located(endpoints, tuple(sorted(warnings)))
 
@@ -67,7 +67,7 @@ def locate_one(view: HostView, pod: Pod, node: str) -> Endpoint | None:
     )
 
 
-def doubts(view: HostView, pod: Pod, endpoint: Endpoint) -> Iterator[str]:
+def doubts(view: HostView, pod: Pod) -> Iterator[str]:
     """What may be wrong with one local pod's place."""
     for name in pod.interfaces:
         if not _is_safe(name):
@@ -85,7 +85,7 @@ def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[st
     where = f"pod {pod.key}: {address}"
     if address in view.contested:
         ports = " and ".join(view.contested[address])
-        yield f"{where} was heard on ports {ports}, so the pod is enforced by address; remove the port that is not its own"
+        yield f"{where} was heard on ports {ports}, so the pod is enforced by address; remove the wrong port"
     cure = "name the pod's interface in annotation netpold.io/interface"
     for name in _found(view, address):
         if not _is_safe(name):
