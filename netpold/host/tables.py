@@ -9,7 +9,7 @@ Pure: no socket, no clock.  What the kernel does not tell, and the tables theref
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_interface, ip_network
 from typing import NamedTuple
 
@@ -46,6 +46,8 @@ class Tables:
         self._links: dict[int, LinkMessage] = {}
         self._addresses: set[tuple[int, str, int]] = set()  # device, address, prefix length
         self._routes: dict[tuple[str, int], set[_Route]] = {}  # by destination, prefix length
+        self._devices: dict[tuple[str, int], int] = {}  # the device of the route that counts
+        self._own: set[str] = set()
         self._by_device: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         self._stations = Stations()
 
@@ -74,7 +76,6 @@ class Tables:
         """The tables as a frozen value."""
         names = {index: link.name for index, link in self._links.items()}
         bridges = {index: link.name for index, link in self._links.items() if link.kind == "bridge"}
-        routes, own = self._host_routes(names)
         neighbours = {}
         contested = {}
         for address, (bridge, mac), fixed, ports in self._stations.neighbours():
@@ -86,7 +87,11 @@ class Tables:
                 link.name: Link(link.name, link.device, link.kind, bridges.get(link.master))
                 for link in self._links.values()
             },
-            routes=routes,
+            routes={
+                destination: names[device]
+                for (destination, length), device in self._devices.items()
+                if length == host_length(destination) and device in names
+            },
             subnets=self._subnets(bridges),
             neighbours=neighbours,
             fdb={
@@ -95,21 +100,9 @@ class Tables:
                 if port in names
             },
             contested=contested,
-            own=own,
+            own=frozenset(self._own),
             bridge_nf_call=bridge_nf_call,
         )
-
-    def _host_routes(self, names: Mapping[int, str]) -> tuple[dict[str, str], frozenset[str]]:
-        """Address -> device, and the host's own addresses."""
-        routes: dict[str, str] = {}
-        own: set[str] = set()
-        for (destination, length), candidates in self._routes.items():
-            if length == host_length(destination):
-                if device := _best(candidates, names):
-                    routes[destination] = names[device]
-                if any(route.local for route in candidates):
-                    own.add(destination)
-        return routes, frozenset(own)
 
     def _subnets(self, bridges: Mapping[int, str]) -> dict[Network, str]:
         """What bridges have on-link, by their addresses, or as the routes say."""
@@ -117,8 +110,8 @@ class Tables:
         for bridge, address, length in sorted(self._addresses):
             if bridge in bridges and length < host_length(address):
                 subnets.setdefault(ip_interface(f"{address}/{length}").network, bridges[bridge])
-        for (destination, length), candidates in self._routes.items():
-            if length < host_length(destination) and (bridge := _best(candidates, self._links)) in bridges:
+        for (destination, length), bridge in self._devices.items():
+            if bridge in bridges and length < host_length(destination):
                 subnets[ip_network(f"{destination}/{length}")] = bridges[bridge]
         return subnets
 
@@ -180,8 +173,16 @@ class Tables:
             self._by_device[route.device].add(key)
         if new:
             self._routes[key] = new
+        if device := _best(new):
+            self._devices[key] = device
+        else:
+            self._devices.pop(key, None)
         host = key[1] == host_length(key[0])
-        return any(host or self._is_bridge(route.device) for route in old ^ new)
+        if host and any(route.local for route in new):
+            self._own.add(key[0])
+        elif host:
+            self._own.discard(key[0])
+        return any(route.device and (host or self._is_bridge(route.device)) for route in old ^ new)
 
     def _drop_routes(self, keys: Iterable[tuple[str, int]], goes: Callable[[_Route], bool]) -> bool:
         changed = False
@@ -200,10 +201,10 @@ class Tables:
         return link is not None and link.kind == "bridge"
 
 
-def _best(routes: Iterable[_Route], devices: Container[int]) -> int:
+def _best(routes: Iterable[_Route]) -> int:
     """The device of the route that counts: the main table's first, then the lowest metric; 0 where there is none."""
-    unicast = [route for route in routes if not route.local and route.device in devices]
-    return min(unicast, key=_preference).device if unicast else 0
+    direct = [route for route in routes if route.device and not route.local]
+    return min(direct, key=_preference).device if direct else 0
 
 
 def _preference(route: _Route) -> tuple[bool, int, int, int]:
