@@ -179,10 +179,10 @@ def test_a_swapped_symlink_is_one_change(tmp_path: Path) -> None:
     assert _revisions(source.read()) == {"old"}
 
     def swap() -> None:
-        (tmp_path / "next").symlink_to(".trees/new")
         (tmp_path / "next").rename(tmp_path / "current")
         shutil.rmtree(tmp_path / ".trees/old")
 
+    (tmp_path / "next").symlink_to(".trees/new")
     assert _revisions(source.read(sleep=Steps(swap))) == {"new"}
 
 
@@ -373,13 +373,15 @@ def test_two_changes_within_one_tick_of_the_clock(tmp_path: Path) -> None:
     assert done.stdout == "same ['two']\n", done.stderr
 
 
-def test_what_was_read_in_peace_is_not_read_again(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_changed_costs_one_scan(source: Source, tmp_path: Path) -> None:
     time.sleep(0.05)
-    source.read()
-    opened: list[str] = []
-    monkeypatch.setattr(source_module, "read_file", lambda path, expected: opened.append(path))
-    source.read()
-    assert not opened
+    first = source.read()
+    steps = Steps()
+    assert source.read(sleep=steps) is first
+    assert steps.pauses == 0
+    (tmp_path / "a.yaml").touch()
+    assert source.read(sleep=steps) is not first
+    assert steps.pauses == 1
 
 
 def test_a_file_that_becomes_unreadable_keeps_what_it_said(source: Source, tmp_path: Path) -> None:

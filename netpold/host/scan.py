@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,7 +48,10 @@ class Fingerprint(NamedTuple):
 
     @staticmethod
     def of(status: os.stat_result) -> Fingerprint:
-        return Fingerprint(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev)
+        return tuple.__new__(Fingerprint, _of_status(status))  # a third of the time that Fingerprint(...) takes
+
+
+_of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_dev")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class _Walk:
         self._visited.add(identity)
         try:
             with os.scandir(path) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                entries = sorted(listing, key=attrgetter("name"))
         except FileNotFoundError:
             if top:
                 raise
@@ -150,12 +154,13 @@ class _Walk:
 
     def _entry(self, entry: os.DirEntry[str], top: bool) -> None:
         name = entry.name
-        if name[0] == "." or name.endswith(PASSED_OVER_SUFFIXES) or (top and name in SETTINGS):
-            if name == ".git":
-                self._lock(entry.path)
-            return
         try:
-            if entry.is_symlink():
+            if name.endswith(SUFFIXES) and name[0] != "." and entry.is_file(follow_symlinks=False):
+                self.file(entry.path, entry.stat())
+            elif name[0] == "." or name.endswith(PASSED_OVER_SUFFIXES) or (top and name in SETTINGS):
+                if name == ".git":
+                    self._lock(entry.path)
+            elif entry.is_symlink():
                 self.links.append(entry.path)
             elif entry.is_dir():
                 self.real_directory(entry.path, entry.stat())

@@ -44,12 +44,14 @@ class Reading:
 
     `parsed`: by path.  `findings`: about files and directories as such; those about their content are in `parsed`.
     `moving`: files that did not become quiet in time, whose version from before is in `parsed`, if there was one.
+    `is_final`: as long as the snapshot stays the same, so does all of this.
     """
 
     snapshot: Snapshot
     parsed: Mapping[str, Parsed]
     findings: tuple[Finding, ...]
     moving: frozenset[str]
+    is_final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Source:
         self._scanned = scanned
         self._known: dict[str, _Known] = {}
         self._restless: frozenset[str] = frozenset()
+        self._last: Reading | None = None
 
     def scan(self) -> Snapshot:
         """What is there now.  Raises SourceError."""
@@ -93,6 +96,7 @@ class Source:
     ) -> Reading:
         """The manifests, as soon as they stood still for `settle_s`; after `deadline_s`, those of them that do.
 
+        The same object as before, when nothing changed since.
         Raises SourceError.  While git holds its lock, the deadline waits too (a lock left behind ends by its age).
         """
         try:
@@ -105,6 +109,8 @@ class Source:
 
     def _settled(self, settle_s: float, deadline: float, sleep: Callable[[float], object]) -> Reading:
         before = self.scan()
+        if self._last and self._last.is_final and before == self._last.snapshot:
+            return self._last
         while True:
             sleep(settle_s)
             now = self.scan()
@@ -114,6 +120,7 @@ class Source:
                 reading = self.load(now, changing)
                 if late or reading.moving <= self._restless:
                     self._restless = reading.moving
+                    self._last = reading
                     return reading
             before = now
 
@@ -140,7 +147,8 @@ class Source:
         parsed = {path: known.parsed for path, known in self._known.items()}
         for path in moving | unreadable:
             parsed.setdefault(path, UNKNOWN)
-        return Reading(snapshot, parsed, tuple(findings), frozenset(moving))
+        is_final = len(findings) == len(snapshot.findings) and not any(each.racy for each in self._known.values())
+        return Reading(snapshot, parsed, tuple(findings), frozenset(moving), is_final)
 
     def _forget(self, there: Set[str]) -> None:
         """Drop what is known of files that are gone; what lies below a directory that can't be read is not."""
