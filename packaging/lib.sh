@@ -50,6 +50,8 @@ need_mounts() {
             "in systemd-nspawn: --setenv does not help, set SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 for systemd-nspawn itself"
 }
 
+mounts_are_own() { ((${#_MOUNTED[@]} + ${#_REMOUNTED[@]})); }
+
 undo_mounts() {
     local path
     for path in "${_REMOUNTED[@]}"; do mount -o remount,bind,ro "$path" || :; done
