@@ -35,6 +35,7 @@ from netpold.policy.index import Index
 from netpold.policy.model import Direction, Finding, World
 from netpold.rules.compile import CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.peers import Sets
 from netpold.rules.plan import Installed, plan
 from netpold.rules.render import ruleset_text
 from netpold.rules.revoke import revoked
@@ -60,7 +61,7 @@ class _Wishes:
     answered: int = 0  # the last of them that a whole round has served
 
     def any(self) -> bool:
-        return self.files or self.network or self.check or self.flush or self.stop or self.asked > self.answered
+        return self.files or self.network or self.check or self.flush or self.stop  # who asks wants files read
 
 
 @dataclass(slots=True)
@@ -73,8 +74,14 @@ class _Known:
     findings: tuple[Finding, ...] = ()
     rejected: frozenset[str] = frozenset()
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    sets: Sets | None = None  # what of the compiler's work holds as long as the index does
+    compiled: Ruleset | None = None
     located: Located | None = None
     unfiltered: list[str] = field(default_factory=list)  # families of which iptables does not see bridged packets
+
+
+class _Interrupted(Exception):
+    """Somebody wants the loop to stop or to flush while it waits for files to become quiet."""
 
 
 class Reconciler:
@@ -166,6 +173,9 @@ class Reconciler:
             try:
                 self._round(wishes)
                 pause = 0.0
+            except _Interrupted:
+                self._wish(files=True)
+                continue
             except (KernelError, SourceError, NetlinkError) as error:
                 pause = min(max(pause * 2, FIRST_RETRY_S), LAST_RETRY_S)
                 log.error("%s; trying again in %.1f s", error, pause)
@@ -176,28 +186,29 @@ class Reconciler:
     def _next(self, pause: float) -> _Wishes:
         """Wait for something to do, or until it is time to look anyway (`pause` s after a failure)."""
         with self._changed:
-            if pause:
+            if self._flushed:
+                self._changed.wait_for(self._urgent)
+            elif pause:
                 # something new may be the cure, but no storm of events is to become a storm of attempts
-                if not self._changed.wait_for(lambda: self._wishes.stop or self._wishes.flush, FIRST_RETRY_S):
-                    self._changed.wait_for(self._wishes_any, pause - FIRST_RETRY_S)
+                if not self._changed.wait_for(self._urgent, FIRST_RETRY_S):
+                    self._changed.wait_for(lambda: self._wishes.any(), pause - FIRST_RETRY_S)
                 self._wishes = replace(self._wishes, files=True)
             elif self._installed and self._installed.stray_sets:
-                self._changed.wait_for(self._wishes_any, CLEAN_UP_S)
-            elif not self._changed.wait_for(self._wishes_any, self.settings.rescan_s):
+                self._changed.wait_for(lambda: self._wishes.any(), CLEAN_UP_S)
+            elif not self._changed.wait_for(lambda: self._wishes.any(), self.settings.rescan_s):
                 self._wishes = replace(self._wishes, files=True, check=True)
             taken = self._wishes
             self._wishes = replace(taken, files=False, network=False, check=False)
             return taken
 
-    def _wishes_any(self) -> bool:
-        return self._wishes.any()
+    def _urgent(self) -> bool:
+        return self._wishes.stop or self._wishes.flush
 
     def _round(self, wishes: _Wishes) -> None:
         if wishes.flush:
             self._flush()
         if self._flushed:
-            self._answer(wishes)
-            return
+            return  # who waits for its manifests to be enforced waits in vain
         if not wishes.any():
             self._clean_up()
             return
@@ -212,25 +223,34 @@ class Reconciler:
     def _follow_network(self) -> None:
         """Enforce what is known of the manifests where the pods are now."""
         view, known = self._network.view(), self._known
-        known.located = locate(view, known.world.pods.values(), self.settings.node)
-        endpoints = known.located.endpoints
+        located = locate(view, known.world.pods.values(), self.settings.node)
+        endpoints = located.endpoints
         self._network.probe(address for each in endpoints.values() if not each.interfaces for address in each.addresses)
-        known.unfiltered = [
+        unfiltered = [
             f"IPv{family}"
             for family in FAMILIES
             if family not in view.bridge_nf_call
             and any(interface.bridged for each in endpoints.values() for interface in each.interfaces)
         ]
-        self._enforce(compile_ruleset(known.index, endpoints, self._compile), endpoints)
+        moved = known.located is None or known.located.endpoints != endpoints
+        known.located, known.unfiltered = located, unfiltered
+        if moved or known.compiled is None:
+            known.compiled = compile_ruleset(known.index, endpoints, self._compile, known.sets)
+        self._enforce(known.compiled, endpoints)
 
     def _pause(self, seconds: float) -> None:
-        """Wait for files to become quiet; the network does not wait with them."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._wishes.network and not self._wishes.stop, seconds):
+        """Wait for files to become quiet; the network does not wait with them, and nor do who stops or flushes."""
+        end = time.monotonic() + seconds
+        while True:
+            with self._changed:
+                woken = self._changed.wait_for(lambda: self._wishes.network or self._urgent(), end - time.monotonic())
+                if self._urgent():
+                    raise _Interrupted
+                self._wishes = replace(self._wishes, network=False)
+            if not woken:
                 return
-            self._wishes = replace(self._wishes, network=False)
-        if self._installed is not None:
-            self._follow_network()
+            if self._installed is not None:
+                self._follow_network()
 
     def _flush(self) -> None:
         flush()
@@ -247,6 +267,8 @@ class Reconciler:
         world = assembled.world
         if world != self._known.world:
             self._known.index = Index(world)
+            self._known.sets = Sets(self._known.index)
+            self._known.compiled = None
         self._known.world = world
         self._known.last_good = _good(world)
         self._known.passed_over = _sum(parsed.passed_over for parsed in reading.parsed.values())
@@ -289,10 +311,13 @@ class Reconciler:
         if not conntrack.available():
             return
         addresses = frozenset(address for each in endpoints.values() for address in each.addresses)
-        for family in FAMILIES:
-            gone = conntrack.forget(revoked(conntrack.flows(family, addresses), ruleset, endpoints))
-            if gone:
-                log.info("cut %d open IPv%d flows that are no longer allowed", gone, family)
+        try:
+            for family in FAMILIES:
+                gone = conntrack.forget(revoked(conntrack.flows(family, addresses), ruleset, endpoints))
+                if gone:
+                    log.info("cut %d open IPv%d flows that are no longer allowed", gone, family)
+        except KernelError as error:  # the ruleset is in force; only answers on open flows may still pass
+            log.error("open flows that are no longer allowed could not be cut: %s", error)
 
     def _clean_up(self) -> None:
         if self._installed is not None:

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from netpold.policy.index import Index, Isolation
-from netpold.policy.model import ContainerPort, Direction, Family, Pod, Policy
+from netpold.policy.model import Direction, Family, Pod
 from netpold.rules import dispatch
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.peers import Sets, kernel_rules, uses_named_ports
+from netpold.rules.peers import Sets
 from netpold.rules.render import text
 from netpold.rules.ruleset import (
     COMMENT_LIMIT,
@@ -80,9 +80,14 @@ class CompileSettings:
     nflog_group: int = 92
 
 
-def compile_ruleset(index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings) -> Ruleset:
-    """The ruleset for a node whose local pods are `endpoints` (by pod key; all of them in the index's world)."""
-    sets = Sets(index)
+def compile_ruleset(
+    index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings, sets: Sets | None = None
+) -> Ruleset:
+    """The ruleset for a node whose local pods are `endpoints` (by pod key; all of them in the index's world).
+
+    `sets` made for the same index before spare making them again; the ruleset is the same without.
+    """
+    sets = sets or Sets(index)
     local = [
         _Local(
             index.world.pods[key],
@@ -133,7 +138,6 @@ class _Family:
             if not each.endpoint.interfaces or any(interface.bridged for interface in each.endpoint.interfaces):
                 for address in each.own(family):
                     self.at_address[address].append(each)
-        self._rules: dict[tuple[str, Direction, tuple[ContainerPort, ...]], list[Rule]] = {}
 
     def build(self) -> Mapping[str, tuple[Rule, ...]]:
         outgoing = self._tree("NETPOLD-FROM", "src", Direction.EGRESS)
@@ -317,7 +321,7 @@ class _Family:
         rules: list[Rule] = []
         if isolation.grants:
             for policy in isolation.policies:
-                rules += self._policy_rules(policy, direction, each.pod)
+                rules += self.sets.rules(policy, direction, each.pod, self.family)
         everything = next((rule for rule in rules if not rule.matches), None)
         if everything is not None:
             rules = [everything]
@@ -330,13 +334,6 @@ class _Family:
         chain = f"NP-RULES-{short_hash(content)}"
         self.chains[chain] = tuple(rules)
         return chain
-
-    def _policy_rules(self, policy: Policy, direction: Direction, pod: Pod) -> list[Rule]:
-        ports = pod.ports if direction is Direction.INGRESS and uses_named_ports(policy) else ()
-        key = (policy.key, direction, ports)
-        if key not in self._rules:
-            self._rules[key] = kernel_rules(policy, direction, ports, self.family, self.sets)
-        return self._rules[key]
 
     # Source addresses ---------------------------------------------------------------------------------------------
 

@@ -49,11 +49,20 @@ MULTIPORT_SLOTS = 15  # XT_MULTI_PORTS: a port takes one, a range two
 
 
 class Sets:
-    """The sets of one ruleset, made as rules ask for them; each once."""
+    """The sets that rules ask for, each made once for one index; and the rules of policies, which are what asks."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
         self.sets: dict[str, IPSet] = {}
+        self._rules: dict[tuple[str, Direction, tuple[ContainerPort, ...], Family], list[Rule]] = {}
+
+    def rules(self, policy: Policy, direction: Direction, pod: Pod, family: Family) -> list[Rule]:
+        """The kernel rules of a policy for a pod that it isolates, each a RETURN."""
+        ports = pod.ports if direction is Direction.INGRESS and _uses_named_ports(policy) else ()
+        key = (policy.key, direction, ports, family)
+        if key not in self._rules:
+            self._rules[key] = _kernel_rules(policy, direction, ports, family, self)
+        return self._rules[key]
 
     def pods(self, groups: frozenset[PodGroup], family: Family) -> str:
         """The logical name of the set with the addresses of these pods."""
@@ -72,7 +81,8 @@ class Sets:
         return self._make(family, "hash:ip,port", meaning, members)
 
     def addresses(self, meaning: str, family: Family, addresses: Iterable[str]) -> str:
-        """A set of the given addresses; `meaning` tells it apart."""
+        """A set of the given addresses, which may be others the next time; `meaning` tells it apart."""
+        self.sets.pop(_name(family, "hash:ip", meaning), None)
         return self._make(family, "hash:ip", meaning, lambda: addresses)
 
     def networks(self, members: frozenset[str], family: Family) -> str:
@@ -80,17 +90,21 @@ class Sets:
         return self._make(family, "hash:net", ", ".join(sorted(members)), lambda: members)
 
     def _make(self, family: Family, kind: SetKind, meaning: str, members: Callable[[], Iterable[str]]) -> str:
-        name = f"NP{family}-{short_hash(f'{kind} {meaning}')}"
+        name = _name(family, kind, meaning)
         if name not in self.sets:
             own = frozenset(each for each in members() if (":" in each.split(",")[0]) == (family == 6))
             self.sets[name] = IPSet(name, family, kind, meaning, own)
         return name
 
 
-def kernel_rules(
+def _name(family: Family, kind: SetKind, meaning: str) -> str:
+    return f"NP{family}-{short_hash(f'{kind} {meaning}')}"
+
+
+def _kernel_rules(
     policy: Policy, direction: Direction, ports: tuple[ContainerPort, ...], family: Family, sets: Sets
 ) -> list[Rule]:
-    """The kernel rules of one policy in one direction, each a RETURN; `ports`: the named ports of the isolated pod."""
+    """The kernel rules of one policy in one direction; `ports`: the named ports of the isolated pod."""
     rules: list[Rule] = []
     for number, rule in enumerate(policy.rules(direction) or ()):
         origin = Origin(policy.key, direction, number)
@@ -100,7 +114,7 @@ def kernel_rules(
     return rules
 
 
-def uses_named_ports(policy: Policy) -> bool:
+def _uses_named_ports(policy: Policy) -> bool:
     """Whether the policy's ingress rules name ports, so that they differ with the ports of the isolated pod."""
     return any(isinstance(port.port, str) for rule in policy.ingress or () for port in rule.ports or ())
 
