@@ -33,9 +33,7 @@ from netpold.rules.render import Extension, Option, Options, line, options
 from netpold.rules.ruleset import (
     FAMILIES,
     Address,
-    Bridged,
     BridgePort,
-    FromBridge,
     Goto,
     HopLimit,
     IcmpType,
@@ -148,11 +146,11 @@ def every_kind(family: Family) -> list[tuple[Match, ...]]:
         kinds += [(BridgePort(side, "veth0"),), (BridgePort(side, "cali", True),), (Interface(side, "eth0.1@", True),)]
         kinds += [(InSet(a, side),), (InSet(b, side, True),)]
     kinds += [(InSet(c, "dst,dst"),), (InSet(c, "dst,dst", True), InSet(a, "src"), InSet(b, "dst"))]
-    kinds += [(FromBridge(),), (FromBridge(True),), (Bridged(),), (Bridged(True),), (Reply(),), (Related(),)]
+    kinds += [(Reply(),), (Related(),)]
     kinds += [(icmp, IcmpType(number, negate)) for number in (0, 8, 135, 255) for negate in (False, True)]
     kinds += [(icmp, Related()), (TCP, InSet(a, "src"), Ports(((80, 80), (443, 443))))]
     kinds += [(Interface("src", "in"), Interface("dst", "out"), Address("src", host), Address("dst", net, True), TCP)]
-    kinds += [(BridgePort("src", "x", True), BridgePort("dst", "y"), FromBridge(), Bridged(True))]
+    kinds += [(BridgePort("src", "x", True), BridgePort("dst", "y"))]
     if family == 6:
         kinds += [(icmp, IcmpType(135), HopLimit(255)), (HopLimit(0),)]
     return kinds
@@ -253,8 +251,6 @@ def some_rule(family: Family) -> st.SearchStrategy[Rule]:
         st.one_of(
             st.builds(InSet, st.sampled_from(SETS[family]), st.sampled_from(("src", "dst", "dst,dst")), st.booleans()),
             st.builds(BridgePort, side, name, st.booleans()),
-            st.builds(FromBridge, st.booleans()),
-            st.builds(Bridged, st.booleans()),
             st.just(Reply()),
             st.just(Related()),
         ),

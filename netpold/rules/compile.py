@@ -35,9 +35,7 @@ from netpold.rules.ruleset import (
     COMMENT_LIMIT,
     FAMILIES,
     Address,
-    Bridged,
     BridgePort,
-    FromBridge,
     Goto,
     HopLimit,
     IcmpType,
@@ -51,6 +49,7 @@ from netpold.rules.ruleset import (
     Reply,
     Rule,
     Ruleset,
+    Side,
     SourcePort,
     Target,
     sets_used,
@@ -224,14 +223,11 @@ class _Family:
         """The trees of one side; makes the chain `root` and gives its rules, none where no pod is concerned."""
         leaves = {key: self._interface_leaf(*key, pods, direction) for key, pods in self.on_interface.items()}
         rules, chains = self._interface_trees(root, side, {key: rules for key, rules in leaves.items() if rules})
-        # a bridged pod is judged by its port; by address only where the packet did not come or does not go by a port
-        by_port: Match = FromBridge(negate=True) if direction is Direction.EGRESS else Bridged(negate=True)
         by_address: dict[str, tuple[Rule, ...]] = {}
         for address, pods in self.at_address.items():
             chain = self._address_chain(address, pods, direction)
             if chain:
-                bridged = all(each.endpoint.interfaces for each in pods)
-                by_address[address] = (Rule((by_port,) if bridged else (), Goto(chain)),)
+                by_address[address] = (Rule((), Goto(chain)),)
         address_rules, address_chains = dispatch.addresses(f"{root}@", by_address, side)
         rules = [*rules, *address_rules]
         self.chains.update(chains | address_chains)
@@ -291,8 +287,21 @@ class _Family:
         isolated = [each for each in pods if each.isolation[direction]]
         if not isolated:
             return ""
-        side: Literal["src", "dst"] = "dst" if direction is Direction.EGRESS else "src"
-        own = [] if direction is Direction.EGRESS else [Rule((Address(side, address),), "RETURN", "the pod itself")]
+        side: Side
+        own: list[Rule]
+        if direction is Direction.EGRESS:
+            side, own = "src", []
+        else:
+            common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in isolated))
+            side, own = "dst", [Rule((Address("src", each),), "RETURN", "the pod itself") for each in sorted(common)]
+        # A bridged pod is judged at its port, and here where a packet passes any other way: routed, or by a port that
+        # is not known to be the pod's (a neighbour that lies about its address must not lead its rules away from it).
+        own += [
+            Rule((BridgePort(side, interface.name),), "RETURN", "judged at its port")
+            for each in isolated
+            for interface in each.endpoint.interfaces
+            if interface.bridged
+        ]
         names = " ".join(each.pod.key for each in isolated)
         chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
         self.chains[chain] = (*own, *self._judge(isolated, direction))

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from netpold.policy.model import Family
 from netpold.rules.ruleset import (
     Address,
-    Bridged,
     BridgePort,
-    FromBridge,
     Goto,
     HopLimit,
     IcmpType,
@@ -101,10 +99,6 @@ def _extension(match: Match, family: Family, protocol: str, kernel_name: Callabl
             # physdev-out is meaningful for bridged packets only; the kernel complains when it is not said so
             bridged: tuple[Option, ...] = (("physdev-is-bridged", None, False),) if side == "dst" else ()
             return Extension("physdev", ((option, _pattern(name, prefix), False), *bridged))
-        case FromBridge(negate):
-            return Extension("physdev", (("physdev-is-in", None, negate),))
-        case Bridged(negate):
-            return Extension("physdev", (("physdev-is-bridged", None, negate),))
         case Reply():
             return Extension("conntrack", (("ctstate", "ESTABLISHED", False), ("ctdir", "REPLY", False)))
         case Related():

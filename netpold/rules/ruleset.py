@@ -98,20 +98,6 @@ class BridgePort:
 
 
 @dataclass(frozen=True, slots=True)
-class FromBridge:
-    """The packet came in by a port of a bridge, whether bridged or routed on from there (`--physdev-is-in`)."""
-
-    negate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Bridged:
-    """The packet is bridged from port to port, not routed (`--physdev-is-bridged`)."""
-
-    negate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     """A packet of an established connection, from the side that answers."""
 
@@ -144,8 +130,6 @@ Match = (
     | InSet
     | Interface
     | BridgePort
-    | FromBridge
-    | Bridged
     | Reply
     | Related
     | IcmpType

@@ -9,9 +9,7 @@ from ipaddress import ip_address, ip_network
 from netpold.policy.model import Family, Network
 from netpold.rules.ruleset import (
     Address,
-    Bridged,
     BridgePort,
-    FromBridge,
     Goto,
     HopLimit,
     IcmpType,
@@ -124,10 +122,6 @@ def _holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
             return _named(packet.in_port, name, prefix)
         case BridgePort(_, name, prefix):
             return _is_bridged(packet) and _named(packet.out_port, name, prefix)
-        case FromBridge(negate):
-            return bool(packet.in_port) != negate
-        case Bridged(negate):
-            return _is_bridged(packet) != negate
         case Reply():
             return packet.reply
         case Related():
