@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netpold.policy.model import (
-    EVERYTHING,
-    NAME_LABEL,
-    ContainerPort,
-    Direction,
-    IPBlock,
-    Namespace,
-    Pod,
-    PodPeer,
-    Policy,
-    PolicyPort,
-    PolicyRule,
-    World,
-)
+from netpold.policy.model import Direction, Policy, PolicyRule, World
 from tests.cases import Case, all_cases
-from tests.objects import to_manifests, to_selector, to_world, to_yaml
-from tests.reference import Packet, Verdicts, allowed, claimants, verdicts
+from tests.cases.choices import ANYTHING, Choice, choices, policy
+from tests.objects import to_manifests, to_world, to_yaml
+from tests.reference import Packet, allowed, claimants, verdicts
 from tests.strategies import EVERYTHING_GOES, PLAIN, changed, histories, packets, sample_packets, worlds
 
 CASES = all_cases()
-ALLOW_ALL = PolicyRule(peers=None, ports=None)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -68,92 +54,15 @@ def test_cases_ask_both_ways() -> None:
     }
 
 
-# netpold's own choices: what the API text leaves open -----------------------------------------------------------------
-
-
-def pod(key: str, address: str, labels: str = "", **more: object) -> Pod:
-    namespace, name = key.split("/")
-    pairs = dict(pair.split("=") for pair in labels.split(",") if pair)
-    return replace(Pod(namespace, name, pairs, (address,)), **more)  # type: ignore[arg-type]
-
-
-def policy(key: str, **more: object) -> Policy:
-    namespace, name = key.split("/")
-    return replace(Policy(namespace, name, EVERYTHING, None, None), **more)  # type: ignore[arg-type]
-
-
-def world_of(*items: Pod | Namespace | Policy) -> World:
-    return World(
-        {item.key: item for item in items if isinstance(item, Pod)},
-        {item.key: item for item in items if isinstance(item, Namespace)},
-        {item.key: item for item in items if isinstance(item, Policy)},
-    )
-
-
-A, B, C = "10.72.0.2", "10.72.0.3", "10.72.0.4"
-
-
-def test_a_quarantined_pod_is_isolated_by_any_policy_of_its_namespace() -> None:
-    elsewhere = policy("x/p", selector=to_selector({"matchLabels": {"app": "other"}}), ingress=(ALLOW_ALL,))
-    world = world_of(pod("x/a", A, quarantined=True), pod("x/b", B), elsewhere)
-    assert verdicts(world, Packet(B, A, "TCP", 80)) == Verdicts(egress=True, ingress=False)
-    assert verdicts(world, Packet(A, B, "TCP", 80)) == Verdicts(egress=True, ingress=True)
-    assert allowed(world, Packet(A, A, "TCP", 80))
-
-
-def test_a_quarantined_pod_is_nobodys_peer_by_selector() -> None:
-    by_selector = policy("x/p", ingress=(PolicyRule((PodPeer(EVERYTHING),), None),))
-    world = world_of(pod("x/a", A), pod("x/b", B, quarantined=True), pod("x/c", C), by_selector)
-    assert not verdicts(world, Packet(B, A, "TCP", 80)).ingress
-    assert verdicts(world, Packet(C, A, "TCP", 80)).ingress
-    by_block = policy("x/p", ingress=(PolicyRule((IPBlock(ip_network("10.72.0.0/16")),), None),))
-    assert verdicts(world_of(*world.pods.values(), by_block), Packet(B, A, "TCP", 80)).ingress
-
-
-def test_a_quarantined_policy_isolates_and_grants_nothing() -> None:
-    world = world_of(pod("x/a", A), policy("x/p", ingress=(ALLOW_ALL,), quarantined=True))
-    assert verdicts(world, Packet(B, A, "TCP", 80)) == Verdicts(egress=True, ingress=False)
-    assert verdicts(world, Packet(A, B, "TCP", 80)) == Verdicts(egress=True, ingress=True)
-
-
-def test_no_selector_matches_a_quarantined_namespace() -> None:
-    from_anywhere = policy("x/anywhere", ingress=(PolicyRule((PodPeer(EVERYTHING, EVERYTHING),), None),))
-    from_here = policy("y/here", ingress=(PolicyRule((PodPeer(EVERYTHING),), None),))
-    broken = Namespace("y", {NAME_LABEL: "y"}, quarantined=True)
-    world = world_of(pod("x/a", A), pod("y/b", B), pod("y/c", C), broken, from_anywhere, from_here)
-    assert not allowed(world, Packet(B, A, "TCP", 80))
-    assert allowed(world, Packet(B, C, "TCP", 80))
-    assert not allowed(world, Packet(A, C, "TCP", 80))
-
-
-def test_of_two_pods_with_one_address_both_have_to_allow() -> None:
-    only_labelled = policy("x/p", selector=to_selector({"matchLabels": {"app": "a"}}), ingress=(), egress=())
-    world = world_of(pod("x/a", A, "app=a"), pod("y/b", A), pod("x/c", C), only_labelled)
-    assert not allowed(world, Packet(C, A, "TCP", 80))
-    assert not allowed(world, Packet(A, C, "TCP", 80))
-    assert allowed(world, Packet(A, A, "TCP", 80))
-
-
-def test_an_address_of_two_pods_is_a_peer_only_if_both_are() -> None:
-    rule = PolicyRule((PodPeer(to_selector({"matchLabels": {"app": "a"}})),), (PolicyPort("TCP", "http"),))
-    http = (ContainerPort("http", "TCP", 80),)
-    target = policy("x/p", selector=to_selector({"matchLabels": {"app": "target"}}), egress=(rule,))
-    first = pod("x/a", A, "app=a", ports=http)
-    for second, verdict in (
-        (pod("x/b", A, "app=a", ports=http), True),
-        (pod("x/b", A, "app=b", ports=http), False),
-        (pod("y/b", A, "app=a", ports=http), False),
-        (pod("x/b", A, "app=a", ports=(ContainerPort("http", "TCP", 81),)), False),
-        (pod("x/b", A, "app=b", finished=True), True),
-        (pod("x/b", A, "app=b", host_network=True), True),
-    ):
-        world = world_of(pod("x/t", C, "app=target"), first, second, target)
-        assert allowed(world, Packet(C, A, "TCP", 80)) == verdict, second
+@pytest.mark.parametrize("choice", choices(), ids=lambda choice: choice.name)
+def test_reference_makes_netpolds_choices(choice: Choice) -> None:
+    for packet, verdict in choice.packets():
+        assert verdicts(choice.world, packet) == verdict, str(packet)
 
 
 def test_a_packet_has_one_family() -> None:
     with pytest.raises(ValueError, match="one address family"):
-        allowed(World(), Packet(A, "fd72::2", "TCP", 80))
+        allowed(World(), Packet("10.72.0.2", "fd72::2", "TCP", 80))
 
 
 # What holds of any world ----------------------------------------------------------------------------------------------
@@ -170,7 +79,7 @@ def test_without_policies_everything_passes(world: World) -> None:
 @given(world=worlds(EVERYTHING_GOES), data=st.data())
 def test_allowing_everything_in_every_namespace_allows_everything(world: World, data: st.DataObject) -> None:
     """Policies add up: whatever the others say. Only quarantined pods are granted nothing."""
-    allow = {f"{name}/allow": policy(f"{name}/allow", ingress=(ALLOW_ALL,), egress=(ALLOW_ALL,)) for name in "xyz"}
+    allow = {f"{name}/allow": policy(f"{name}/allow", ingress=(ANYTHING,), egress=(ANYTHING,)) for name in "xyz"}
     everything = replace(world, policies={**world.policies, **allow})
     packet = data.draw(packets(world))
     ends = [*claimants(world, packet.source), *claimants(world, packet.destination)]

@@ -1,9 +1,9 @@
 """The compiled ruleset gives the verdicts that Kubernetes' API text gives: every golden case, and worlds at random.
 
 A packet is walked through the rules that the kernel would get (netpold.rules.walk). Each pod is either known by its
-addresses alone, or by a routed interface of its own or one that it shares, or by the port of a bridge (of two that there
-are), or it runs elsewhere. The node of the test judges for its local pods only, so that the expected verdict is what the local ends'
-policies say.
+addresses alone, or by a routed interface of its own or one that it shares, or by the port of one of two bridges, or it
+runs elsewhere. The node of the test judges for its local pods only, so that the expected verdict is what the local
+ends' policies say.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Nothing here uses netpold's own reader or compiler, so that both can be checked 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,9 @@ def read_table(table: Mapping[str, Any], ends: Ends) -> Iterator[Probe]:
                 yield from found
 
 
-def probes_of_pairs(ends: Ends, ports: Iterable[str], verdict: Callable[[str, str], bool]) -> Iterator[Probe]:
-    """Every pod to every pod; a pod always reaches itself."""
+def probes_of_pairs(ends: Ends, ports: Iterable[str], verdicts: Mapping[tuple[str, str], bool]) -> Iterator[Probe]:
+    """Every pod to every pod: what `verdicts` say of the pair, else allowed; a pod always reaches itself."""
     for source in ends:
         for destination in ends:
-            allowed = source == destination or verdict(source, destination)
+            allowed = source == destination or verdicts.get((source, destination), True)
             yield from probes_between(source, destination, ports, allowed, ends)

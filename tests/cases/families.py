@@ -286,7 +286,7 @@ def blocks(*written: str) -> list[Object]:
 
 def selectors() -> Iterator[Case]:
     """Each operator, of pods (in the own namespace) and of namespaces; x/b is also big, z is also old."""
-    table = [
+    table: list[tuple[str, Object, str]] = [
         ("in", {"key": "{}", "operator": "In", "values": ["{2}", "absent"]}, "2"),
         ("in-missing-key", {"key": "missing", "operator": "In", "values": ["{2}", ""]}, ""),
         ("not-in", {"key": "{}", "operator": "NotIn", "values": ["{2}"]}, "13"),
@@ -476,7 +476,7 @@ def _moved(pod: Object, namespace: str, place: int) -> Object:
 
 def conflicts() -> Iterator[Case]:
     """Policies that seem to contradict each other: what any of them grants is granted. IPv4 blocks grant IPv4 only."""
-    every_pod = {"namespaceSelector": {}}
+    every_pod: Object = {"namespaceSelector": {}}
     no_pod = {"namespaceSelector": {"matchLabels": {"this-will-never-happen": "qrs123"}}}
     written: dict[str, tuple[list[Object], tuple[Grant, ...]]] = {
         "deny": ([], ()),

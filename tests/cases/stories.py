@@ -64,7 +64,7 @@ def reachability(ends: Ends, expect: Mapping[str, list[Mapping[str, str]]]) -> I
             if not pairs:
                 raise ValueError(f"{arrow}: no such pods")
             verdicts.update(dict.fromkeys(pairs, {"allow": True, "deny": False}[verdict]))
-        yield from probes_of_pairs(ends, [port], lambda one, other, table=verdicts: table.get((one, other), True))
+        yield from probes_of_pairs(ends, [port], verdicts)
 
 
 def meant(pattern: str, pod: str) -> bool:
