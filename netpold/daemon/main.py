@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_flags(parser)
     flags = parser.parse_args(arguments)
     _log_to_journal_or_stderr()
-    # most objects here live for long and hold no cycles: looking through all of them often costs a third of a cold start
+    # most objects live for long and hold no cycles: looking through all of them often costs a third of a cold start
     gc.set_threshold(100_000, 20, 50)
     try:
         settings = load(vars(flags), flags.config)
