@@ -149,9 +149,11 @@ class Fields:
         return number
 
     def missing(self, node: Map, name: str, cure: str) -> None:
-        """Note that a field is missing, unless the reader could not read all fields and has said so."""
+        """Note that a field is missing, unless it is only wrong, or could not be read, which has been noted."""
         self.failed = True
-        if node.whole and not isinstance(node.get(name), Unread):
+        value = node.get(name)
+        absent = value is None or is_null(value) or (isinstance(value, Scalar) and not value.value)
+        if absent and node.whole:
             self.error(node, "missing-field", f"`{name}` is missing", cure, name)
 
     def required(self, node: object, cure: str) -> bool:

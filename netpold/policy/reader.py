@@ -30,10 +30,12 @@ from netpold.policy.tree import Map, Node, Place, Seq, Unread, new_map, new_seq,
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a file may cost: `file` and `scalar` in bytes, `depth` of nested maps and lists, `faults` of one chunk."""
+    """What a file may cost: `file` and `scalar` in bytes, `nodes`, `depth` and `faults` those of a document."""
 
     file: int = 16 << 20
+    documents: int = 50_000
     scalar: int = 1 << 20
+    nodes: int = 300_000
     depth: int = 32
     faults: int = 50
 
@@ -79,8 +81,15 @@ def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
     if refusal:
         yield Document(None, 0, len(data), 0, [refusal], broken=True)
         return
-    for start, end, line in split(data):
-        yield from _Builder(data[start:end], start, line, limits).documents()
+    for count, (start, end, line) in enumerate(split(data)):
+        if count >= limits.documents:
+            fault = f"more than {limits.documents} documents: the rest is not read"
+            refusal = Fault(Place(), "too-many-documents", fault, "split the file")
+            yield Document(None, start, len(data), line, [refusal], broken=True)
+            return
+        chunk = data[start:end]
+        if chunk[3:].strip():
+            yield from _Builder(chunk, start, line, limits).documents()
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -114,9 +123,10 @@ class _Builder:
 
     def __init__(self, chunk: bytes, start: int, line: int, limits: Limits) -> None:
         self._start, self._end, self._line, self._limits = start, start + len(chunk), line, limits
-        self._chunk, self._unclean = clean(chunk)
-        self._bad = next(self._unclean, None)
+        self._chunk, self._bad = clean(chunk)
         self._faults: list[Fault] = []
+        self._told: list[Fault] | None = None  # has the fault about bad text already
+        self._left = limits.nodes
         self._next: Callable[[], Any] = CParser(self._chunk).get_event
         self._get: Callable[[], Any] = self._next if not self._bad and len(chunk) <= limits.scalar else self._checked
         self._marked = b"&" in chunk or b"*" in chunk or b"!" in chunk  # there may be anchors, aliases, tags
@@ -135,7 +145,7 @@ class _Builder:
                     yield from self._document(self._get())
                     self._get()
         except MarkedYAMLError as error:
-            self._faults.append(syntax_fault(error))
+            self._faults.append(syntax_fault(error, self._chunk))
         except _StopReading:
             pass
         else:
@@ -191,6 +201,7 @@ class _Builder:
 
     def _with_faults(self, root: Node | None) -> Document:
         faults, self._faults = self._faults, []
+        self._left = self._limits.nodes
         return Document(root, self._start, self._end, self._line, faults, self._broken)
 
     def _fill_map(self, node: Map, depth: int, pause: str | None = None) -> Any:
@@ -201,7 +212,10 @@ class _Builder:
         if depth > self._limits.depth:
             self._too_deep(node)
         get, scalars, marked = self._get, node.scalars, self._marked
-        while (key_event := get()).__class__ is not _MAP_END:
+        for _ in range(self._left):
+            key_event = get()
+            if key_event.__class__ is _MAP_END:
+                break
             if key_event.__class__ is not _SCALAR:
                 self._refuse_key(node, key_event, depth)
                 continue
@@ -223,6 +237,9 @@ class _Builder:
             else:
                 node[key] = entries = new_seq(event.start_mark)
                 self._fill_seq(entries, depth + 1)
+        else:
+            self._too_large(node)
+        self._left -= len(node)
         if "<<" in scalars and scalars["<<"].implicit[0]:
             self._refuse(
                 scalars["<<"].start_mark, "merge-key", "a merge key (`<<`) is not read", "write the fields out"
@@ -234,8 +251,14 @@ class _Builder:
     def _fill_seq(self, node: Seq, depth: int) -> None:
         if depth > self._limits.depth:
             self._too_deep(node)
-        while (event := self._get()).__class__ is not _SEQ_END:
+        for _ in range(self._left):
+            event = self._get()
+            if event.__class__ is _SEQ_END:
+                break
             self._append(node, event, depth + 1)
+        else:
+            self._too_large(node)
+        self._left -= len(node)
         node.whole = True
 
     def _append(self, holder: Seq, event: Any, depth: int) -> None:
@@ -278,6 +301,11 @@ class _Builder:
         self._fill_seq(entries, depth)
         return entries
 
+    def _too_large(self, node: Node) -> None:
+        fault = f"more than {self._limits.nodes} values in one object"
+        self._refuse(node.start_mark, "too-large", fault, "split the object")
+        raise _StopReading
+
     def _too_deep(self, node: Node) -> None:
         fault = f"more than {self._limits.depth} levels of maps and lists"
         self._refuse(node.start_mark, "too-deep", fault, "write it with fewer levels")
@@ -286,10 +314,12 @@ class _Builder:
     def _checked(self) -> Any:
         """The next event, where the chunk is not clean, or large enough to hold an oversize scalar."""
         event = self._next()
-        while self._bad and self._bad.place.index < event.end_mark.index:
-            if all(fault.code != self._bad.code for fault in self._faults):
-                self._faults.append(self._bad)
-            self._bad = next(self._unclean, None)
+        end = event.end_mark.index
+        if self._bad and self._bad.before(end):
+            if self._told is not self._faults:  # once for a document
+                self._faults.append(self._bad.fault())
+                self._told = self._faults
+            self._bad.pass_over(end)
         if event.__class__ is _SCALAR and len(event.value) > self._limits.scalar:
             fault = f"a text of {len(event.value)} characters, the limit is {self._limits.scalar}"
             self._refuse(event.start_mark, "scalar-too-large", fault, "make it shorter")
