@@ -169,9 +169,10 @@ class Fields:
         self.error(node, "not-text", fault, f'quote it: "{shown(node.value)}"')
 
     def _not(self, wanted: str, node: object, cure: str) -> None:
-        if isinstance(node, Unread):
-            self.failed = True
-        if node is None or isinstance(node, Unread) or is_null(node):
+        if isinstance(node, Unread) or (isinstance(node, Map | Seq) and not node.whole):
+            self.failed = True  # the reader has said why
+            return
+        if node is None or is_null(node):
             return
         assert isinstance(node, Map | Seq | Scalar)
         if isinstance(node, Scalar):

@@ -113,9 +113,13 @@ class _Result:
         """The kind as far as it can be told; a policy whose kind is missing is told by its fields."""
         if kind in _READERS or kind in _LISTS:
             return kind
+        spec = root.get("spec")
+        is_policy = isinstance(spec, Map) and ("podSelector" in spec or "policyTypes" in spec)
         meant = None
         if kind is not None:
             meant = nearest(kind, _READERS) or {name.lower(): name for name in _LISTS}.get(kind.lower())
+            if is_policy and version == "networking.k8s.io/v1":
+                meant = "NetworkPolicy"
             if not meant or version not in (None, "v1", "networking.k8s.io/v1"):
                 return kind
             fields.error(root["kind"], "kind", f"there is no kind `{shown(kind)}`", f"write `kind: {meant}`")
@@ -123,10 +127,7 @@ class _Result:
             fields.text(root.get("kind"))
             fields.missing(root, "kind", "write `kind:`, as in `kind: NetworkPolicy`")
         self.truncated = True
-        spec = root.get("spec")
-        if isinstance(spec, Map) and ("podSelector" in spec or "policyTypes" in spec):
-            return "NetworkPolicy"
-        return meant
+        return "NetworkPolicy" if is_policy else meant
 
     def _is_foreign(self, fields: Fields, root: Map, kind: str, version: str | None, wanted: str) -> bool:
         """Whether it is another project's object of the same kind; a wrong or missing apiVersion is an error."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
 from netpold.policy.fields import Fields, words
-from netpold.policy.tree import Map, Scalar, Unread, is_null, is_text, shown
+from netpold.policy.tree import Map, Scalar, Unread, is_null, is_sure, is_text, shown
 
 _FIELDS = words(
     "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp "
@@ -43,7 +43,7 @@ def _metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: s
         return Metadata(None, None, {}, {})
     fields.known(found, _FIELDS)
     return Metadata(
-        _namespace(fields, found),
+        _namespace(fields, found, is_sure(root, "metadata")),
         _name(fields, found, is_name, rule),
         labels(fields, found.get("labels")),
         _annotations(fields, found.get("annotations")) if "annotations" in found else {},
@@ -63,7 +63,7 @@ def _name(fields: Fields, found: Map, is_name: Callable[[str], bool], rule: str)
     return None
 
 
-def _namespace(fields: Fields, found: Map) -> str | None:
+def _namespace(fields: Fields, found: Map, sure: bool) -> str | None:
     node = found.get("namespace")
     namespace = fields.text(node)
     if namespace and is_dns_label(namespace):
@@ -73,7 +73,7 @@ def _namespace(fields: Fields, found: Map) -> str | None:
         fields.error(node, "namespace", fault, f"a namespace's name is {LABEL_RULE}")
         return None
     absent = node is None or is_null(node) or namespace == ""
-    return "default" if absent and found.whole else None
+    return "default" if absent and sure else None
 
 
 def _annotations(fields: Fields, node: object) -> dict[str, str]:

@@ -16,7 +16,7 @@ from netpold.policy.metadata import Metadata, metadata
 from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, Selector
 from netpold.policy.policy_rules import rules
 from netpold.policy.selectors import selector
-from netpold.policy.tree import Map, Scalar, Seq, is_null, shown
+from netpold.policy.tree import Map, Scalar, Seq, is_null, is_sure, shown
 
 _POLICY = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _SPEC = frozenset({"podSelector", "policyTypes", "ingress", "egress"})
@@ -38,7 +38,8 @@ def read_policy(fields: Fields, root: Map) -> Policy | None:
     node = root.get("spec")
     if node is None or is_null(node):
         fault = "there is no `spec`: all pods of the namespace are selected, and nothing may come in"
-        fields.warn(root if node is None else node, "no-spec", fault, "write what is meant below `spec:`")
+        if root.whole:
+            fields.warn(root if node is None else node, "no-spec", fault, "write what is meant below `spec:`")
         says = _Spec((True, not root.whole), EVERYTHING, (), ())
     else:
         says = _spec(fields, node)
@@ -91,14 +92,13 @@ def _spec(fields: Fields, node: object) -> _Spec:
 
 def _closed_directions(spec: Map, types: tuple[bool, bool] | None, known: bool) -> tuple[bool, bool]:
     """The directions that a policy with errors may have: as `policyTypes` says, or by default, or else both."""
+    if "policyTypes" in spec and not is_sure(spec, "policyTypes"):
+        return _BOTH
     if types is not None:
         return types
-    unsure = not known or not spec.whole or ("policyTypes" in spec and not _says_nothing(spec["policyTypes"]))
-    return _BOTH if unsure else (True, "egress" in spec)
-
-
-def _says_nothing(node: object) -> bool:
-    return (isinstance(node, Seq) and not node and node.whole) or (isinstance(node, Scalar) and is_null(node))
+    node = spec.get("policyTypes")
+    says_nothing = node is None or is_null(node) or (isinstance(node, Seq) and not node)
+    return (True, "egress" in spec) if says_nothing and known and spec.whole else _BOTH
 
 
 def _pod_selector(fields: Fields, spec: Map) -> Selector:

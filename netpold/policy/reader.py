@@ -88,7 +88,7 @@ def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
             yield Document(None, start, len(data), line, [refusal], broken=True)
             return
         chunk = data[start:end]
-        if chunk[3:].strip():
+        if not chunk.startswith(b"---") or chunk[3:].strip():
             yield from _Builder(chunk, start, line, limits).documents()
 
 
@@ -219,11 +219,12 @@ class _Builder:
             if key_event.__class__ is not _SCALAR:
                 self._refuse_key(node, key_event, depth)
                 continue
-            key, event = key_event.value, get()
+            key = key_event.value
             if key in scalars or (marked and (key_event.anchor or key_event.tag)):
-                self._refuse_entry(node, key_event, event, depth)
+                self._refuse_entry(node, key_event, get(), depth)
                 continue
             scalars[key] = key_event
+            event = get()
             kind = event.__class__
             if marked and (event.anchor or event.tag):
                 node[key] = self._marked_value(event, depth + 1)

@@ -158,6 +158,15 @@ def is_null(node: object) -> bool:
     return isinstance(node, Scalar) and node.implicit[0] and node.value in _NULL
 
 
+def is_sure(holder: Map, key: str) -> bool:
+    """Whether what stands at a key is all that was meant to: not so where reading broke off in it, or right after it,
+    since a wrong indentation ends a map or list too early."""
+    node = holder.get(key)
+    if isinstance(node, Unread) or (isinstance(node, Map | Seq) and not node.whole):
+        return False
+    return holder.whole or (key in holder and next(reversed(holder.scalars)) != key)
+
+
 def is_true(scalar: Scalar) -> bool:
     """The value of a scalar of Type.BOOL."""
     return scalar.value in _TRUE
