@@ -19,6 +19,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from netpold.rules.compile import CompileSettings
+
 DEFAULT_FILE = Path("/etc/netpold/netpold.toml")
 
 
@@ -103,6 +105,17 @@ class Settings:
         metadata=_row(
             "After how many seconds without a file event the manifests are looked through anyway.", low=1, high=86_400
         ),
+    )
+
+
+def compile_settings(settings: Settings) -> CompileSettings:
+    """What of the settings the compiler wants to know."""
+    return CompileSettings(
+        anti_spoofing=settings.anti_spoofing,
+        accept=settings.accept,
+        host_access=settings.host_access,
+        host_to_pods=settings.host_to_pods,
+        nflog_group=settings.nflog_group,
     )
 
 

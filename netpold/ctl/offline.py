@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netpold.config import ConfigError, Settings, load
+from netpold.config import ConfigError, Settings, compile_settings, load
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import count, line
 from netpold.daemon.status import finding_json
@@ -18,7 +18,6 @@ from netpold.policy.assemble import assemble
 from netpold.policy.index import Index
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding, World
-from netpold.rules.compile import CompileSettings
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.ruleset import Ruleset
 
@@ -80,14 +79,3 @@ def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index
     pods = None if node is None else [key for key, pod in manifests.world.pods.items() if pod.node == node]
     index = Index(manifests.world)
     return index, offline_ruleset(index, pods, compile_settings(settings))
-
-
-def compile_settings(settings: Settings) -> CompileSettings:
-    """What of the settings the compiler wants to know."""
-    return CompileSettings(
-        anti_spoofing=settings.anti_spoofing,
-        accept=settings.accept,
-        host_access=settings.host_access,
-        host_to_pods=settings.host_to_pods,
-        nflog_group=settings.nflog_group,
-    )

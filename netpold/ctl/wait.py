@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import time
 
-from netpold.ctl.client import ANSWER_S, ask
+from netpold.ctl.client import ANSWER_S, NotRunning, ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.output import say_json
+
+GRACE_S = 5.0  # how long a daemon that was started a moment ago may take until its socket is there
 
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure, with TIMED_OUT when it took longer than asked for."""
-    ask(arguments.socket, "POST", f"/v1/wait?timeout={arguments.timeout:g}", arguments.timeout + ANSWER_S)
+    began = time.monotonic()
+    while True:
+        left = max(arguments.timeout - (time.monotonic() - began), 0.0)
+        try:
+            ask(arguments.socket, "POST", f"/v1/wait?timeout={left:g}", left + ANSWER_S)
+            break
+        except NotRunning:
+            if time.monotonic() - began >= min(arguments.timeout, GRACE_S):
+                raise
+            time.sleep(0.05)
     if arguments.output == "json":
         say_json({"version": 1, "done": True})
     return Exit.FINE

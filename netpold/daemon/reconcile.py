@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from netpold.config import Settings
+from netpold.config import Settings, compile_settings
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status, timestamp
 from netpold.host import conntrack
 from netpold.host.kernel import ipset
@@ -33,7 +33,7 @@ from netpold.host.watch import Watcher
 from netpold.policy.assemble import Assembled, assemble
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Finding, World
-from netpold.rules.compile import CompileSettings, compile_ruleset
+from netpold.rules.compile import compile_ruleset
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.peers import Sets
 from netpold.rules.plan import Installed, plan
@@ -93,9 +93,7 @@ class Reconciler:
         self._network = Network(self.wake_network)
         self._watcher = Watcher(settings.manifests, self.wake_files)
         self._source = Source(settings.manifests, settings.max_file_size, self._watcher.follow)
-        self._compile = CompileSettings(
-            settings.anti_spoofing, settings.accept, settings.host_access, settings.host_to_pods, settings.nflog_group
-        )
+        self._compile = compile_settings(settings)
         self._known = _Known()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._ruleset: Ruleset | None = None

@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from netpold.host.parse import parse_all
 from netpold.host.scan import Fingerprint, Snapshot, SourceError, problem, scan, unreadable_problem
-from netpold.policy import manifest
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding
 
@@ -61,6 +62,14 @@ class _Known:
     fingerprint: Fingerprint
     digest: bytes
     parsed: Parsed
+    racy: bool
+
+
+class _Content(NamedTuple):
+    """A file that was just read."""
+
+    data: bytes
+    digest: bytes
     racy: bool
 
 
@@ -129,6 +138,7 @@ class Source:
         moving: set[str] = set()
         unreadable = set(snapshot.unreadable)
         findings = list(snapshot.findings)
+        fresh: dict[str, _Content] = {}
         for path, fingerprint in snapshot.files.items():
             known = self._known.get(path)
             if known and known.fingerprint == fingerprint and not known.racy:
@@ -136,19 +146,32 @@ class Source:
             try:
                 if path in changing:
                     raise _Moving
-                self._known[path] = _parse(path, fingerprint, known, snapshot.time_ns)
+                data = read_file(path, fingerprint)
+                fresh[path] = _Content(data, hashlib.sha256(data).digest(), _is_racy(fingerprint, snapshot.time_ns))
             except (_Moving, FileNotFoundError):
                 moving.add(path)
                 findings.append(_still_changing(path))
             except OSError as error:
                 unreadable.add(path)
                 findings.append(unreadable_problem(path, "unreadable-file", error))
+        self._take(fresh, snapshot.files)
         self._forget(snapshot.files.keys() | moving | unreadable)
         parsed = {path: known.parsed for path, known in self._known.items()}
         for path in moving | unreadable:
             parsed.setdefault(path, UNKNOWN)
         is_final = len(findings) == len(snapshot.findings) and not any(each.racy for each in self._known.values())
         return Reading(snapshot, parsed, tuple(findings), frozenset(moving), is_final)
+
+    def _take(self, fresh: Mapping[str, _Content], files: Mapping[str, Fingerprint]) -> None:
+        """Parse what was read, where its bytes are others than before."""
+        same = {
+            path: known.parsed
+            for path, content in fresh.items()
+            if (known := self._known.get(path)) and known.digest == content.digest
+        }
+        parsed = same | parse_all([(path, content.data) for path, content in fresh.items() if path not in same])
+        for path, content in fresh.items():
+            self._known[path] = _Known(files[path], content.digest, parsed[path], content.racy)
 
     def _forget(self, there: Set[str]) -> None:
         """Drop what is known of files that are gone; what lies below a directory that can't be read is not."""
@@ -194,13 +217,9 @@ def _is_open_for_writing(fd: int) -> bool:
     return False
 
 
-def _parse(path: str, fingerprint: Fingerprint, known: _Known | None, scanned_ns: int) -> _Known:
-    data = read_file(path, fingerprint)
-    digest = hashlib.sha256(data).digest()
-    same = known is not None and known.digest == digest
-    parsed = known.parsed if known and same else manifest.parse(data, path)
+def _is_racy(fingerprint: Fingerprint, scanned_ns: int) -> bool:
     stamps_ns = FINE_STAMPS_NS if fingerprint.ctime_ns % 1_000_000_000 else COARSE_STAMPS_NS
-    return _Known(fingerprint, digest, parsed, racy=scanned_ns - fingerprint.ctime_ns < stamps_ns)
+    return scanned_ns - fingerprint.ctime_ns < stamps_ns
 
 
 def _still_changing(path: str) -> Finding:
