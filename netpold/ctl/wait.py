@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> Exit:
     while True:
         left = max(arguments.timeout - (time.monotonic() - began), 0.0)
         try:
-            ask(arguments.socket, "POST", f"/v1/wait?timeout={left:g}", left + ANSWER_S)
+            ask(arguments.socket, "POST", f"/v1/wait?timeout={left:.3g}", left + ANSWER_S)
             break
         except NotRunning:
             if time.monotonic() - began >= min(arguments.timeout, GRACE_S):
