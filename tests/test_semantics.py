@@ -23,7 +23,7 @@ from netpold.rules.compile import CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.explain import explain
 from netpold.rules.offline import offline_ruleset
-from netpold.rules.ruleset import Ruleset
+from netpold.rules.ruleset import CHAIN_NAME_LIMIT, COMMENT_LIMIT, SET_NAME_LIMIT, Goto, InSet, Jump, Ports, Ruleset
 from tests.cases import Case, Probe, all_cases
 from tests.cases.choices import Choice, choices
 from tests.reference import Packet, claimants, pod_allows, verdicts
@@ -216,7 +216,7 @@ UNCONTESTED = Shape(contested=False, quarantine=True)
 def test_compiled_rules_agree_with_the_reference(world: World, data: st.DataObject) -> None:
     places: dict[str, Place] = {key: data.draw(st.sampled_from(PLACES), label=key) for key in sorted(world.pods)}
     node = Node.of(world, places)
-    for packet in sample_packets(world, 60):
+    for packet in sample_packets(world, 150):
         sender, receiver = ends(world, packet)
         agree(node, packet, expected(node, packet, sender, receiver))
 
@@ -226,7 +226,7 @@ def test_compiled_rules_agree_with_the_reference(world: World, data: st.DataObje
 def test_pods_known_by_address_agree_with_the_reference(world: World) -> None:
     """With every pod local by address, one node judges for both ends; pods that claim one address all have a say."""
     node = Node.of(world, dict.fromkeys(world.pods, "address"))
-    for packet in sample_packets(world, 60):
+    for packet in sample_packets(world, 150):
         if not _between_contested_addresses(world, packet):
             agree(node, packet, all(verdicts(world, packet)))
 
@@ -272,6 +272,26 @@ def test_no_pod_speaks_for_another(world: World, data: st.DataObject) -> None:
             receiver = ends(world, packet)[1]
             assert not node.passes(packet, liar, receiver), f"{liar.key}: {packet}"
             assert not node.passes(packet, liar, receiver, reply=True), f"{liar.key}: answer {packet}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds(EVERYTHING_GOES), data=st.data())
+def test_rulesets_keep_to_what_a_kernel_takes(world: World, data: st.DataObject) -> None:
+    """Whatever is jumped to and looked up exists, names and comments have room, multiport has its fifteen slots."""
+    places: dict[str, Place] = {key: data.draw(st.sampled_from(PLACES), label=key) for key in sorted(world.pods)}
+    ruleset = Node.of(world, places).ruleset
+    assert all(len(name) <= SET_NAME_LIMIT for name in ruleset.sets)
+    for family, chains in ruleset.chains.items():
+        assert all(len(name) <= CHAIN_NAME_LIMIT for name in chains)
+        for rule in (rule for rules in chains.values() for rule in rules):
+            assert len(rule.comment) <= COMMENT_LIMIT
+            if isinstance(rule.target, (Jump, Goto)):
+                assert rule.target.chain in chains
+            for match in rule.matches:
+                if isinstance(match, InSet):
+                    assert ruleset.sets[match.name].family == family
+                if isinstance(match, Ports):
+                    assert sum(1 if low == high else 2 for low, high in match.ranges) <= 15
 
 
 def agree(node: Node, packet: Packet, verdict: bool) -> None:
