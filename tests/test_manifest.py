@@ -209,6 +209,15 @@ def test_numbers_that_are_not_what_they_seem_are_told(written: str, number: int)
     assert found.ingress[0].ports == (PolicyPort("TCP", number),)
 
 
+def test_the_letters_y_and_n_are_text_to_most_readers_of_yaml():
+    parsed = policy_of(
+        "spec: {podSelector: {matchLabels: {n: y}}}", "{name: y, namespace: n, labels: {Y: N}, annotations: {n: y}}"
+    )
+    assert {(finding.code, finding.severity) for finding in parsed.findings} == {("unquoted-letter", "warning")}
+    assert len(parsed.findings) == 8
+    assert parsed.objects == (Policy("n", "y", labelled(n="y"), (), None),)
+
+
 def test_the_namespace_is_default_if_none_is_written():
     assert good(policy_of("spec: {podSelector: {}}", "{name: p}")).namespace == "default"
     assert good(policy_of("spec: {podSelector: {}}", '{name: p, namespace: ""}')).namespace == "default"
@@ -613,6 +622,12 @@ def test_other_kinds_are_passed_over_and_counted():
         kind: Service
         """)
     assert parsed == Parsed((), (), {"Deployment": 1, "Service": 2, "Node": 1}, False)
+
+
+def test_what_is_refused_in_other_kinds_is_nobodys_business():
+    parsed = read("apiVersion: apps/v1\nkind: Deployment\na: &x 1\nb: *x\nc: {d: 1, d: 2}\n---\nkind: Chart\nx: {")
+    assert [finding.code for finding in parsed.findings] == ["syntax"] and parsed.truncated
+    assert parsed.passed_over == {"Deployment": 1, "Chart": 1}
 
 
 @pytest.mark.parametrize("text", ["a: 1", "- kind: Pod", "hello", "42", "[]"])

@@ -12,7 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from netpold.policy.fields import Fields
-from netpold.policy.tree import Scalar, Type, is_null, plain_type, shown, type_of
+from netpold.policy.tree import Scalar, Type, is_null, plain_type, shown
 
 LABEL_RULE = "up to 63 lower-case letters, digits and `-`, a letter or digit at both ends"
 SUBDOMAIN_RULE = "up to 253 lower-case letters, digits, `-` and `.`, a letter or digit at both ends of each part"
@@ -85,8 +85,9 @@ def labels(fields: Fields, node: object) -> dict[str, str]:
         if isinstance(value, Scalar) and _is_label(key, scalar.implicit[0], value.value, value.implicit[0]):
             right[key] = value.value
         else:
-            label_key(fields, scalar)
-            label_value(fields, value)
+            taken_key, taken = label_key(fields, scalar), label_value(fields, value)
+            if taken_key is not None and taken is not None:
+                right[taken_key] = taken
     return right
 
 
@@ -106,8 +107,7 @@ def label_key(fields: Fields, node: Scalar) -> str | None:
         fields.error(node, "label-key", f'"{shown(node.value)}" is no label key', f"a label key is {KEY_RULE}")
         return None
     if not _is_sure(node.value, node.implicit[0]):
-        _quote(fields, node)
-        return None
+        return fields.unquoted(node)
     return node.value
 
 
@@ -123,11 +123,5 @@ def label_value(fields: Fields, node: object) -> str | None:
         fields.error(node, "label-value", fault, f"a label value is {VALUE_RULE}")
         return None
     if not _is_sure(node.value, node.implicit[0]):
-        _quote(fields, node)
-        return None
+        return fields.unquoted(node)
     return node.value
-
-
-def _quote(fields: Fields, node: Scalar) -> None:
-    fault = f"`{shown(node.value)}` is {type_of(node).value} to YAML, and text is wanted"
-    fields.error(node, "not-text", fault, f'quote it: "{shown(node.value)}"')

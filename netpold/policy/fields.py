@@ -44,13 +44,14 @@ MOST_FINDINGS = 50  # of one object: more than that is not a manifest with mista
 class Fields:
     """What is read of one object; `line` is the first line of its chunk (from 0), `prefix` its place in a List."""
 
-    __slots__ = ("_file", "_findings", "_line", "_prefix", "failed", "left_out", "placed", "root", "subject")
+    __slots__ = ("_file", "_findings", "_line", "_prefix", "failed", "left_out", "ours", "placed", "root", "subject")
 
     def __init__(self, file: str, line: int, root: Node | None, prefix: str = "") -> None:
         self._file, self._line, self.root, self._prefix = file, line, root, prefix
         self._findings: list[tuple[Position, str, str, str, str, Literal["error", "warning"]]] = []
         self.subject = ""
         self.failed = False
+        self.ours = True  # whether it is of a kind that netpold reads
         self.placed = True  # whether it can be told which object this is
         self.left_out = 0
 
@@ -122,15 +123,13 @@ class Fields:
         if isinstance(node, Scalar):
             if is_text(node):
                 return node.value
-            if not is_null(node):
-                self._quote(node)
-            return None
+            return None if is_null(node) else self.unquoted(node)
         self._not("text", node, "write one value")
         return None
 
     def flag(self, node: object) -> bool | None:
         """True or false; null is as if nothing were written."""
-        if isinstance(node, Scalar) and type_of(node) is Type.BOOL:
+        if isinstance(node, Scalar) and type_of(node) in (Type.BOOL, Type.LETTER):
             return is_true(node)
         self._not("true or false", node, "write `true` or `false`, without quotes")
         return None
@@ -163,10 +162,15 @@ class Fields:
             return False
         return True
 
-    def _quote(self, node: Scalar) -> None:
-        kind = type_of(node)
-        fault = f"`{shown(node.value)}` is {kind.value} to YAML, and text is wanted"
-        self.error(node, "not-text", fault, f'quote it: "{shown(node.value)}"')
+    def unquoted(self, node: Scalar) -> str | None:
+        """Note a scalar that should be quoted; gives its text where nothing else can be meant by it (`y`, `n`)."""
+        kind, cure = type_of(node), f'quote it: "{shown(node.value)}"'
+        fault = f"`{shown(node.value)}` is {kind.value}"
+        if kind is Type.LETTER:
+            self.warn(node, "unquoted-letter", f"{fault} readers of YAML, it is taken as text", cure)
+            return node.value
+        self.error(node, "not-text", f"{fault} to YAML, and text is wanted", cure)
+        return None
 
     def _not(self, wanted: str, node: object, cure: str) -> None:
         if isinstance(node, Unread) or (isinstance(node, Map | Seq) and not node.whole):
@@ -190,7 +194,7 @@ class Fields:
         `otherwise`: for all that look like none of `fields`."""
         if node.keys() <= fields:  # type: ignore[operator]
             return True
-        for key in [key for key in node if key not in fields]:
+        for key in self._first_unknown(node, fields):
             meant = nearest(key, fields)
             cure = hints.get(key) or (f"write `{meant}`" if meant else otherwise or _names(fields))
             self.error(node.scalars[key], "unknown-field", f"there is no field `{shown(key)}` here", cure)
@@ -201,13 +205,21 @@ class Fields:
         unless they look like one of `read`, which netpold reads."""
         if node.keys() <= fields:  # type: ignore[operator]
             return
-        for key in [key for key in node if key not in fields]:
+        for key in self._first_unknown(node, fields):
             meant = nearest(key, read)
             fault = f"there is no field `{shown(key)}` here"
             if meant:
                 self.error(node.scalars[key], "unknown-field", fault, f"write `{meant}`")
             else:
                 self.warn(node.scalars[key], "unknown-field", f"{fault}; it is passed over", "take it out if it is one")
+
+    def _first_unknown(self, node: Map, fields: Collection[str]) -> list[str]:
+        """The unknown fields, no more of them than can be told."""
+        unknown = [key for key in node if key not in fields]
+        if len(unknown) > MOST_FINDINGS:
+            self.failed = True
+            self.left_out += len(unknown) - MOST_FINDINGS
+        return unknown[:MOST_FINDINGS]
 
 
 def _names(fields: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from netpold.policy.model import Finding, Namespace, Pod, Policy
 from netpold.policy.pods import read_namespace, read_pod
 from netpold.policy.policies import read_policy
 from netpold.policy.reader import LIMITS, Document, Limits, read
-from netpold.policy.tree import Map, Scalar, Unread, is_null, is_text, shown
+from netpold.policy.tree import Map, Scalar, is_null, is_text, shown
 
 Object = Pod | Namespace | Policy
 
@@ -79,11 +79,14 @@ class _Result:
             self.truncated = True
         if isinstance(root, Map):
             self._object(fields, root, head)
+            if not fields.ours and not document.broken:
+                return
+        elif document.faults:
+            self.truncated = True
         elif root is not None and not (isinstance(root, Scalar) and is_null(root)):
             self.truncated = True
-            if not isinstance(root, Unread):
-                cure = "write `apiVersion:`, `kind:` and `metadata:`"
-                fields.error(root, "not-an-object", "this is no Kubernetes object", cure)
+            cure = "write `apiVersion:`, `kind:` and `metadata:`"
+            fields.error(root, "not-an-object", "this is no Kubernetes object", cure)
         self.findings += fields.findings()
 
     def _object(self, fields: Fields, root: Map, head: Map | None) -> None:
@@ -98,6 +101,7 @@ class _Result:
             if not self._is_foreign(fields, root, kind, version, wanted):
                 self._take(fields, reader(fields, root))
         elif kind is not None:
+            fields.ours = False
             self._pass_over(shown(kind))
 
     def _pass_over(self, kind: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
 from netpold.policy.fields import Fields, words
-from netpold.policy.tree import Map, Scalar, Unread, is_null, is_sure, is_text, shown
+from netpold.policy.tree import Map, Scalar, is_null, is_sure, is_text, shown
 
 _FIELDS = words(
     "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp "
@@ -83,16 +83,16 @@ def _annotations(fields: Fields, node: object) -> dict[str, str]:
     right = {}
     for key, value in found.items():
         scalar = found.scalars[key]
-        if not is_text(scalar):
-            fields.error(scalar, "not-text", f"`{shown(key)}` is not text to YAML", f'quote it: "{shown(key)}"')
-        elif not is_label_key(key.lower()):
+        if not is_text(scalar) and fields.unquoted(scalar) is None:
+            continue
+        if not is_label_key(key.lower()):
             fields.error(scalar, "annotation-key", f'"{shown(key)}" is no annotation key', f"a key is {KEY_RULE}")
         elif isinstance(value, Scalar) and is_null(value):
             fields.error(value, "not-text", "nothing is written here, and text is wanted", 'write "" for no text')
-        elif isinstance(value, Scalar) and is_text(value):
-            right[key] = value.value
-        elif not isinstance(value, Unread):
-            fields.text(value)
+        else:
+            text = fields.text(value)
+            if text is not None:
+                right[key] = text
     size = sum(map(len, right)) + sum(map(len, right.values()))
     if size > _MOST_ANNOTATIONS:
         fault = f"the annotations have {size} characters, the limit is {_MOST_ANNOTATIONS}"

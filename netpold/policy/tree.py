@@ -1,9 +1,9 @@
 """The plain trees that `reader.py` builds: Map, Seq and Scalar, each with its place, and what a scalar's text means.
 
 Plain (unquoted) text has the type that the API server's parser gives it (sigs.k8s.io/yaml, goyaml.v2 `resolve.go`: it
-is YAML 1.1, so `no` is false and `010` is eight).  Two kinds of text are text to the API server and something else to
-other YAML readers, dates and base 60 numbers (`22:22`): they have types of their own here, so that a check can refuse
-them where it matters.
+is YAML 1.1, so `no` is false and `010` is eight).  Where readers of YAML differ, the text has a type of its own, so
+that a check can refuse it where it matters: dates and base 60 numbers (`22:22`) are text to the API server and not to
+others, `y` and `n` are truth values to it and text to most others.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Type(Enum):
     INT = "a number"
     FLOAT = "a decimal number"
     BOOL = "a truth value"
+    LETTER = "a truth value to some"
     NULL = "nothing"
     DATE = "a date"
     BASE60 = "a base 60 number"
@@ -93,12 +94,13 @@ def new_seq(place: Place) -> Seq:
     return node
 
 
-_TRUE = ("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON")
-_FALSE = ("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF")
+_TRUE = ("yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON")
+_FALSE = ("no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF")
 _NULL = ("", "~", "null", "Null", "NULL")
 _NAN = (".nan", ".NaN", ".NAN", *(sign + inf for sign in ("", "+", "-") for inf in (".inf", ".Inf", ".INF")))
 _WORDS = {
     **dict.fromkeys(_TRUE + _FALSE, Type.BOOL),
+    **dict.fromkeys(("y", "Y", "n", "N"), Type.LETTER),
     **dict.fromkeys(_NULL, Type.NULL),
     **dict.fromkeys(_NAN, Type.FLOAT),
 }
@@ -168,8 +170,8 @@ def is_sure(holder: Map, key: str) -> bool:
 
 
 def is_true(scalar: Scalar) -> bool:
-    """The value of a scalar of Type.BOOL."""
-    return scalar.value in _TRUE
+    """The value of a scalar of Type.BOOL or Type.LETTER."""
+    return scalar.value in _TRUE or scalar.value in ("y", "Y")
 
 
 def _index(node: Node) -> int:
@@ -203,4 +205,6 @@ def path_of(root: Node | None, target: Node | Place) -> str:
 def shown(text: str, limit: int = 64) -> str:
     """Text from a manifest as a message may show it: cut to length, and nothing in it that is not printable."""
     cut = text if len(text) <= limit else text[: limit - 3] + "..."
+    if cut.isprintable():
+        return cut
     return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in cut)
