@@ -152,12 +152,15 @@ policy_ports = st.one_of(
     st.builds(PolicyPort, protocols, st.sampled_from(PORT_NAMES)),
     st.builds(_range, protocols, st.tuples(numbers, numbers)),
 )
-# More than the 15 that one multiport match holds.
+# More than the 15 slots that one multiport match has: single ports take one, ranges two.
 many_ports = st.builds(
-    lambda protocol, first, step: tuple(PolicyPort(protocol, first + step * n) for n in range(18)),
+    lambda protocol, first, step, width: tuple(
+        PolicyPort(protocol, first + step * n, first + step * n + width if width else None) for n in range(18)
+    ),
     protocols,
     st.sampled_from((62, 80, 8063)),
-    st.sampled_from((1, 2)),
+    st.sampled_from((1, 2, 3)),
+    st.sampled_from((0, 0, 1)),
 )
 ports = st.one_of(
     st.none(),

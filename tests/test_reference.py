@@ -87,7 +87,7 @@ def test_allowing_everything_in_every_namespace_allows_everything(world: World, 
         assert allowed(everything, packet)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES), data=st.data())
 def test_a_rule_less_never_allows_more(world: World, data: st.DataObject) -> None:
     with_rules = sorted(key for key, item in world.policies.items() if item.ingress or item.egress)
@@ -100,7 +100,7 @@ def test_a_rule_less_never_allows_more(world: World, data: st.DataObject) -> Non
         assert allowed(tighter, packet) <= allowed(world, packet), str(packet)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(PLAIN))
 def test_one_policy_says_what_its_rules_say_apart(world: World) -> None:
     """A policy of several rules, peers and ports is the union of policies of one rule, one peer and one port each."""
@@ -128,7 +128,7 @@ def _pieces(rules: tuple[PolicyRule, ...]) -> list[PolicyRule]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_the_order_of_objects_does_not_matter(world: World) -> None:
     reverse = World(*(dict(reversed(items.items())) for items in (world.pods, world.namespaces, world.policies)))
@@ -145,7 +145,7 @@ def test_a_world_survives_its_manifests(world: World) -> None:
     assert to_world(yaml.safe_load_all(to_yaml(to_manifests(world)))) == world
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(history=histories(EVERYTHING_GOES))
 def test_histories_keep_worlds_well_formed(history: list[World]) -> None:
     for world in history:
@@ -154,7 +154,7 @@ def test_histories_keep_worlds_well_formed(history: list[World]) -> None:
         assert all(item.ingress is not None or item.egress is not None for item in world.policies.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), world=worlds(PLAIN))
 def test_changes_without_contest_keep_addresses_apart(data: st.DataObject, world: World) -> None:
     shape = replace(PLAIN, contested=False)

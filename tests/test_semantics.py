@@ -152,6 +152,7 @@ def test_compiled_rules_give_the_verdicts_of_a_case(case: Case, place: Place) ->
     for step in case.steps:
         world = step.world
         node = Node.of(world, dict.fromkeys(world.pods, place))
+        fits_a_kernel(node.ruleset)
         asked = [probe for probe in step.probes if place in BY_ADDRESS or not contested(world, probe.packet)]
         wrong = [probe for probe in asked if node.passes(probe.packet, *ends(world, probe.packet)) != probe.allowed]
         assert not wrong, report(step.name, wrong)
@@ -211,7 +212,7 @@ def test_a_pod_reaches_itself_at_each_of_its_addresses(place: Place) -> None:
 UNCONTESTED = Shape(contested=False, quarantine=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(world=worlds(UNCONTESTED), data=st.data())
 def test_compiled_rules_agree_with_the_reference(world: World, data: st.DataObject) -> None:
     places: dict[str, Place] = {key: data.draw(st.sampled_from(PLACES), label=key) for key in sorted(world.pods)}
@@ -221,7 +222,7 @@ def test_compiled_rules_agree_with_the_reference(world: World, data: st.DataObje
         agree(node, packet, expected(node, packet, sender, receiver))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_pods_known_by_address_agree_with_the_reference(world: World) -> None:
     """With every pod local by address, one node judges for both ends; pods that claim one address all have a say."""
@@ -231,7 +232,7 @@ def test_pods_known_by_address_agree_with_the_reference(world: World) -> None:
             agree(node, packet, all(verdicts(world, packet)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(UNCONTESTED))
 def test_explain_agrees_with_the_reference_on_each_side(world: World) -> None:
     index = Index(world)
@@ -244,7 +245,7 @@ def test_explain_agrees_with_the_reference_on_each_side(world: World) -> None:
         assert said.verdict == ("allow" if all(meant) else "deny"), str(packet)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(UNCONTESTED), data=st.data())
 def test_answers_and_errors_of_flows_come_back(world: World, data: st.DataObject) -> None:
     """Whatever the policies are: conntrack knows an answer only of a flow that was allowed."""
@@ -257,7 +258,7 @@ def test_answers_and_errors_of_flows_come_back(world: World, data: st.DataObject
             assert node.passes(packet, sender, receiver, related=True), f"error {packet}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(UNCONTESTED), data=st.data())
 def test_no_pod_speaks_for_another(world: World, data: st.DataObject) -> None:
     """A packet or an answer from a pod's interface with another source address is dropped, where there are policies."""
@@ -274,12 +275,15 @@ def test_no_pod_speaks_for_another(world: World, data: st.DataObject) -> None:
             assert not node.passes(packet, liar, receiver, reply=True), f"{liar.key}: answer {packet}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES), data=st.data())
 def test_rulesets_keep_to_what_a_kernel_takes(world: World, data: st.DataObject) -> None:
     """Whatever is jumped to and looked up exists, names and comments have room, multiport has its fifteen slots."""
     places: dict[str, Place] = {key: data.draw(st.sampled_from(PLACES), label=key) for key in sorted(world.pods)}
-    ruleset = Node.of(world, places).ruleset
+    fits_a_kernel(Node.of(world, places).ruleset)
+
+
+def fits_a_kernel(ruleset: Ruleset) -> None:
     assert all(len(name) <= SET_NAME_LIMIT for name in ruleset.sets)
     for family, chains in ruleset.chains.items():
         assert all(len(name) <= CHAIN_NAME_LIMIT for name in chains)
