@@ -504,6 +504,15 @@ def test_a_great_many_faults_are_cut_short():
     assert len(parsed.findings) == 51 and "450 more" in parsed.findings[-1].fault
 
 
+def test_a_great_many_warnings_hide_no_error():
+    peers = "{ipBlock: {cidr: 10.0.0.1/8}}, " * 70
+    parsed = rule_of(f"from: [{peers}]")
+    assert len(parsed.findings) == 51 and {finding.severity for finding in parsed.findings} == {"warning"}
+    assert not parsed.objects[0].quarantined and "20 more" in parsed.findings[-1].fault
+    parsed = rule_of(f"from: [{peers} {{}}]")
+    assert [finding.code for finding in parsed.findings if finding.severity == "error"] == ["empty-peer"]
+
+
 # Quarantine
 
 

@@ -31,6 +31,7 @@ _NO_POD = re.compile(r"(?:0|127|22[4-9]|23[0-9]|24[0-9]|25[0-5])\.")  # this net
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
 
+@lru_cache(maxsize=1 << 12)
 def is_dns_label(text: str) -> bool:
     """Whether text is a DNS-1123 label: a namespace's name."""
     return len(text) <= 63 and _LABEL.fullmatch(text) is not None
@@ -41,6 +42,7 @@ def is_dns_subdomain(text: str) -> bool:
     return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=1 << 12)
 def is_port_name(text: str) -> bool:
     """Whether text is an IANA service name: a port's name."""
     return len(text) <= 15 and _SERVICE.fullmatch(text) is not None

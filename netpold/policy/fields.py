@@ -8,6 +8,7 @@ them rejects the object.  Field paths are worked out from the place only when th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
@@ -38,22 +39,24 @@ def words(text: str) -> frozenset[str]:
 
 _NO_HINTS: Mapping[str, str] = {}
 _NUMBER = re.compile("0|[1-9][0-9]{0,9}")
-MOST_FINDINGS = 50  # of one object: more than that is not a manifest with mistakes, but no manifest
+MOST_FINDINGS = 50  # errors of one object, and as many warnings: with more, it is no manifest with mistakes in it
+
+Severity = Literal["error", "warning"]
 
 
 class Fields:
     """What is read of one object; `line` is the first line of its chunk (from 0), `prefix` its place in a List."""
 
-    __slots__ = ("_file", "_findings", "_line", "_prefix", "failed", "left_out", "ours", "placed", "root", "subject")
+    __slots__ = ("_file", "_findings", "_left_out", "_line", "_prefix", "failed", "ours", "placed", "root", "subject")
 
     def __init__(self, file: str, line: int, root: Node | None, prefix: str = "") -> None:
         self._file, self._line, self.root, self._prefix = file, line, root, prefix
-        self._findings: list[tuple[Position, str, str, str, str, Literal["error", "warning"]]] = []
+        self._findings: list[tuple[Position, str, str, str, str, Severity]] = []
         self.subject = ""
         self.failed = False
         self.ours = True  # whether it is of a kind that netpold reads
         self.placed = True  # whether it can be told which object this is
-        self.left_out = 0
+        self._left_out: Counter[Severity] = Counter()
 
     def position(self, node: Node | Place | None) -> Position:
         """Where a node stands in the file."""
@@ -76,27 +79,25 @@ class Fields:
 
     def findings(self) -> list[Finding]:
         """All that was noted, in order of place."""
+        if not self._findings:
+            return []
         noted = [
             Finding(position, code, path, fault, cure, self.subject, severity)
             for position, code, path, fault, cure, severity in self._findings
         ]
         noted.sort(key=lambda finding: finding.position)
-        if self.left_out:
-            fault = f"{self.left_out} more faults in this object"
-            noted.append(Finding(noted[-1].position, "too-many-faults", "", fault, "mend these first", self.subject))
+        last = noted[-1].position
+        for severity, count in self._left_out.items():
+            fault = f"{count} more {severity}s in this object"
+            noted.append(Finding(last, "too-many-faults", "", fault, "mend these first", self.subject, severity))
         return noted
 
-    def _note(
-        self,
-        node: Node | Place,
-        code: str,
-        fault: str,
-        cure: str,
-        child: str,
-        severity: Literal["error", "warning"],
-    ) -> None:
-        if len(self._findings) >= MOST_FINDINGS:
-            self.left_out += 1
+    def _note(self, node: Node | Place, code: str, fault: str, cure: str, child: str, severity: Severity) -> None:
+        if (
+            len(self._findings) >= MOST_FINDINGS
+            and sum(each[5] == severity for each in self._findings) >= MOST_FINDINGS
+        ):
+            self._left_out[severity] += 1
             return
         path = path_of(self.root, node)
         path = ".".join(part for part in (self._prefix, path, child) if part)
@@ -218,7 +219,7 @@ class Fields:
         unknown = [key for key in node if key not in fields]
         if len(unknown) > MOST_FINDINGS:
             self.failed = True
-            self.left_out += len(unknown) - MOST_FINDINGS
+            self._left_out["error"] += len(unknown) - MOST_FINDINGS
         return unknown[:MOST_FINDINGS]
 
 

@@ -43,7 +43,7 @@ def _metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: s
         return Metadata(None, None, {}, {})
     fields.known(found, _FIELDS)
     return Metadata(
-        _namespace(fields, found, is_sure(root, "metadata")),
+        _namespace(fields, root, found),
         _name(fields, found, is_name, rule),
         labels(fields, found.get("labels")),
         _annotations(fields, found.get("annotations")) if "annotations" in found else {},
@@ -63,7 +63,7 @@ def _name(fields: Fields, found: Map, is_name: Callable[[str], bool], rule: str)
     return None
 
 
-def _namespace(fields: Fields, found: Map, sure: bool) -> str | None:
+def _namespace(fields: Fields, root: Map, found: Map) -> str | None:
     node = found.get("namespace")
     namespace = fields.text(node)
     if namespace and is_dns_label(namespace):
@@ -73,7 +73,7 @@ def _namespace(fields: Fields, found: Map, sure: bool) -> str | None:
         fields.error(node, "namespace", fault, f"a namespace's name is {LABEL_RULE}")
         return None
     absent = node is None or is_null(node) or namespace == ""
-    return "default" if absent and sure else None
+    return "default" if absent and is_sure(root, "metadata") else None
 
 
 def _annotations(fields: Fields, node: object) -> dict[str, str]:

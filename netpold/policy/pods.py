@@ -182,13 +182,12 @@ def _status(fields: Fields, node: Node | None) -> tuple[bool, tuple[str, ...]]:
     if phase and phase not in _PHASES:
         cure = f"write `{nearest(phase, _PHASES) or 'Running'}`"
         fields.error(status["phase"], "phase", f'there is no phase "{shown(phase)}"', cure)
-    addresses = [
-        _address(fields, entry) for entry in fields.seq(status.get("podIPs"), "write a list: `- ip: 10.0.0.1`") or ()
-    ]
+    addresses: dict[str | None, None] = {}  # in order and each once
+    for entry in fields.seq(status.get("podIPs"), "write a list: `- ip: 10.0.0.1`") or ():
+        addresses[_address(fields, entry)] = None
     if "podIP" in status:
-        addresses.append(_canonical(fields, status["podIP"]))
-    unique = dict.fromkeys(address for address in addresses if address is not None)
-    return phase in ("Succeeded", "Failed"), tuple(unique)
+        addresses[_canonical(fields, status["podIP"])] = None
+    return phase in ("Succeeded", "Failed"), tuple([address for address in addresses if address])
 
 
 def _address(fields: Fields, node: Node) -> str | None:

@@ -70,8 +70,10 @@ class Document:
     head: Map | None = None
 
 
-_BOUNDARY = re.compile(rb"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_BOUNDARY = b"\n---"
+_BLANK = (b"", b" ", b"\t", b"\r", b"\n")
 _DIRECTIVE = re.compile(rb"^%", re.MULTILINE)
+_BEGIN = Place()
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -95,12 +97,14 @@ def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
 def split(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The chunks of a file: first byte, byte after the last, line of the first byte (from 0)."""
     start, line = (len(_BOM), 0) if data.startswith(_BOM) else (0, 0)
-    for boundary in _BOUNDARY.finditer(data, start):
-        end = boundary.start()
-        if end > start:
+    found = data.find(_BOUNDARY, start)
+    while found >= 0:
+        end = found + 1
+        if data[end + 3 : end + 4] in _BLANK:
             yield start, end, line
             line += data.count(b"\n", start, end)
             start = end
+        found = data.find(_BOUNDARY, end)
     if start < len(data):
         yield start, len(data), line
 
@@ -132,8 +136,8 @@ class _Builder:
         self._marked = b"&" in chunk or b"*" in chunk or b"!" in chunk  # there may be anchors, aliases, tags
         self._torn: list[Map] = []  # may have entries that could not be read
         self._broken = False
-        self._root = new_seq(Place())  # holds the document that is being read, and the next one the entry of a List
-        self._entry = new_seq(Place())
+        self._root = new_seq(_BEGIN)  # holds the document that is being read, and the next one the entry of a List
+        self._entry = new_seq(_BEGIN)
         self._index = 0
 
     def documents(self) -> Iterator[Document]:
@@ -160,7 +164,7 @@ class _Builder:
     def _only_directives(self) -> bool:
         """Whether nothing but `%` lines and comments stand here.  Other `%` lines are refused, as kubectl refuses them
         (libyaml's work on many of them is quadratic)."""
-        directive = _DIRECTIVE.search(self._chunk)
+        directive = _DIRECTIVE.search(self._chunk) if b"%" in self._chunk else None
         if not directive:
             return False
         if all(line.lstrip()[:1] in (b"", b"#", b"%") for line in self._chunk.splitlines()):
