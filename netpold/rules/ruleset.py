@@ -122,19 +122,7 @@ class HopLimit:
     value: int
 
 
-Match = (
-    Proto
-    | Ports
-    | SourcePort
-    | Address
-    | InSet
-    | Interface
-    | BridgePort
-    | Reply
-    | Related
-    | IcmpType
-    | HopLimit
-)
+Match = Proto | Ports | SourcePort | Address | InSet | Interface | BridgePort | Reply | Related | IcmpType | HopLimit
 
 
 # Targets -------------------------------------------------------------------------------------------------------------
