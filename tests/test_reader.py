@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netpold.policy.reader import Document, Limits, read, split
+from netpold.policy.chunks import Limits, split
+from netpold.policy.reader import Document, read
 from netpold.policy.tree import Map, Scalar, Seq, Type, Unread, int_of, path_of, plain_type, type_of
 
 

@@ -8,7 +8,6 @@ them rejects the object.  Field paths are worked out from the place only when th
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
@@ -56,7 +55,7 @@ class Fields:
         self.failed = False
         self.ours = True  # whether it is of a kind that netpold reads
         self.placed = True  # whether it can be told which object this is
-        self._left_out: Counter[Severity] = Counter()
+        self._left_out: dict[Severity, int] = {}
 
     def position(self, node: Node | Place | None) -> Position:
         """Where a node stands in the file."""
@@ -93,15 +92,18 @@ class Fields:
         return noted
 
     def _note(self, node: Node | Place, code: str, fault: str, cure: str, child: str, severity: Severity) -> None:
-        if (
-            len(self._findings) >= MOST_FINDINGS
-            and sum(each[5] == severity for each in self._findings) >= MOST_FINDINGS
-        ):
-            self._left_out[severity] += 1
+        if len(self._findings) >= MOST_FINDINGS and self._count(severity) >= MOST_FINDINGS:
+            self._leave_out(severity, 1)
             return
         path = path_of(self.root, node)
         path = ".".join(part for part in (self._prefix, path, child) if part)
         self._findings.append((self.position(node), code, path, fault, cure, severity))
+
+    def _count(self, severity: Severity) -> int:
+        return [each[-1] for each in self._findings].count(severity)
+
+    def _leave_out(self, severity: Severity, count: int) -> None:
+        self._left_out[severity] = self._left_out.get(severity, 0) + count
 
     # What a field is to be; None where it is absent, or is something else.
 
@@ -219,7 +221,7 @@ class Fields:
         unknown = [key for key in node if key not in fields]
         if len(unknown) > MOST_FINDINGS:
             self.failed = True
-            self._left_out["error"] += len(unknown) - MOST_FINDINGS
+            self._leave_out("error", len(unknown) - MOST_FINDINGS)
         return unknown[:MOST_FINDINGS]
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from netpold.policy.chunks import LIMITS, Limits
 from netpold.policy.fields import Fields, nearest
 from netpold.policy.model import Finding, Namespace, Pod, Policy
 from netpold.policy.pods import read_namespace, read_pod
 from netpold.policy.policies import read_policy
-from netpold.policy.reader import LIMITS, Document, Limits, read
+from netpold.policy.reader import Document, read
 from netpold.policy.tree import Map, Scalar, is_null, is_text, shown
 
 Object = Pod | Namespace | Policy

@@ -1,11 +1,9 @@
 """Strict YAML with positions: bytes to plain trees, built from libyaml's events.
 
-A file is cut into chunks at the lines that begin with `---`: YAML lets no such line be anything else than the begin of
-a document, so a broken chunk never takes the next one with it, and a chunk whose bytes did not change need not be read
-again.  Each chunk becomes a tree (`tree.py`) of Map, Seq and Scalar.  A Scalar is libyaml's own event: it has the
-text, whether it was plain, and its place, and costs nothing more to make; its text gets a type only where someone asks.
-The entries of a List are handed out one by one and then forgotten, so a file that holds a whole cluster takes no more
-memory than its largest object.
+A file is cut into chunks, one for each document (`chunks.py`), and each becomes a tree (`tree.py`) of Map, Seq and
+Scalar.  A Scalar is libyaml's own event: it has the text, whether it was plain, and its place, and costs nothing more
+to make; its text gets a type only where someone asks.  The entries of a List are handed out one by one and then
+forgotten, so a file that holds a whole cluster takes no more memory than its largest object.
 
 Refused, each with a Fault: aliases, anchors, tags, merge keys, duplicate keys, keys that are not text, depth, size.
 What a fault leaves in doubt is replaced by Unread, so that nobody takes it for read.  After a syntax error the tree so
@@ -24,23 +22,9 @@ from yaml import events
 from yaml._yaml import CParser
 from yaml.error import MarkedYAMLError
 
+from netpold.policy.chunks import LIMITS, Limits, refuse_file, split
 from netpold.policy.faults import Fault, clean, syntax_fault
 from netpold.policy.tree import Map, Node, Place, Seq, Unread, new_map, new_seq, shown
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a file may cost: `file` and `scalar` in bytes, `nodes`, `depth` and `faults` those of a document."""
-
-    file: int = 16 << 20
-    documents: int = 50_000
-    scalar: int = 1 << 20
-    nodes: int = 300_000
-    depth: int = 32
-    faults: int = 50
-
-
-LIMITS = Limits()
 
 # libyaml's events have what Scalar has; to the type checker they are Any.
 _ALIAS: Any = events.AliasEvent
@@ -70,16 +54,13 @@ class Document:
     head: Map | None = None
 
 
-_BOUNDARY = b"\n---"
-_BLANK = (b"", b" ", b"\t", b"\r", b"\n")
 _DIRECTIVE = re.compile(rb"^%", re.MULTILINE)
 _BEGIN = Place()
-_BOM = b"\xef\xbb\xbf"
 
 
 def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
     """The documents of a file in order, of a List its entries and then itself.  Raises nothing, whatever the bytes."""
-    refusal = _refuse_file(data, limits)
+    refusal = refuse_file(data, limits)
     if refusal:
         yield Document(None, 0, len(data), 0, [refusal], broken=True)
         return
@@ -92,30 +73,6 @@ def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
         chunk = data[start:end]
         if not chunk.startswith(b"---") or chunk[3:].strip():
             yield from _Builder(chunk, start, line, limits).documents()
-
-
-def split(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The chunks of a file: first byte, byte after the last, line of the first byte (from 0)."""
-    start, line = (len(_BOM), 0) if data.startswith(_BOM) else (0, 0)
-    found = data.find(_BOUNDARY, start)
-    while found >= 0:
-        end = found + 1
-        if data[end + 3 : end + 4] in _BLANK:
-            yield start, end, line
-            line += data.count(b"\n", start, end)
-            start = end
-        found = data.find(_BOUNDARY, end)
-    if start < len(data):
-        yield start, len(data), line
-
-
-def _refuse_file(data: bytes, limits: Limits) -> Fault | None:
-    if len(data) > limits.file:
-        fault = f"the file has {len(data)} bytes, the limit is {limits.file}"
-        return Fault(Place(), "file-too-large", fault, "split it into several files")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (b"\0" in data[:4] and data[:4].strip(b"\0")):
-        return Fault(Place(), "not-utf8", "the file looks like UTF-16 or UTF-32, not UTF-8", "save it as UTF-8")
-    return None
 
 
 class _StopReading(Exception):
