@@ -349,9 +349,9 @@ def test_the_masked_cidr_counts_for_what_except_may_be():
 @pytest.mark.parametrize(
     ("spec", "code", "path", "cure"),
     [
-        ("ingress: {}", "map-for-list", "ingress", "`[{}]`"),
+        ("ingress: {}", "map-for-list", "ingress", "`ingress: [{}]`"),
         ("ingress: {from: []}", "map-for-list", "ingress", "- from"),
-        ("egress: {}", "map-for-list", "egress", "`[]`"),
+        ("egress: {}", "map-for-list", "egress", "`egress: []`"),
         ("ingress: true", "wrong-type", "ingress", "[true]"),
         ("ingress: [null]", "nothing-written", "ingress[0]", "{}"),
         ("ingress: [[]]", "wrong-type", "ingress[0]", "from"),

@@ -16,7 +16,7 @@ from netpold.policy.checks import SERVICE_RULE, is_port_name
 from netpold.policy.fields import Fields, nearest
 from netpold.policy.model import EVERYTHING, IPBlock, Network, Peer, PodPeer, PolicyPort, PolicyRule, Protocol
 from netpold.policy.selectors import selector
-from netpold.policy.tree import Map, Node, Scalar, Seq, Type, is_null, is_text, shown, type_of
+from netpold.policy.tree import Map, Node, Scalar, Seq, Type, is_null, is_text, new_seq, shown, type_of
 
 PEERS = {"ingress": "from", "egress": "to"}
 
@@ -44,7 +44,8 @@ _CIDR_CURE = "write an address, `/` and the prefix length: `10.0.0.0/8` or `2001
 
 def rules(fields: Fields, node: Node | None, direction: str) -> tuple[PolicyRule, ...]:
     """The rules below `ingress` or `egress` (`direction`).  Absent, null and empty: none."""
-    entries = _list(fields, node, direction, "`[{}]` to allow all, `[]` to allow nothing")
+    empty = f"`{direction}: [{{}}]` to allow all, `{direction}: []` to allow nothing"
+    entries = _list(fields, node, direction, empty)
     return tuple(_rule(fields, entry, direction) for entry in entries or ())
 
 
@@ -80,12 +81,19 @@ def _list(fields: Fields, node: Node | None, key: str, empty: str) -> Seq | None
         else:
             cure = f"write {empty}"
         fields.error(node, "map-for-list", f"`{key}` is a list, here is a map", cure)
-        return None
+        return _only(node) if node and key != "except" else None
     if isinstance(node, Scalar) and not is_null(node):
         cure = f"write `{key}: [{shown(node.value)}]`"
         fields.error(node, "wrong-type", f"`{key}` is a list, here is one value", cure)
-        return None
+        return _only(node) if key == "except" else None
     return fields.seq(node)
+
+
+def _only(node: Map | Scalar) -> Seq:
+    """A list with one entry: what stands where a list should is looked through as if it were its entry."""
+    entries = new_seq(node.start_mark)
+    entries.append(node)
+    return entries
 
 
 def _peer(fields: Fields, node: Node) -> Peer:
