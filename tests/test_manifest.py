@@ -254,7 +254,7 @@ def test_status_and_all_metadata_that_kubectl_prints_are_fine():
         ("ports:\n  port: 80", "map-for-list", "ports", "- port"),
         ("ports: 80", "wrong-type", "ports", "[80]"),
         ("from: all", "wrong-type", "from", "[all]"),
-        ("from: [{ipBlock: {cidr: 10.0.0.0/8, except: 10.72.10.0/8}}]", "wrong-type", "from[0].ipBlock.except", "except: [10.72.10.0/8]"),
+        ("from: [{ipBlock: {cidr: 10.0.0.0/8, except: 10.72.10.0/24}}]", "wrong-type", "from[0].ipBlock.except", "except: [10.72.10.0/24]"),
         ("from: [{ipBlock: {cidr: 10.0.0.0/8, except: {a: b}}}]", "map-for-list", "from[0].ipBlock.except", "- a"),
         ("from:", "nothing-written", "from", "everybody"),
         ("ports:", "nothing-written", "ports", "all ports"),
@@ -1026,3 +1026,16 @@ def test_json():
     assert [(finding.code, finding.path, str(finding.position)) for finding in parsed.findings] == [
         ("duplicate-key", "spec.podSelector", "f.json:2")
     ]
+
+
+def test_what_stands_where_a_list_should_is_looked_through_all_the_same() -> None:
+    parsed = rule_of("from: {ipBlock: {cidr: 10.72.0.0/16, except: 10.72.10.0/8}}")
+    assert {(each.code, each.path.partition("ingress")[2]) for each in parsed.findings} == {
+        ("map-for-list", "[0].from"),
+        ("wrong-type", "[0].from.ipBlock.except"),
+        ("except-outside", "[0].from.ipBlock.except"),
+        ("cidr-host-bits", "[0].from.ipBlock.except"),
+    }
+    (found,) = parsed.objects
+    assert isinstance(found, Policy)
+    assert found.quarantined
