@@ -1,6 +1,7 @@
 """Terminal output (text with SGR colours, on standard input) as an SVG picture, on standard output.
 
-    script -qec 'packaging/demo' /dev/null | sed -n '/^.*3  The user/,/tried,/p' | docs/terminal_svg.py > docs/demo.svg
+    script -qec packaging/demo /dev/null | sed -n '/2  Deny all/,/4  Monitoring/p' | head -n -2 >part
+    python3 docs/terminal_svg.py <part >docs/demo.svg
 
 Bold, dim, and foreground and background of the 16 colours are shown; other escape sequences are passed over.
 """

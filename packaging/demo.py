@@ -172,7 +172,7 @@ class Demo:
 
     def __init__(self, lab: Lab, backend: Backend, pause: bool) -> None:
         self.lab = lab
-        self.pause = pause
+        self.pause = pause and sys.stdin.isatty()
         self.node: Node = lab.node("demo")
         self.outside: Outside = lab.outside(self.node, list(ELSEWHERE.values()))
         self.pods: dict[str, Pod] = {}
