@@ -909,7 +909,7 @@ def test_ports_of_containers():
 @pytest.mark.parametrize(
     ("ports", "code"),
     [
-        ("[{name: a, containerPort: 1}, {name: a, containerPort: 2, protocol: UDP}]", "duplicate-port-name"),
+        ("[{name: a, containerPort: 1}, {name: a, containerPort: 2}]", "duplicate-port-name"),
         ("[{name: A, containerPort: 1}]", "port-name"),
         ("[{name: '80', containerPort: 1}]", "port-name"),
         ("[{name: a}]", "missing-field"),
@@ -1039,3 +1039,14 @@ def test_what_stands_where_a_list_should_is_looked_through_all_the_same() -> Non
     (found,) = parsed.objects
     assert isinstance(found, Policy)
     assert found.quarantined
+
+
+def test_one_port_name_with_two_protocols_is_clear_enough_to_be_in_force() -> None:
+    head = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: x}\nspec:\n  containers:\n  - name: c\n    ports:\n"
+    ports = "    - {name: dns, containerPort: 53, protocol: UDP}\n    - {name: dns, containerPort: 5353}\n"
+    parsed = parse(f"{head}{ports}".encode(), "pod.yaml")
+    (found,) = parsed.objects
+    assert isinstance(found, Pod)
+    assert not found.quarantined
+    assert found.ports == (ContainerPort("dns", "UDP", 53), ContainerPort("dns", "TCP", 5353))
+    assert [(each.code, each.severity) for each in parsed.findings] == [("duplicate-port-name", "warning")]

@@ -13,9 +13,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from netpold.policy import manifest
+from netpold.policy.chunks import LIMITS
 from netpold.policy.manifest import Parsed
 
 Text = tuple[str, bytes]  # path and content
@@ -24,6 +26,8 @@ WORTH_HELP = 1 << 20  # bytes: about a quarter of a second of parsing, which a h
 MOST_HELPERS = 3
 PATIENCE_S = 120.0
 PACKAGES = Path(__file__).resolve().parents[2]  # where a helper finds this package
+
+ANY_SIZE = replace(LIMITS, file=sys.maxsize)  # whoever read the file has looked at its size
 
 log = logging.getLogger("netpold")
 
@@ -58,7 +62,7 @@ def _with_help(texts: Sequence[Text]) -> dict[str, Parsed]:
 
 
 def _parse(texts: Sequence[Text]) -> dict[str, Parsed]:
-    return {path: manifest.parse(data, path) for path, data in texts}
+    return {path: manifest.parse(data, path, ANY_SIZE) for path, data in texts}
 
 
 if __name__ == "__main__":
