@@ -36,7 +36,7 @@ PATIENCE_S = 300.0
 
 @dataclass(frozen=True)
 class Run:
-    """One start: seconds until everything was enforced, CPU seconds and peak memory of the daemon until then."""
+    """One start: seconds until everything was enforced, CPU seconds (children too) and peak memory until then."""
 
     seconds: float
     cpu_seconds: float
@@ -135,10 +135,10 @@ def start(daemon: Daemon, size: Size) -> Run:
 
 
 def _usage(pid: int) -> tuple[float, float]:
-    """Peak resident memory in MiB and CPU time in seconds of a process so far (proc(5): status, stat)."""
+    """Peak resident memory in MiB of a process, and CPU seconds of it and of what it ran (proc(5): status, stat)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
     return peak / 1024, sum(map(int, times)) / 100
 
 
