@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.lab import BACKENDS, Backend, Lab
+
+# how fast examples are made says more about what else the machine does than about the test
+settings.register_profile("netpold", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("netpold")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,6 @@ from netpold.rules.ruleset import (
     InSet,
     Interface,
     IPSet,
-    Jump,
     Rule,
     Ruleset,
     short_hash,
@@ -120,6 +119,14 @@ def test_every_interface_comes_to_its_own_leaf_and_others_to_none(names: set[str
         assert end_of(ruleset, name) == ""
 
 
+def test_a_name_that_misses_inside_the_tree_is_sent_on() -> None:
+    leaves = {name: (Rule((), "RETURN"),) for name in ("cali1", "cali2", "cali3", "cali4", "cali5", "eth0")}
+    rules, chains = dispatch.names("T-", leaves, lambda name, prefix: Interface("src", name, prefix), "missed")
+    chains |= {"root": (*rules, Rule((), Goto("missed"))), "missed": (Rule((), "DROP", "sent on"),)}
+    ruleset = Ruleset({4: chains, 6: {}}, {}, {})
+    assert [end_of(ruleset, name) for name in ("cali3", "eth0", "cali9", "eth1", "lo")] == ["", "", *["sent on"] * 3]
+
+
 def evaluated(ruleset: Ruleset, chain: str, packet: Packet) -> int:
     """How many rules a packet is compared with: those before and with each that it follows."""
     count = 0
@@ -148,7 +155,7 @@ def test_every_address_comes_to_its_own_leaf(numbers: set[int], other: int) -> N
     for address in [*addresses, str(ip_address(base + other))]:
         found = walk(ruleset, "root", Packet("192.0.2.1", address, "tcp", 80))
         assert (found.rule.comment if found.rule else "") == (address if address in addresses else "")
-    assert all(isinstance(rule.target, Jump) or rule.target == "DROP" for rule in rules)
+    assert all(isinstance(rule.target, Goto) or rule.target == "DROP" for rule in rules)
 
 
 def test_addresses_take_one_comparison_a_bit() -> None:

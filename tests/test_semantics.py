@@ -116,11 +116,12 @@ def expected(node: Node, packet: Packet, sender: Pod | None, receiver: Pod | Non
 
 
 def _judges(node: Node, end: Pod | None, address: str) -> list[Pod]:
-    if end is None or end.key not in node.places:
-        return []
-    place = node.places[end.key]
-    if place in BY_ADDRESS:
-        return [pod for pod in claimants(node.world, address) if node.places.get(pod.key) == place]
+    local = [pod for pod in claimants(node.world, address) if pod.key in node.places]
+    place = node.places.get(end.key) if end else None
+    if end is None or place in (None, "address"):
+        return local  # by no interface of a pod: whoever may have the address has a say
+    if place == "shared":
+        return [pod for pod in local if node.places[pod.key] == place]
     return [end]
 
 

@@ -134,9 +134,8 @@ class _Family:
         for each in local:
             for interface in each.endpoint.interfaces:
                 self.on_interface[interface.name, interface.bridged].append(each)
-            if not each.endpoint.interfaces or any(interface.bridged for interface in each.endpoint.interfaces):
-                for address in each.own(family):
-                    self.at_address[address].append(each)
+            for address in each.own(family):
+                self.at_address[address].append(each)
 
     def build(self) -> Mapping[str, tuple[Rule, ...]]:
         outgoing = self._tree("NETPOLD-FROM", "src", Direction.EGRESS)
@@ -161,7 +160,9 @@ class _Family:
         receiver = [Rule((), Jump("NETPOLD-TO"))] if incoming else []
         passed = [Rule((Reply(),), done, "replies"), Rule(self._error(), done, "errors about known connections")]
         last = [Rule((), done)] if self.settings.accept else []
-        rules = [*sender, *(passed if incoming else []), *receiver, *last]
+        # never without a match on conntrack: a flow that is known only from its middle, because nothing asked for
+        # conntrack before the first policy came, may be taken for one that began at the other end
+        rules = [*sender, *passed, *receiver, *last]
         if self.family == 6 and (outgoing or incoming):
             # only what is bridged still has a hop limit of 255: routing takes one off
             advertised = Rule(
@@ -171,7 +172,7 @@ class _Family:
                 *self._neighbour_discovery(done),
                 *sender,
                 advertised,
-                *(passed if incoming else []),
+                *passed,
                 *receiver,
                 *last,
             )
@@ -219,36 +220,53 @@ class _Family:
 
     # From packet to pod -------------------------------------------------------------------------------------------
 
-    def _tree(self, root: str, side: Literal["src", "dst"], direction: Direction) -> list[Rule]:
-        """The trees of one side; makes the chain `root` and gives its rules, none where no pod is concerned."""
-        leaves = {key: self._interface_leaf(*key, pods, direction) for key, pods in self.on_interface.items()}
-        rules, chains = self._interface_trees(root, side, {key: rules for key, rules in leaves.items() if rules})
+    def _tree(self, root: str, side: Side, direction: Direction) -> list[Rule]:
+        """The trees of one side; makes the chain `root` and gives its rules, none where no pod is concerned.
+
+        A packet that passes an interface of a pod is judged there.  One that passes any other way is judged by its
+        address: its pod's interface may not be known yet, or be another than a moment ago, or a neighbour on a bridge
+        may lie about where an address is.
+        """
         by_address: dict[str, tuple[Rule, ...]] = {}
         for address, pods in self.at_address.items():
             chain = self._address_chain(address, pods, direction)
             if chain:
                 by_address[address] = (Rule((), Goto(chain)),)
-        address_rules, address_chains = dispatch.addresses(f"{root}@", by_address, side)
-        rules = [*rules, *address_rules]
-        self.chains.update(chains | address_chains)
+        others = f"{root}@"
+        rules, chains = dispatch.addresses(others, by_address, side)
+        if rules:
+            self.chains |= chains | {others: tuple(rules)}
+        leaves = {
+            key: self._interface_leaf(*key, pods, direction, bool(rules)) for key, pods in self.on_interface.items()
+        }
+        named, chains = self._interface_trees(
+            root, side, {key: leaf for key, leaf in leaves.items() if leaf}, others if rules else ""
+        )
+        rules = [*named, Rule((), Goto(others))] if rules else named
+        self.chains |= chains
         if rules:
             self.chains[root] = tuple(rules)
         return rules
 
     def _interface_trees(
-        self, root: str, side: Literal["src", "dst"], leaves: Mapping[tuple[str, bool], tuple[Rule, ...]]
+        self, root: str, side: Side, leaves: Mapping[tuple[str, bool], tuple[Rule, ...]], missed: str = ""
     ) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
         ports = {name: rules for (name, bridged), rules in leaves.items() if bridged}
         routed = {name: rules for (name, bridged), rules in leaves.items() if not bridged}
-        port_rules, port_chains = dispatch.names(f"{root}=", ports, lambda name, prefix: BridgePort(side, name, prefix))
-        rules, chains = dispatch.names(f"{root}-", routed, lambda name, prefix: Interface(side, name, prefix))
+        port_rules, port_chains = dispatch.names(
+            f"{root}=", ports, lambda name, prefix: BridgePort(side, name, prefix), missed
+        )
+        rules, chains = dispatch.names(f"{root}-", routed, lambda name, prefix: Interface(side, name, prefix), missed)
         return [*port_rules, *rules], chains | port_chains
 
-    def _interface_leaf(self, name: str, bridged: bool, pods: list[_Local], direction: Direction) -> tuple[Rule, ...]:
+    def _interface_leaf(
+        self, name: str, bridged: bool, pods: list[_Local], direction: Direction, ends: bool
+    ) -> tuple[Rule, ...]:
         """What holds for packets from (to) one interface: a goto to its chain, or where no pod is isolated the check
-        of the source address alone."""
+        of the source address alone.  `ends`: there is more behind the tree that they need not pass."""
         if not any(each.isolation[direction] for each in pods):
-            return self._spoof_check(pods, "NETPOLD-ALIEN") if direction is Direction.EGRESS else ()
+            check = self._spoof_check(pods, "NETPOLD-ALIEN") if direction is Direction.EGRESS else ()
+            return (*check, Rule((), "RETURN")) if ends else check
         if direction is Direction.EGRESS:
             chain, rules = f"NP-OUT-{name}", self._egress_of_interface(pods)
         else:
@@ -287,21 +305,10 @@ class _Family:
         isolated = [each for each in pods if each.isolation[direction]]
         if not isolated:
             return ""
-        side: Side
-        own: list[Rule]
-        if direction is Direction.EGRESS:
-            side, own = "src", []
-        else:
+        own: list[Rule] = []
+        if direction is Direction.INGRESS:
             common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in isolated))
-            side, own = "dst", [Rule((Address("src", each),), "RETURN", "the pod itself") for each in sorted(common)]
-        # A bridged pod is judged at its port, and here where a packet passes any other way: routed, or by a port that
-        # is not known to be the pod's (a neighbour that lies about its address must not lead its rules away from it).
-        own += [
-            Rule((BridgePort(side, interface.name),), "RETURN", "judged at its port")
-            for each in isolated
-            for interface in each.endpoint.interfaces
-            if interface.bridged
-        ]
+            own = [Rule((Address("src", each),), "RETURN", "the pod itself") for each in sorted(common)]
         names = " ".join(each.pod.key for each in isolated)
         chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
         self.chains[chain] = (*own, *self._judge(isolated, direction))
