@@ -39,8 +39,8 @@ NAMESPACES = ("x", "y", "z")
 KEYS = ("app", "tier")
 VALUES = ("a", "b", "")
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")
-PORT_NAMES = ("http", "dns", "metrics")
-PORT_NUMBERS = (1, 53, 79, 80, 81, 82, 443, 8080, 65535)
+PORT_NAMES = ("http", "dns")
+PORT_NUMBERS = (1, 79, 80, 81, 8080, 65535)
 
 # Chosen for the prefixes that tell them apart: /32, /31, /25, /24, /16, /8, /1 and the same in IPv6.
 POD_V4 = ("10.72.0.2", "10.72.0.3", "10.72.0.127", "10.72.0.128", "10.72.1.2", "10.72.10.2", "10.73.0.2", "172.16.0.2")
@@ -283,58 +283,65 @@ def _networks(world: World) -> Iterable[Network]:
                     yield from peer.excepts
 
 
-def interesting_ports(world: World) -> list[tuple[str, int | None]]:
-    """Protocol and port: the ones in the world and their neighbours, in every protocol; and ICMP, which has none."""
-    numbers = {80} | {port.port for pod in world.pods.values() for port in pod.ports}
+def policy_port_edges(world: World) -> list[tuple[str, int]]:
+    """The first and last port of each range in a policy, and those just outside, in its protocol."""
+    found: dict[tuple[str, int], None] = {}
     for policy in world.policies.values():
         for rule in (*(policy.ingress or ()), *(policy.egress or ())):
             for port in rule.ports or ():
                 if isinstance(port.port, int):
-                    numbers |= {port.port - 1, port.port, port.end_port or port.port, (port.end_port or port.port) + 1}
-    return [
-        *((protocol, number) for number in sorted(numbers) if 0 < number < 65536 for protocol in PROTOCOLS),
-        ("ICMP", None),
-    ]
+                    last = port.end_port or port.port
+                    numbers = (port.port - 1, port.port, last, last + 1)
+                    found.update({(port.protocol, number): None for number in numbers if 0 < number < 65536})
+    return list(found)
+
+
+def sample_packets(world: World, count: int, seed: int = 0) -> list[Packet]:
+    """`count` packets at random, the same ones each time."""
+    chance = random.Random(seed)
+    maker = _PacketMaker(world)
+    return [maker.packet(chance) for _ in range(count)]
 
 
 def packets(world: World) -> st.SearchStrategy[Packet]:
     """A packet between two interesting addresses of one family, mostly with a pod at one end or both."""
-    owned = list(dict.fromkeys(address for pod in world.pods.values() for address in pod.addresses))
-    every = interesting_addresses(world)
-
-    @st.composite
-    def packet(draw: st.DrawFn) -> Packet:
-        first = draw(st.sampled_from(owned or every))
-        version = ip_address(first).version
-        other = draw(st.sampled_from([end for end in (*owned, *every) if ip_address(end).version == version]))
-        source, destination = draw(st.permutations((first, other)))
-        protocol, port = draw(st.sampled_from(interesting_ports(world)))
-        return Packet(source, destination, protocol, port)
-
-    return packet()
+    maker = _PacketMaker(world)
+    return st.integers(0, 2**32).map(lambda seed: maker.packet(random.Random(seed)))
 
 
-def sample_packets(world: World, count: int, seed: int = 0) -> list[Packet]:
-    """`count` packets at random, the same ones each time: half from pod to pod, the rest with any address at an end.
+class _PacketMaker:
+    """Half of the packets are from pod to pod, the rest have any address at an end; ports are those that matter: of the
+    destination's containers, by its policies' edges, in the right protocol or another."""
 
-    Cheaper than drawing each from `packets`; for tests that ask many questions of one world.
-    """
-    chance = random.Random(seed)
-    every = interesting_addresses(world)
-    owned = list(dict.fromkeys(address for pod in world.pods.values() for address in pod.addresses)) or every
-    by_family = {
-        version: [[end for end in ends if ip_address(end).version == version] for ends in (owned, every)]
-        for version in (4, 6)
-    }
-    ports = interesting_ports(world)
-    found = []
-    for _ in range(count):
-        first = chance.choice(owned)
-        owned_ends, every_end = by_family[ip_address(first).version]
+    def __init__(self, world: World) -> None:
+        every = interesting_addresses(world)
+        owned = list(dict.fromkeys(address for pod in world.pods.values() for address in pod.addresses)) or every
+        self._owned = owned
+        self._by_family = {
+            version: [[end for end in ends if ip_address(end).version == version] for ends in (owned, every)]
+            for version in (4, 6)
+        }
+        self._served: dict[str, list[tuple[str, int]]] = {}
+        for pod in world.pods.values():
+            for address in pod.addresses:
+                self._served.setdefault(address, []).extend((port.protocol, port.port) for port in pod.ports)
+        self._everywhere = list(dict.fromkeys(port for served in self._served.values() for port in served))
+        self._edges = policy_port_edges(world)
+
+    def packet(self, chance: random.Random) -> Packet:
+        first = chance.choice(self._owned)
+        owned_ends, every_end = self._by_family[ip_address(first).version]
         ends = [first, chance.choice(chance.choice((owned_ends, every_end)))]
         chance.shuffle(ends)
-        found.append(Packet(*ends, *chance.choice(ports)))
-    return found
+        source, destination = ends
+        kind = chance.randrange(12)
+        if kind == 0:
+            return Packet(source, destination, chance.choice(("ICMP", "GRE")))
+        served = (self._served.get(destination) or self._everywhere) if kind < 6 else self._everywhere
+        protocol, port = chance.choice((served if kind < 8 else self._edges) or [("TCP", 80)])
+        if kind % 4 == 3:
+            protocol = chance.choice(PROTOCOLS)
+        return Packet(source, destination, protocol, port)
 
 
 # Changes --------------------------------------------------------------------------------------------------------------
