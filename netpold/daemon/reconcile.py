@@ -306,8 +306,6 @@ class Reconciler:
 
     def _revoke(self, ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> None:
         """Forget the open flows that are no longer allowed."""
-        if not conntrack.available():
-            return
         addresses = frozenset(address for each in endpoints.values() for address in each.addresses)
         try:
             for family in FAMILIES:
@@ -387,8 +385,6 @@ class Reconciler:
             found.append(self._watcher.warning)
         if self._backend.name == "nft" and any(legacy_in_use()):
             found.append("iptables-legacy has a filter table too, whose rules are in force as well")
-        if not conntrack.available():
-            found.append("the conntrack program is not installed: open flows that a change forbids are not cut")
         return tuple(found)
 
 

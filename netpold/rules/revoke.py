@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import Ruleset
@@ -23,7 +24,8 @@ from netpold.rules.walk import Packet, walk
 class Flow:
     """A conntrack entry.  `source`, `destination`, ports: of the original direction as the sender wrote them;
     `peer`, `peer_port`: who answers, which is another than the destination where that was translated (DNAT).
-    Ports are None where the protocol has none; `protocol` is iptables' name."""
+    Ports are None where the protocol has none; `protocol` is iptables' name, or a number as text.
+    `entry`: the kernel's key of it, to delete it by."""
 
     protocol: str
     source: str
@@ -32,17 +34,23 @@ class Flow:
     destination_port: int | None
     peer: str
     peer_port: int | None
+    entry: bytes = b""
 
 
 def revoked(flows: Iterable[Flow], ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> Iterator[Flow]:
     """The flows of local pods that the ruleset refuses."""
     at = {address: endpoint for endpoint in endpoints.values() for address in endpoint.addresses}
+
+    @cache  # many flows differ by their source port only
+    def refused(protocol: str, source: str, destination: str, port: int | None) -> bool:
+        return _refused(ruleset, at, protocol, source, destination, port)
+
     for flow in flows:
         if flow.source not in at and flow.peer not in at:
             continue
-        if not _refused(ruleset, at, flow.protocol, flow.source, flow.peer, flow.peer_port):
+        if not refused(flow.protocol, flow.source, flow.peer, flow.peer_port):
             continue
-        if flow.protocol != "tcp" or _refused(ruleset, at, "tcp", flow.peer, flow.source, flow.source_port):
+        if flow.protocol != "tcp" or refused("tcp", flow.peer, flow.source, flow.source_port):
             yield flow
 
 
