@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,51 @@ def test_a_pod_on_another_interface_takes_its_rules_along(lab: Lab, backend: Bac
         assert eventually(lambda: "NP-IN-vethother" in scene.node.iptables_save(backend, 4))
         assert scene.passes(scene.a, scene.b)
         assert not scene.passes(scene.c, scene.b)
+
+
+@pytest.mark.parametrize("wiring", ["routed", "bridged"])
+def test_nothing_leaks_while_a_pod_changes_its_interface(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        scene.enforce(deny=policy("b", "  podSelector: {matchLabels: {app: b}}\n"))
+        receiver, sender = udp(scene.b, 80), udp(scene.c)
+        receiver.setblocking(False)
+        stop = threading.Event()
+
+        def flood() -> None:
+            while not stop.wait(0.0005):
+                with suppress(OSError):  # no route while the interface is away
+                    sender.sendto(b"denied", (scene.b.address(4), 80))
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for name in ("vethone", "vethtwo", "veththree"):
+                scene.b.replug(name)
+                assert eventually(lambda name=name: f"NP-IN-{name}" in scene.node.iptables_save(backend, 4))
+        finally:
+            stop.set()
+            thread.join()
+        with pytest.raises(BlockingIOError):
+            receiver.recv(10)
+        scene.enforce(deny=policy("b", "  podSelector: {matchLabels: {app: b}}\n  ingress: [{}]\n"))
+        assert eventually(lambda: bool(sender.sendto(b"allowed", (scene.b.address(4), 80))) and arrived(receiver))
+
+
+def arrived(receiver: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        return receiver.recv(10) == b"allowed"
+    return False
+
+
+def test_a_connection_from_before_the_first_policy_is_judged_by_who_began_it(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with scene.daemon:
+        scene.enforce()
+        flow = lab.flow(scene.a, scene.b, "TCP", 80, sender="both")
+        assert flow.moving()
+        scene.enforce(deny=policy("b", "  podSelector: {matchLabels: {app: b}}\n"))
+        assert flow.stopped(timeout=3.0) is not None
 
 
 @pytest.mark.parametrize("wiring", ["routed", "bridged"])
