@@ -6,6 +6,7 @@ threads), and whatever becomes of a helper, what it did not deliver is parsed he
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -66,4 +67,5 @@ def _parse(texts: Sequence[Text]) -> dict[str, Parsed]:
 
 
 if __name__ == "__main__":
+    gc.disable()  # it ends before garbage matters
     sys.stdout.buffer.write(pickle.dumps(_parse(pickle.loads(sys.stdin.buffer.read()))))
