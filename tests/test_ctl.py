@@ -30,6 +30,12 @@ CTL = ("/usr/bin/python3", "-m", "netpold.ctl")
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 
+SIX_FIRST = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: six, namespace: shop}
+status: {phase: Running, podIP: "fd00::6", podIPs: [{ip: "fd00::6"}, {ip: 10.0.0.6}]}
+"""
 MANIFESTS = """\
 apiVersion: v1
 kind: Pod
@@ -352,6 +358,17 @@ class TestCheck:
         ]
         assert value["findings"][0]["cure"]
 
+    def test_other_kinds_are_counted(self, manifests: Path) -> None:
+        kinds = ("Service", "Deployment", "Service")
+        (manifests / "others.yaml").write_text("".join(f"---\napiVersion: v1\nkind: {kind}\n" for kind in kinds))
+        done = ctl("check", manifests)
+        assert (done.returncode, done.stdout.splitlines()[1:]) == (
+            0,
+            ["passed over, netpold has no use for them: 1 Deployment, 2 Service"],
+        )
+        value = json.loads(ctl("check", manifests, "-o", "json").stdout)
+        assert value["passed_over"] == {"Deployment": 1, "Service": 2}
+
     def test_single_files(self, manifests: Path) -> None:
         (manifests / "bad.txt").write_text(BAD)
         assert ctl("check", manifests / "shop.yaml").returncode == 0
@@ -490,6 +507,17 @@ class TestMatrix:
             ("shop/web", "shop/web", 80): "allow",
         }
         assert value["rows"][0]["families"] == {"IPv4": "allow", "IPv6": "allow"}
+
+    def test_verdict_is_of_the_family_that_explain_judges(self, tmp_path: Path) -> None:
+        (tmp_path / "all.yaml").write_text(MANIFESTS.replace("{cidr: 192.0.2.0/24}", '{cidr: "fd00::/64"}'))
+        (tmp_path / "six.yaml").write_text(SIX_FIRST)
+        done = ctl("matrix", "--ports", "80/TCP", "--manifests", tmp_path, "-o", "json")
+        rows = {(row["source"], row["destination"]): row for row in json.loads(done.stdout)["rows"]}
+        for source, verdict in (("shop/web", "deny"), ("shop/six", "allow")):
+            row = rows[source, "shop/db"]
+            assert (row["verdict"], row["families"]) == (verdict, {"IPv4": "deny", "IPv6": "allow"})
+            asked = ctl("explain", source, "shop/db", "80/TCP", "--manifests", tmp_path, "-o", "json")
+            assert json.loads(asked.stdout)["verdict"] == verdict
 
     def test_agrees_with_explain(self, manifests: Path) -> None:
         words = ("matrix", "--ports", "5432/TCP,ICMP", "--addresses", "192.0.2.1,fd00::99", "--manifests", manifests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ from netpold.rules.ruleset import Ruleset
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What some directories and files say.  `findings` are in the shape of finding_json, in order of position."""
+    """What some directories and files say.  `findings` are in the shape of finding_json, in order of position;
+    `passed_over`: objects of other kinds, by kind."""
 
     world: World
     files: int
     findings: list[dict[str, Any]]
+    passed_over: dict[str, int]
 
 
 def read(paths: Iterable[Path], settings: Settings) -> Manifests:
@@ -47,7 +50,10 @@ def read(paths: Iterable[Path], settings: Settings) -> Manifests:
         findings += reading.findings
     assembled = assemble(parsed, World())
     ordered = sorted({*findings, *assembled.findings}, key=lambda each: (each.position, each.code, each.path))
-    return Manifests(assembled.world, files, [finding_json(each) for each in ordered])
+    passed_over = sum((Counter(each.passed_over) for each in parsed.values()), Counter[str]())
+    return Manifests(
+        assembled.world, files, [finding_json(each) for each in ordered], dict(sorted(passed_over.items()))
+    )
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

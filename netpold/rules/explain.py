@@ -59,8 +59,8 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One cell of a matrix; `families` has the verdict for each family that both ends have, `verdict` is allow where
-    all of them allow."""
+    """One cell of a matrix; `families` has the verdict for each family that both ends have, `verdict` is that of the
+    first of them: the one that `explain` judges."""
 
     source: str
     destination: str
@@ -118,8 +118,7 @@ def matrix(
                     )
                     for family in families
                 )
-                verdict: Decision = "allow" if all(each == "allow" for _, each in verdicts) else "deny"
-                yield Row(source.name, destination.name, protocol, port, verdict, verdicts)  # type: ignore[arg-type]
+                yield Row(source.name, destination.name, protocol, port, verdicts[0][1], verdicts)  # type: ignore[arg-type]
 
 
 def _end(index: Index, name: str) -> _End:
