@@ -91,7 +91,7 @@ class Settings:
         metadata=_row("NFLOG group that dropped packets are copied to; 0 turns the copies off.", low=0, high=65535),
     )
     max_file_size: int = field(
-        default=16 * 1024 * 1024,
+        default=64 * 1024 * 1024,
         metadata=_row("Manifest files with more bytes than this are refused.", low=1024, high=1 << 30),
     )
     settle_ms: int = field(

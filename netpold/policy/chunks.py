@@ -18,7 +18,7 @@ from netpold.policy.tree import Place
 class Limits:
     """What a file may cost: `file` and `scalar` in bytes, `nodes`, `depth` and `faults` those of a document."""
 
-    file: int = 16 << 20
+    file: int = 64 << 20
     documents: int = 50_000
     scalar: int = 1 << 20
     nodes: int = 300_000
