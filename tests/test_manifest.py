@@ -193,6 +193,56 @@ def test_cidrs(cidr: str):
     assert found.ingress == (PolicyRule((IPBlock(ip_network(cidr)),), None),)
 
 
+@pytest.mark.parametrize("written", ["podselector: {}", "selector: {}", "podSelectors: {}"])
+def test_a_misspelt_pod_selector_is_one_fault(written: str):
+    (finding,) = policy_of(f"spec: {{{written}}}").findings
+    assert finding.code == "unknown-field" and "podSelector" in finding.cure
+
+
+def test_a_pod_selector_with_its_labels_beside_it_is_one_fault():
+    parsed = policy_of("spec:\n  podSelector:\n  matchLabels: {app: db}\n  ingress: [{}]\n")
+    (finding,) = parsed.findings
+    assert (finding.path, finding.cure) == (
+        "spec.matchLabels",
+        "indent `matchLabels:` two more, so that it stands below `podSelector:`",
+    )
+    (found,) = parsed.objects
+    assert isinstance(found, Policy)
+    assert (found.quarantined, found.selector, found.ingress) == (True, EVERYTHING, ())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{podSelector: {<<: {matchLabels: {a: b}}}}",
+        "{podSelector: {matchLabels: {<<: {a: b}}}}",
+        "{<<: {podSelector: {}}}",
+        "{podSelector: {}, ingress: [{from: [{<<: {podSelector: {}}}]}]}",
+    ],
+)
+def test_a_merge_key_is_one_fault(spec: str):
+    parsed = policy_of(f"spec: {spec}")
+    assert [each.code for each in parsed.findings] == ["merge-key"]
+    (found,) = parsed.objects
+    assert found.quarantined
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "name: {{ .Values.name }}",
+        "name: {{ .Values.name }}-db",
+        "{{- if .Values.on }}",
+        "{{ .Values.labels }}: x",
+        "name: '{{ .Values.name }}'",
+    ],
+)
+def test_templates_are_called_by_their_name(line: str):
+    parsed = policy_of("spec: {podSelector: {}}", f"\n  namespace: shop\n  {line}")
+    assert "render it first" in parsed.findings[0].cure, parsed.findings
+    assert parsed.objects == () or parsed.objects[0].quarantined
+
+
 def test_cidrs_need_no_quotes():
     found = good(
         rule_of("from:\n- ipBlock: {cidr: 10.0.0.0/8}\n- ipBlock:\n    cidr: ::/0\n    except:\n    - fd00::/8\n")
@@ -216,6 +266,17 @@ def test_the_letters_y_and_n_are_text_to_most_readers_of_yaml():
     assert {(finding.code, finding.severity) for finding in parsed.findings} == {("unquoted-letter", "warning")}
     assert len(parsed.findings) == 8
     assert parsed.objects == (Policy("n", "y", labelled(n="y"), (), None),)
+
+
+@pytest.mark.parametrize("null", ["", "null", "~"])
+@pytest.mark.parametrize(
+    "kind", ["{apiVersion: v1, kind: Pod", "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy"]
+)
+def test_a_namespace_left_empty_is_unknown_and_not_default(kind: str, null: str):
+    parsed = read(f"{kind}, metadata: {{name: p, namespace: {null}}}, spec: {{}}}}\n")
+    assert parsed.objects == () and parsed.truncated
+    (finding,) = [each for each in parsed.findings if each.severity == "error"]
+    assert (finding.code, finding.path) == ("nothing-written", "metadata.namespace")
 
 
 def test_the_namespace_is_default_if_none_is_written():
@@ -255,7 +316,7 @@ def test_status_and_all_metadata_that_kubectl_prints_are_fine():
         ("ports: 80", "wrong-type", "ports", "[80]"),
         ("from: all", "wrong-type", "from", "[all]"),
         ("from: [{ipBlock: {cidr: 10.0.0.0/8, except: 10.72.10.0/24}}]", "wrong-type", "from[0].ipBlock.except", "except: [10.72.10.0/24]"),
-        ("from: [{ipBlock: {cidr: 10.0.0.0/8, except: {a: b}}}]", "map-for-list", "from[0].ipBlock.except", "- a"),
+        ("from: [{ipBlock: {cidr: 10.0.0.0/8, except: {a: b}}}]", "map-for-list", "from[0].ipBlock.except", "[{a: ...}]"),
         ("from:", "nothing-written", "from", "everybody"),
         ("ports:", "nothing-written", "ports", "all ports"),
         ("from: [null]", "nothing-written", "from[0]", "podSelector"),
@@ -263,7 +324,19 @@ def test_status_and_all_metadata_that_kubectl_prints_are_fine():
         ("ports: [{port: null}]", "nothing-written", "ports[0].port", "all ports"),
         ("ports: [{protocol: null}]", "nothing-written", "ports[0].protocol", "TCP"),
         ("ports: [{port: 80, endPort: null}]", "nothing-written", "ports[0].endPort", "take"),
-        ("from: [{podSelector: null}]", "nothing-written", "from[0].podSelector", "{}"),
+        ("from: [{podSelector: null}]", "nothing-written", "from[0].podSelector", "matchLabels"),
+        ("from:\n- podSelector:\n  matchLabels: {a: b}", "unknown-field", "from[0].matchLabels", "indent `matchLabels:` two more, so that it stands below `podSelector:`"),
+        ("from:\n- podSelector: {}\n  namespaceSelector:\n  matchExpressions: []", "unknown-field", "from[0].matchExpressions", "below `namespaceSelector:`"),
+        ("from: [{podSelector: null, matchLabels: {a: b}}]", "unknown-field", "from[0].matchLabels", "braces"),
+        ("from: {podSelector: {}}", "map-for-list", "from", "`[{podSelector: ...}]`"),
+        ('"from": {"podSelector": {}}', "map-for-list", "from", '`[{"podSelector": ...}]`'),
+        ("ports: [{port: 8000-9000}]", "port-name", "ports[0].port", "write `port: 8000` and `endPort: 9000`"),
+        ("ports: [{port: 80/tcp}]", "port-name", "ports[0].port", "write `port: 80` and `protocol: TCP`"),
+        ("ports: [{port: 1-9/UDP}]", "port-name", "ports[0].port", "write `port: 1` and `endPort: 9` and `protocol: UDP`"),
+        ("ports: [80/TCP]", "wrong-type", "ports[0]", "write `port: 80` and `protocol: TCP`"),
+        ("ports: [80]", "wrong-type", "ports[0]", "write `port: 80`"),
+        ("ports: [{port: '{{ .Values.port }}'}]", "port-name", "ports[0].port", "render it first"),
+        ("ports: [{port: {{ .Values.port }}}]", "key-not-text", "ports[0].port", "render it first"),
         ("from: [{podSelector: {matchLabels: }}]", "nothing-written", "from[0].podSelector.matchLabels", "take"),
         ("from: [{podSelector: {matchExpressions: ~}}]", "nothing-written", "from[0].podSelector.matchExpressions", "take"),
         ("from: [{namespaceSelector: , podSelector: {}}]", "nothing-written", "from[0].namespaceSelector", "{}"),
@@ -300,7 +373,7 @@ def test_status_and_all_metadata_that_kubectl_prints_are_fine():
         ("ports: [{port: 80.0}]", "wrong-type", "ports[0].port", "number"),
         ("ports: [{port: on}]", "wrong-type", "ports[0].port", "name"),
         ("ports: [{port: [80]}]", "wrong-type", "ports[0].port", "number"),
-        ("ports: [{port: 80-90}]", "port-name", "ports[0].port", "letter"),
+        ("ports: [{port: 80-90}]", "port-name", "ports[0].port", "endPort: 90"),
         ("ports: [{endPort: 80}]", "end-port", "ports[0].endPort", "port"),
         ("ports: [{port: http, endPort: 80}]", "end-port", "ports[0].endPort", "port"),
         ("ports: [{port: 80, endPort: 79}]", "end-port", "ports[0].endPort", "other way"),
@@ -342,15 +415,39 @@ def test_rules_that_are_refused(rule: str, code: str, path: str, cure: str):
 
 def test_the_masked_cidr_counts_for_what_except_may_be():
     parsed = rule_of("from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.72.10.0/8]}}]")
-    assert [finding.code for finding in parsed.findings] == ["cidr-host-bits", "except-outside"]
+    (finding,) = parsed.findings
+    assert (finding.code, "`10.72.10.0/24`" in finding.cure) == ("except-outside", True)
     assert parsed.objects[0].quarantined
+
+
+@pytest.mark.parametrize(
+    ("cidr", "written", "meant"),
+    [
+        ("10.72.0.0/16", "10.72.10.0/8", "10.72.10.0/24"),
+        ("10.72.0.0/16", "10.72.10.5/16", "10.72.10.5/32"),
+        ("10.72.10.0/25", "10.72.10.64/24", "10.72.10.64/32"),
+        ("0.0.0.0/0", "10.0.0.0/0", "10.0.0.0/8"),
+        ("fd00::/8", "FD00:1::/8", "fd00:1::/32"),
+        ("10.72.0.0/16", "10.72.0.0/8", None),
+        ("10.72.0.0/16", "10.73.1.0/24", None),
+        ("0.0.0.0/0", "0.0.0.0/0", None),
+        ("10.0.0.0/8", "fd00:1::/8", None),
+    ],
+)
+def test_an_except_that_is_too_wide_has_one_fault_and_its_cure_cures(cidr: str, written: str, meant: str | None):
+    rule = "from: [{{ipBlock: {{cidr: '{}', except: [{}]}}}}]"
+    (finding,) = rule_of(rule.format(cidr, f"'{written}'")).findings
+    assert finding.code == "except-outside"
+    assert finding.cure.startswith(f"write `{meant}`") if meant else "write" not in finding.cure
+    if meant:
+        good(rule_of(rule.format(cidr, f"'{meant}'")))
 
 
 @pytest.mark.parametrize(
     ("spec", "code", "path", "cure"),
     [
         ("ingress: {}", "map-for-list", "ingress", "`ingress: [{}]`"),
-        ("ingress: {from: []}", "map-for-list", "ingress", "- from"),
+        ("ingress: {from: []}", "map-for-list", "ingress", "[{from: ...}]"),
         ("egress: {}", "map-for-list", "egress", "`egress: []`"),
         ("ingress: true", "wrong-type", "ingress", "[true]"),
         ("ingress: [null]", "nothing-written", "ingress[0]", "{}"),
@@ -1034,15 +1131,17 @@ def test_what_stands_where_a_list_should_is_looked_through_all_the_same() -> Non
         ("map-for-list", "[0].from"),
         ("wrong-type", "[0].from.ipBlock.except"),
         ("except-outside", "[0].from.ipBlock.except"),
-        ("cidr-host-bits", "[0].from.ipBlock.except"),
     }
+    assert any("`except: [10.72.10.0/24]`" in each.cure for each in parsed.findings)
     (found,) = parsed.objects
     assert isinstance(found, Policy)
     assert found.quarantined
 
 
 def test_one_port_name_with_two_protocols_is_clear_enough_to_be_in_force() -> None:
-    head = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: x}\nspec:\n  containers:\n  - name: c\n    ports:\n"
+    head = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: x}\nspec:\n  containers:\n  - name: c\n    ports:\n"
+    )
     ports = "    - {name: dns, containerPort: 53, protocol: UDP}\n    - {name: dns, containerPort: 5353}\n"
     parsed = parse(f"{head}{ports}".encode(), "pod.yaml")
     (found,) = parsed.objects

@@ -12,7 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from netpold.policy.fields import Fields
-from netpold.policy.tree import Scalar, Type, is_null, plain_type, shown
+from netpold.policy.tree import Scalar, Type, is_merge_key, is_null, plain_type, shown
 
 LABEL_RULE = "up to 63 lower-case letters, digits and `-`, a letter or digit at both ends"
 SUBDOMAIN_RULE = "up to 253 lower-case letters, digits, `-` and `.`, a letter or digit at both ends of each part"
@@ -86,7 +86,7 @@ def labels(fields: Fields, node: object) -> dict[str, str]:
         scalar = found.scalars[key]
         if isinstance(value, Scalar) and _is_label(key, scalar.implicit[0], value.value, value.implicit[0]):
             right[key] = value.value
-        else:
+        elif not is_merge_key(scalar):
             taken_key, taken = label_key(fields, scalar), label_value(fields, value)
             if taken_key is not None and taken is not None:
                 right[taken_key] = taken

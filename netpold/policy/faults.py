@@ -20,6 +20,9 @@ class Fault:
     cure: str
 
 
+TEMPLATE_FAULT = "this is a template (`{{`)"
+TEMPLATE_CURE = "render it first (as `helm template` does), and put here what comes out"
+
 _PRINTABLE_ASCII = b"\t\n\r" + bytes(range(0x20, 0x7F))
 # What libyaml's reader stops at (its `yaml_parser_update_buffer`).
 _UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
@@ -97,6 +100,8 @@ def syntax_fault(error: MarkedYAMLError, chunk: bytes) -> Fault:
     """What libyaml says of a chunk, in plain words where the mistake is a common one."""
     mark = error.problem_mark or error.context_mark
     place = Place(mark.line, mark.column, mark.index) if mark else Place()
+    if _is_template(error, chunk):
+        return Fault(place, "syntax", TEMPLATE_FAULT, TEMPLATE_CURE)
     problem = " ".join(part for part in (error.context, error.problem) if part)
     if "cannot start any token" in problem:
         letter = chunk.decode("utf-8", "replace")[place.index : place.index + 1]
@@ -107,3 +112,10 @@ def syntax_fault(error: MarkedYAMLError, chunk: bytes) -> Fault:
         if words in problem:
             return Fault(place, "syntax", f"{fault} ({error.problem})", cure)
     return Fault(place, "syntax", problem, "mend the YAML here or on the lines above")
+
+
+def _is_template(error: MarkedYAMLError, chunk: bytes) -> bool:
+    """Whether `{{` stands in one of the lines that the error is about."""
+    lines = chunk.split(b"\n")
+    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
+    return any(b"{{" in lines[mark.line] for mark in marks if mark.line < len(lines))

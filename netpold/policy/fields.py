@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
-from netpold.policy.faults import Fault
+from netpold.policy.faults import TEMPLATE_CURE, Fault
 from netpold.policy.model import Finding, Position
 from netpold.policy.tree import (
     Map,
@@ -22,6 +22,7 @@ from netpold.policy.tree import (
     Type,
     Unread,
     int_of,
+    is_merge_key,
     is_null,
     is_text,
     is_true,
@@ -95,6 +96,8 @@ class Fields:
         if len(self._findings) >= MOST_FINDINGS and self._count(severity) >= MOST_FINDINGS:
             self._leave_out(severity, 1)
             return
+        if isinstance(node, Scalar) and "{{" in node.value:
+            cure = TEMPLATE_CURE
         path = path_of(self.root, node)
         path = ".".join(part for part in (self._prefix, path, child) if part)
         self._findings.append((self.position(node), code, path, fault, cure, severity))
@@ -218,7 +221,7 @@ class Fields:
 
     def _first_unknown(self, node: Map, fields: Collection[str]) -> list[str]:
         """The unknown fields, no more of them than can be told."""
-        unknown = [key for key in node if key not in fields]
+        unknown = [key for key in node if key not in fields and not is_merge_key(node.scalars[key])]
         if len(unknown) > MOST_FINDINGS:
             self.failed = True
             self._leave_out("error", len(unknown) - MOST_FINDINGS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
 from netpold.policy.fields import Fields, words
-from netpold.policy.tree import Map, Scalar, is_null, is_sure, is_text, shown
+from netpold.policy.tree import Map, Scalar, is_merge_key, is_null, is_sure, is_text, shown
 
 _FIELDS = words(
     "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp "
@@ -64,7 +64,10 @@ def _name(fields: Fields, found: Map, is_name: Callable[[str], bool], rule: str)
 
 
 def _namespace(fields: Fields, root: Map, found: Map) -> str | None:
+    """Absent and empty: `default`.  Null is refused: a value that a script left out would move the object there."""
     node = found.get("namespace")
+    if not fields.required(node, "write the namespace's name, or take the field out for `default`"):
+        return None
     namespace = fields.text(node)
     if namespace and is_dns_label(namespace):
         return namespace
@@ -72,7 +75,7 @@ def _namespace(fields: Fields, root: Map, found: Map) -> str | None:
         fault = f'"{shown(namespace)}" is no valid namespace'
         fields.error(node, "namespace", fault, f"a namespace's name is {LABEL_RULE}")
         return None
-    absent = node is None or is_null(node) or namespace == ""
+    absent = node is None or namespace == ""
     return "default" if absent and is_sure(root, "metadata") else None
 
 
@@ -83,7 +86,7 @@ def _annotations(fields: Fields, node: object) -> dict[str, str]:
     right = {}
     for key, value in found.items():
         scalar = found.scalars[key]
-        if not is_text(scalar) and fields.unquoted(scalar) is None:
+        if is_merge_key(scalar) or (not is_text(scalar) and fields.unquoted(scalar) is None):
             continue
         if not is_label_key(key.lower()):
             fields.error(scalar, "annotation-key", f'"{shown(key)}" is no annotation key', f"a key is {KEY_RULE}")

@@ -15,7 +15,7 @@ from netpold.policy.fields import Fields, nearest
 from netpold.policy.metadata import Metadata, metadata
 from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, Selector
 from netpold.policy.policy_rules import rules
-from netpold.policy.selectors import selector
+from netpold.policy.selectors import beside, selector
 from netpold.policy.tree import Map, Scalar, Seq, is_null, is_sure, shown
 
 _POLICY = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
@@ -77,8 +77,9 @@ def _spec(fields: Fields, node: object) -> _Spec:
     spec = fields.map(node, "write `podSelector:` and the rules below it")
     if spec is None:
         return _Spec(_BOTH, EVERYTHING, (), ())
-    known = fields.known(spec, _SPEC, _SPEC_HINTS)
-    chosen = _pod_selector(fields, spec)
+    misplaced = beside(spec, ("podSelector",))
+    known = fields.known(spec, _SPEC, {**_SPEC_HINTS, **misplaced})
+    chosen = EVERYTHING if misplaced else _pod_selector(fields, spec, known)
     types = _policy_types(fields, spec)
     ingress = rules(fields, spec.get("ingress"), "ingress")
     egress = rules(fields, spec.get("egress"), "egress")
@@ -101,10 +102,11 @@ def _closed_directions(spec: Map, types: tuple[bool, bool] | None, known: bool) 
     return (True, "egress" in spec) if says_nothing and known and spec.whole else _BOTH
 
 
-def _pod_selector(fields: Fields, spec: Map) -> Selector:
+def _pod_selector(fields: Fields, spec: Map, known: bool) -> Selector:
+    """The selector; with an unknown field in `spec`, that may be it, and it is not said to be missing."""
     if "podSelector" in spec:
         return selector(fields, spec["podSelector"]) or EVERYTHING
-    if spec.whole:
+    if spec.whole and known:
         fault = "there is no `podSelector`: all pods of the namespace are selected"
         fields.warn(spec, "no-pod-selector", fault, "write `podSelector: {}` if that is meant", "podSelector")
     return EVERYTHING

@@ -15,12 +15,13 @@ from ipaddress import IPv6Network, ip_interface, ip_network
 from netpold.policy.checks import SERVICE_RULE, is_port_name
 from netpold.policy.fields import Fields, nearest
 from netpold.policy.model import EVERYTHING, IPBlock, Network, Peer, PodPeer, PolicyPort, PolicyRule, Protocol
-from netpold.policy.selectors import selector
-from netpold.policy.tree import Map, Node, Scalar, Seq, Type, is_null, is_text, new_seq, shown, type_of
+from netpold.policy.selectors import beside, selector
+from netpold.policy.tree import Map, Node, Scalar, Seq, Type, is_flow, is_null, is_text, new_seq, shown, type_of
 
 PEERS = {"ingress": "from", "egress": "to"}
 
 _PEER = frozenset({"podSelector", "namespaceSelector", "ipBlock"})
+_SELECTORS = frozenset({"podSelector", "namespaceSelector"})
 _IP_BLOCK = frozenset({"cidr", "except"})
 _PORT = frozenset({"port", "protocol", "endPort"})
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP"}
@@ -38,6 +39,7 @@ _PEER_HINTS = {
 }
 _CIDR = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)/(?:0|[1-9][0-9]{0,2})")
 _NOBODY = IPBlock(ip_network("0.0.0.0/32"))  # stands for a wrong peer; a policy that has one has no rules in the end
+_PORT_IN_ONE = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?(?:/(?P<protocol>TCP|UDP|SCTP))?")
 _LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
 _CIDR_CURE = "write an address, `/` and the prefix length: `10.0.0.0/8` or `2001:db8::/32`"
 
@@ -65,17 +67,19 @@ def _rule(fields: Fields, node: Node, direction: str) -> PolicyRule:
     )
 
 
-def _below(fields: Fields, rule: Map, key: str, cure: str) -> Seq | None:
+def _below(fields: Fields, rule: Map, key: str, cure: str, cidr: Network | None = None) -> Seq | None:
     node = rule.get(key)
     if node is None or not fields.required(node, f"write the list, or {cure}"):
         return None
-    return _list(fields, node, key, f"a list, or {cure}")
+    return _list(fields, node, key, f"a list, or {cure}", cidr)
 
 
-def _list(fields: Fields, node: Node | None, key: str, empty: str) -> Seq | None:
-    """A list, and where a map or one value stands there instead, how to make it one."""
+def _list(fields: Fields, node: Node | None, key: str, empty: str, cidr: Network | None = None) -> Seq | None:
+    """A list, and where a map or one value stands there instead, how to make it one; of `except`, inside `cidr`."""
     if isinstance(node, Map):
-        if node:
+        if node and is_flow(node):
+            cure = f"put it into brackets: `[{{{_key_as_written(node)}: ...}}]`"
+        elif node:
             first = next(iter(node))
             cure = f"write `- ` before `{shown(first)}:`, so that below `{key}:` stands `- {shown(first)}: ...`"
         else:
@@ -83,10 +87,17 @@ def _list(fields: Fields, node: Node | None, key: str, empty: str) -> Seq | None
         fields.error(node, "map-for-list", f"`{key}` is a list, here is a map", cure)
         return _only(node) if node and key != "except" else None
     if isinstance(node, Scalar) and not is_null(node):
-        cure = f"write `{key}: [{shown(node.value)}]`"
+        meant = (_meant_inside(node.value, cidr) if cidr else None) or shown(node.value)
+        cure = f"write `{key}: [{meant}]`"
         fields.error(node, "wrong-type", f"`{key}` is a list, here is one value", cure)
         return _only(node) if key == "except" else None
     return fields.seq(node)
+
+
+def _key_as_written(node: Map) -> str:
+    """The first key of a map, in quotes where it is (in JSON)."""
+    first = next(iter(node.scalars.values()))
+    return shown(first.value) if first.implicit[0] else f'"{shown(first.value)}"'
 
 
 def _only(node: Map | Scalar) -> Seq:
@@ -101,13 +112,17 @@ def _peer(fields: Fields, node: Node) -> Peer:
     found = fields.map(node, cure) if fields.required(node, cure) else None
     if found is None:
         return _NOBODY
-    fields.known(found, _PEER, _PEER_HINTS)
+    misplaced = beside(found, _SELECTORS)
+    fields.known(found, _PEER, {**_PEER_HINTS, **misplaced})
+    if misplaced:
+        return _NOBODY
     if not found and found.whole:
         fields.error(found, "empty-peer", "a peer has to say who it is", f"{cure}, or take `from` or `to` out for all")
     if "ipBlock" in found:
         if len(found) > 1:
             fault = "`ipBlock` stands beside a selector"
-            fields.error(found, "mixed-peer", fault, "make two entries of it, each with a `- ` of its own")
+            cure = "make two entries of it, " + ("`{...}, {...}`" if is_flow(found) else "each with a `- ` of its own")
+            fields.error(found, "mixed-peer", fault, cure)
         return _ip_block(fields, found["ipBlock"]) or _NOBODY
     pods = selector(fields, found["podSelector"]) if "podSelector" in found else None
     namespaces = selector(fields, found["namespaceSelector"]) if "namespaceSelector" in found else None
@@ -122,39 +137,72 @@ def _ip_block(fields: Fields, node: Node) -> IPBlock | None:
     if "cidr" not in found:
         fields.missing(found, "cidr", f"write `cidr:` below `ipBlock:`; {_CIDR_CURE}")
     cidr = _cidr(fields, found["cidr"]) if "cidr" in found else None
-    entries = _below(fields, found, "except", "take it out")
+    entries = _below(fields, found, "except", "take it out", cidr)
     excepts = [_except(fields, entry, cidr) for entry in entries or ()]
     unique = {str(network): network for network in excepts if network is not None}
     return IPBlock(cidr, tuple(unique[text] for text in sorted(unique))) if cidr else None
 
 
 def _except(fields: Fields, node: Node, cidr: Network | None) -> Network | None:
-    network = _cidr(fields, node)
-    if network is None or cidr is None:
+    text, network, canonical = _network(fields, node)
+    if network is None:
         return None
-    fault = None
-    if network.version != cidr.version:
-        fault = f"{network} is IPv{network.version} and `cidr` is IPv{cidr.version}"
-    elif network.prefixlen <= cidr.prefixlen or not network.subnet_of(cidr):  # type: ignore[arg-type]
-        fault = f"{network} is no part of `cidr`, {cidr}" if network != cidr else f"{network} is all of `cidr`"
+    fault = _why_not_inside(network, cidr) if cidr else ""
     if fault:
-        fields.error(node, "except-outside", fault, "an entry of `except` lies inside `cidr` and is smaller")
+        meant = _meant_inside(text, cidr) if cidr else None
+        cure = "an entry of `except` lies inside `cidr` and is smaller"
+        fields.error(node, "except-outside", fault, f"write `{meant}`, if that is meant: {cure}" if meant else cure)
+    else:
+        _tell_form(fields, node, text, network, canonical)
     return network
+
+
+def _why_not_inside(network: Network, cidr: Network) -> str:
+    if network.version != cidr.version:
+        return f"{network} is IPv{network.version} and `cidr` is IPv{cidr.version}"
+    if network.prefixlen <= cidr.prefixlen or not network.subnet_of(cidr):  # type: ignore[arg-type]
+        return f"{network} is no part of `cidr`, {cidr}" if network != cidr else f"{network} is all of `cidr`"
+    return ""
+
+
+def _meant_inside(text: str, cidr: Network) -> str | None:
+    """What was likely meant by an entry of `except` that is too wide: the address as written, up to its last part that
+    is not zero.  None where that is not inside `cidr` either."""
+    network, _ = _parse_cidr(text)
+    if network is None or not _why_not_inside(network, cidr):
+        return None
+    address = ip_interface(text).ip
+    part = 8 if address.version == 4 else 16
+    zeros = (int(address) & -int(address)).bit_length() - 1
+    meant = ip_network((address, address.max_prefixlen - zeros // part * part)) if int(address) else network
+    return None if _why_not_inside(meant, cidr) else str(meant)
 
 
 def _cidr(fields: Fields, node: Node) -> Network | None:
     """A CIDR in its one form.  Bits beyond the prefix are cut, as those do who implement the API."""
+    text, network, canonical = _network(fields, node)
+    if network is not None:
+        _tell_form(fields, node, text, network, canonical)
+    return network
+
+
+def _network(fields: Fields, node: Node) -> tuple[str, Network | None, str]:
+    """A CIDR as it is written, as it is taken (None where it is wrong), and in its one form."""
     text = fields.text(node) if fields.required(node, _CIDR_CURE) else None
     if text is None:
-        return None
+        return "", None, ""
     network, canonical = _parse_cidr(text)
     if network is None:
         fields.error(node, "cidr", f'"{shown(text)}" is no CIDR', _cidr_cure(text))
     elif isinstance(network, IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
         mapped = f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}"
         fields.error(node, "cidr", f"`{shown(text)}` is IPv4 written as IPv6", f"write `{mapped}`")
-        return None
-    elif text != canonical:
+        return text, None, ""
+    return text, network, canonical
+
+
+def _tell_form(fields: Fields, node: Node, text: str, network: Network, canonical: str) -> None:
+    if text != canonical:
         fault = f"`{shown(text)}` is taken as {canonical}"
         if ip_interface(text).ip != network.network_address:
             alone = f"{text.partition('/')[0]}/{network.max_prefixlen}"
@@ -162,7 +210,6 @@ def _cidr(fields: Fields, node: Node) -> Network | None:
             fields.warn(node, "cidr-host-bits", f"{fault}: it has bits set beyond the prefix", cure)
         else:
             fields.warn(node, "cidr-not-canonical", fault, f"write `{canonical}`")
-    return network
 
 
 @lru_cache(maxsize=1 << 12)
@@ -188,6 +235,8 @@ def _cidr_cure(text: str) -> str:
 
 def _port(fields: Fields, node: Node) -> PolicyPort:
     cure = "write `port:` and, if it is not TCP, `protocol:` after the `- `"
+    if isinstance(node, Scalar):
+        cure = _port_cure(node.value) or cure
     found = fields.map(node, cure) if fields.required(node, cure) else None
     if found is None:
         return PolicyPort()
@@ -217,13 +266,23 @@ def _port_value(fields: Fields, node: Node) -> int | str | None:
                 cure = f"write it without quotes: `port: {shown(node.value)}`"
                 fault = f'"{shown(node.value)}" in quotes is a port\'s name, and a name has a letter in it'
             else:
-                fault, cure = f'"{shown(node.value)}" is no port name', f"a port's name is {SERVICE_RULE}"
+                fault = f'"{shown(node.value)}" is no port name'
+                cure = _port_cure(node.value) or f"a port's name is {SERVICE_RULE}"
             fields.error(node, "port-name", fault, cure)
         return node.value
     if isinstance(node, Scalar) and type_of(node) is not Type.INT:
         fields.error(node, "wrong-type", f"`{shown(node.value)}` is {type_of(node).value}, and no port", cure)
         return None
     return _port_number(fields, node)
+
+
+def _port_cure(text: str) -> str:
+    """How to write what `8000-9000` and `80/TCP` mean; '' for what is not like that."""
+    found = _PORT_IN_ONE.fullmatch(text.upper())
+    if not found:
+        return ""
+    written = {"port": found["first"], "endPort": found["last"], "protocol": found["protocol"]}
+    return f"write {' and '.join(f'`{name}: {value}`' for name, value in written.items() if value)}"
 
 
 def _port_number(fields: Fields, node: Node) -> int | None:

@@ -23,7 +23,7 @@ from yaml._yaml import CParser
 from yaml.error import MarkedYAMLError
 
 from netpold.policy.chunks import LIMITS, Limits, refuse_file, split
-from netpold.policy.faults import Fault, clean, syntax_fault
+from netpold.policy.faults import TEMPLATE_CURE, TEMPLATE_FAULT, Fault, clean, syntax_fault
 from netpold.policy.tree import Map, Node, Place, Seq, Unread, new_map, new_seq, shown
 
 # libyaml's events have what Scalar has; to the type checker they are Any.
@@ -310,9 +310,13 @@ class _Builder:
 
     def _refuse_key(self, node: Map, key_event: Any, depth: int) -> None:
         """A key that is a map, a list or an alias: the map may have any fields."""
-        self._refuse(key_event.start_mark, "key-not-text", "a key is not text", "write `name: value`")
         self._torn.append(node)
+        told = len(self._faults)
         self._skipped(key_event, depth + 1)
+        if key_event.__class__ is _MAP and key_event.start_mark.index == node.start_mark.index + 1:  # `{{`
+            self._refuse(key_event.start_mark, "key-not-text", TEMPLATE_FAULT, TEMPLATE_CURE)
+        elif all(fault.fault != TEMPLATE_FAULT for fault in self._faults[told:]):  # else the key has a fault already
+            self._refuse(key_event.start_mark, "key-not-text", "a key is not text", "write `name: value`")
         self._skipped(self._get(), depth + 1)
 
     def _refuse(self, place: Place, code: str, fault: str, cure: str) -> None:

@@ -6,10 +6,12 @@ written, and a selector with nothing written in it selects everything.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from netpold.policy.checks import label_key, label_value, labels
 from netpold.policy.fields import Fields, nearest
 from netpold.policy.model import EVERYTHING, Operator, Requirement, Selector
-from netpold.policy.tree import Map, Node, Scalar, Seq, is_null, shown
+from netpold.policy.tree import Map, Node, Scalar, Seq, is_flow, is_null, shown
 
 _SELECTOR = frozenset({"matchLabels", "matchExpressions"})
 _EXPRESSION = frozenset({"key", "operator", "values"})
@@ -29,8 +31,21 @@ def selector(fields: Fields, node: Node) -> Selector | None:
     return Selector(tuple(sorted(set(requirements)))) if requirements else EVERYTHING
 
 
+def beside(found: Map, names: Collection[str]) -> dict[str, str]:
+    """The cures for parts of a selector (one of `names`) that stand beside it where nothing stands below it."""
+    cures, above = {}, ""
+    for key, value in found.items():
+        if key in names:
+            above = key if is_null(value) else ""
+        elif key in _SELECTOR and above and is_flow(found):
+            cures[key] = f"put it into braces behind `{above}:`"
+        elif key in _SELECTOR and above:
+            cures[key] = f"indent `{key}:` two more, so that it stands below `{above}:`"
+    return cures
+
+
 def _selector(fields: Fields, node: Node) -> list[Requirement]:
-    found = fields.map(node, _SELECTOR_CURE) if fields.required(node, "write `{}` if everything is meant") else None
+    found = fields.map(node, _SELECTOR_CURE) if fields.required(node, _SELECTOR_CURE) else None
     if found is None:
         return []
     _whole(fields, found)

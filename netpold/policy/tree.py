@@ -178,6 +178,16 @@ def _index(node: Node) -> int:
     return node.start_mark.index
 
 
+def is_flow(node: Map) -> bool:
+    """Whether a map is written in braces, as in JSON."""
+    return not node.scalars or _index(next(iter(node.scalars.values()))) != node.start_mark.index
+
+
+def is_merge_key(key: Scalar) -> bool:
+    """Whether a key is the merge key, which the reader has refused."""
+    return key.value == "<<" and key.implicit[0]
+
+
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
