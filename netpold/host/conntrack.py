@@ -1,7 +1,7 @@
 """Open flows, by ctnetlink: one dump lists a family, and flows are forgotten many to a message.
 
-A flow keeps the attributes by which the kernel wrote its entry down (tuple of the original direction, zone, id), and
-they are sent back to delete it: so every protocol and zone is met, and exactly that entry.  Layouts and constants:
+A flow keeps its entry as the kernel wrote it down, and the entry's tuple, zone and id are sent back to delete it: so
+every protocol is met, and exactly that entry.  Layouts and constants:
 linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
 
 Why not the conntrack program: its batches look for each flow by a dump of the whole table (14 ms or more a flow).
@@ -34,15 +34,24 @@ _HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr: length, type, flags, sequence,
 _START = struct.Struct("=IH")  # nlmsghdr: length, type
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
-_PORT = struct.Struct("!H")
 
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
-_KEY = (_TUPLE_ORIG, _ID, _ZONE)
-_TUPLE_IP, _TUPLE_PROTO = 1, 2
-_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
-_IP_SRC, _IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
 
-_AF = {4: socket.AF_INET, 6: socket.AF_INET6}
+# A tuple as the kernel has always written it (ctnetlink_dump_tuples): in CTA_TUPLE_ORIG or _REPLY first CTA_TUPLE_IP
+# with source and destination, then CTA_TUPLE_PROTO with the protocol's number, and the ports where it has some.
+_TUPLE: dict[Family, struct.Struct] = {
+    4: struct.Struct("=HHHHHH4sHH4sHHHHBxxx"),
+    6: struct.Struct("=HHHHHH16sHH16sHHHHBxxx"),
+}
+_TUPLE_LAYOUT: dict[tuple[Family, int], tuple[int, ...]] = {
+    (4, _TUPLE_ORIG): (0x8001, 0x8001, 1, 2, 0x8002, 1),
+    (4, _TUPLE_REPLY): (0x8002, 0x8001, 1, 2, 0x8002, 1),
+    (6, _TUPLE_ORIG): (0x8001, 0x8001, 3, 4, 0x8002, 1),
+    (6, _TUPLE_REPLY): (0x8002, 0x8001, 3, 4, 0x8002, 1),
+}
+_PORTS = struct.Struct("!4xHxx4xHxx")  # CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+
+_AF: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}  # iptables' names, of those that rules have
 _WITH_PORTS = {6, 17, 132}
 _NO_CTNETLINK = "the kernel has no ctnetlink, open flows can't be cut: modprobe nf_conntrack_netlink"
@@ -91,10 +100,8 @@ def _delete(channel: socket.socket, batch: list[Flow]) -> Iterator[int]:
     """The kernel's answers, 0 or an errno; it has them ready when send() returns."""
     requests = []
     for flow in batch:
-        if not flow.entry:
-            raise ValueError("a flow without its entry: a request without a tuple deletes them all")
         family: Family = 6 if ":" in flow.source else 4
-        requests.append(_message(_DELETE, _NLM_F_REQUEST | _NLM_F_ACK, family, flow.entry))
+        requests.append(_message(_DELETE, _NLM_F_REQUEST | _NLM_F_ACK, family, _key(flow.entry)))
     channel.send(b"".join(requests))
     missing = len(batch)
     while missing:
@@ -129,15 +136,15 @@ def _check_listing(code: int) -> None:
 
 def _flow(family: Family, wanted: set[bytes], data: bytes, start: int, end: int) -> Flow | None:
     """An entry whose attributes stand from `start` to `end`; None where none of the wanted addresses takes part."""
-    attributes = _attributes(data, start, end)
-    original = _attributes(data, *attributes[_TUPLE_ORIG])
-    reply = _attributes(data, *attributes[_TUPLE_REPLY])
-    source, destination = _addresses(family, data[slice(*original[_TUPLE_IP])])
-    peer, _ = _addresses(family, data[slice(*reply[_TUPLE_IP])])
+    length, protocol, source, destination = _tuple(family, _TUPLE_ORIG, data, start)
+    second = start + length
+    _, _, peer, _ = _tuple(family, _TUPLE_REPLY, data, second)
     if source not in wanted and peer not in wanted:
         return None
-    protocol, source_port, destination_port = _protocol(data, *original[_TUPLE_PROTO])
-    _, peer_port, _ = _protocol(data, *reply[_TUPLE_PROTO])
+    source_port = destination_port = peer_port = None
+    if protocol in _WITH_PORTS:
+        source_port, destination_port = _PORTS.unpack_from(data, start + _TUPLE[family].size)
+        peer_port, _ = _PORTS.unpack_from(data, second + _TUPLE[family].size)
     return Flow(
         _NAMES.get(protocol, str(protocol)),
         _text(family, source),
@@ -146,15 +153,16 @@ def _flow(family: Family, wanted: set[bytes], data: bytes, start: int, end: int)
         destination_port,
         _text(family, peer),
         peer_port,
-        b"".join(_raw(data, *attributes[kind]) for kind in _KEY if kind in attributes),
+        data[start:end],
     )
 
 
-@lru_cache(maxsize=16384)
-def _addresses(family: Family, data: bytes) -> tuple[bytes, bytes]:
-    """Source and destination of a CTA_TUPLE_IP."""
-    attributes = _attributes(data, 0, len(data))
-    return data[slice(*attributes[_IP_SRC[family]])], data[slice(*attributes[_IP_DST[family]])]
+def _tuple(family: Family, kind: int, data: bytes, offset: int) -> tuple[int, int, bytes, bytes]:
+    """Length, protocol, source and destination of the tuple that stands there."""
+    length, a, _, b, _, c, source, _, d, destination, _, e, _, f, protocol = _TUPLE[family].unpack_from(data, offset)
+    if (a, b, c, d, e, f) != _TUPLE_LAYOUT[family, kind]:
+        raise struct.error("the attributes of a tuple stand in another order")
+    return length, protocol, source, destination
 
 
 @lru_cache(maxsize=16384)
@@ -162,31 +170,24 @@ def _text(family: Family, address: bytes) -> str:
     return socket.inet_ntop(_AF[family], address)
 
 
-def _protocol(data: bytes, start: int, end: int) -> tuple[int, int | None, int | None]:
-    """Number, source and destination port (None where the protocol has none) of a CTA_TUPLE_PROTO."""
-    attributes = _attributes(data, start, end)
-    number = data[attributes[_PROTO_NUM][0]]
-    if number not in _WITH_PORTS:
-        return number, None, None
-    source, destination = attributes[_PROTO_SRC_PORT][0], attributes[_PROTO_DST_PORT][0]
-    return number, _PORT.unpack_from(data, source)[0], _PORT.unpack_from(data, destination)[0]
+def _key(entry: bytes) -> bytes:
+    """Of an entry's attributes those by which the kernel finds it."""
+    attributes = _attributes(entry, 0, len(entry))
+    if _TUPLE_ORIG not in attributes:
+        raise ValueError("a flow without its tuple: a request without one deletes all flows")
+    return b"".join(attributes[kind] for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in attributes)
 
 
-def _attributes(data: bytes, offset: int, end: int) -> dict[int, tuple[int, int]]:
-    """Where the payload of each attribute begins and ends."""
+def _attributes(data: bytes, offset: int, end: int) -> dict[int, bytes]:
+    """Each attribute by its type, with its header and padding."""
     found = {}
     while offset < end:
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < 4:
             raise struct.error("attribute of no length")
-        found[kind & 0x3FFF] = (offset + 4, offset + length)
+        found[kind & 0x3FFF] = data[offset : offset + length] + bytes(-length % 4)
         offset += (length + 3) & ~3
     return found
-
-
-def _raw(data: bytes, start: int, end: int) -> bytes:
-    """An attribute whose payload stands there, with its header, padded to a multiple of 4."""
-    return data[start - 4 : end] + bytes(-(end - start) % 4)
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -25,7 +25,7 @@ class Flow:
     """A conntrack entry.  `source`, `destination`, ports: of the original direction as the sender wrote them;
     `peer`, `peer_port`: who answers, which is another than the destination where that was translated (DNAT).
     Ports are None where the protocol has none; `protocol` is iptables' name, or a number as text.
-    `entry`: the kernel's key of it, to delete it by."""
+    `entry`: it as the kernel wrote it down, to delete it by."""
 
     protocol: str
     source: str
