@@ -712,6 +712,12 @@ def test_policies_of_other_projects_are_passed_over_with_a_warning(version: str)
     assert parsed.passed_over == {f"NetworkPolicy ({version})": 1}
 
 
+def test_where_the_reader_refused_some_of_a_foreign_policy_the_file_is_not_taken_for_read():
+    parsed = read("apiVersion: networkin8s.io/v1\nkind: NetworkPolicy\nmetadata:\nmetadata: {name: p}\nspec: {}\n")
+    assert {each.code for each in parsed.findings} == {"foreign-kind", "duplicate-key"}
+    assert parsed.truncated and parsed.objects == ()
+
+
 def test_other_kinds_are_passed_over_and_counted():
     parsed = read("""\
         apiVersion: apps/v1

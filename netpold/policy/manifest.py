@@ -148,6 +148,7 @@ class _Result:
         if "." in group and "k8s" not in group and "networking" not in group:
             self._pass_over(f"{kind} ({shown(version)})")
             fault = f"a {kind} of `{shown(group)}` is not read"
+            self.truncated |= fields.failed  # what the reader refused may be what would make it netpold's
             fields.warn(node, "foreign-kind", fault, f"write `apiVersion: {wanted}` if it is meant for netpold")
             return True
         fault = f"there is no `{kind}` in `{shown(version)}`"
