@@ -1,8 +1,9 @@
 """Open flows, by ctnetlink: one dump lists a family, and flows are forgotten many to a message.
 
 A flow keeps its entry as the kernel wrote it down, and the entry's tuple, zone and id are sent back to delete it: so
-every protocol is met, and exactly that entry.  Layouts and constants:
-linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
+every protocol is met, and exactly that entry.  TCP connections that have ended (CLOSE, TIME_WAIT) are flows as others:
+conntrack goes on to pass what the answering side sends, and every such packet prolongs the entry.  Layouts and
+constants: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c.
 
 Why not the conntrack program: its batches look for each flow by a dump of the whole table (14 ms or more a flow).
 """
