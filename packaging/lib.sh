@@ -46,8 +46,21 @@ need_mounts() {
         mount -o remount,bind,rw "$path" 2>/dev/null && _REMOUNTED+=("$path")
     done
     [[ -w /proc/sys/net/ipv4/ip_forward ]] ||
-        die "/proc/sys/net can't be written" \
-            "in systemd-nspawn: --setenv does not help, set SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 for systemd-nspawn itself"
+        die "/proc/sys/net can't be written" "in a container: set SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 for systemd-nspawn"
+}
+
+# `ip netns` wants the root to be a mount point, which a plain chroot is not.  Then the whole script is run once more, in
+# a chroot that is one: call this after need_mounts, with the script's arguments.
+need_root_mount() {
+    awk '$5 == "/" { found = 1 } END { exit !found }' /proc/self/mountinfo && return
+    local root status=0
+    root=$(mktemp -d /run/netpold-root-XXXXXX)
+    mount --rbind / "$root" || die "the root is no mount point, and can't be made one" "mount --bind DIR DIR, before chroot DIR"
+    _MOUNTED=("$root" "${_MOUNTED[@]}")
+    chroot "$root" "$PWD/packaging/${0##*/}" "$@" || status=$?
+    undo_mounts
+    rmdir "$root"
+    exit "$status"
 }
 
 mounts_are_own() { ((${#_MOUNTED[@]} + ${#_REMOUNTED[@]})); }
@@ -55,7 +68,7 @@ mounts_are_own() { ((${#_MOUNTED[@]} + ${#_REMOUNTED[@]})); }
 undo_mounts() {
     local path
     for path in "${_REMOUNTED[@]}"; do mount -o remount,bind,ro "$path" || :; done
-    for path in "${_MOUNTED[@]}"; do umount -l "$path" || :; done
+    for path in "${_MOUNTED[@]}"; do umount -l "$path" 2>/dev/null || umount -Rl "$path" || :; done
     _MOUNTED=() _REMOUNTED=()
 }
 
