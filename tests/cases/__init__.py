@@ -2,7 +2,8 @@
 
 A case is one or more steps. Each step is everything that the watched directory holds then (file name to text), and
 probes with the verdict expected of each. `all_cases()` gives them all; the folders here, the restated tests of
-Kubernetes (`stories`) and the families that cyclonus generates (`families`) differ only in how they are written down.
+Kubernetes (`stories`) and the families that cyclonus generates (`families`, `families_more`) differ only in how they
+are written down.
 
 Nothing here uses netpold's own reader or compiler, so that both can be checked with it.
 """
@@ -67,9 +68,14 @@ class Case:
 
 def all_cases() -> list[Case]:
     """Every case there is; names are unique."""
-    from tests.cases import families, stories  # they need the types above
+    from tests.cases import families, families_more, stories  # they need the types above
 
-    cases = [*folder_cases(), *stories.cases(FOLDER / "kubernetes-e2e.yaml"), *families.cases()]
+    cases = [
+        *folder_cases(),
+        *stories.cases(FOLDER / "kubernetes-e2e.yaml"),
+        *families.cases(),
+        *families_more.cases(),
+    ]
     names = [case.name for case in cases]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
