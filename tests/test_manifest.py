@@ -337,8 +337,6 @@ def test_status_and_all_metadata_that_kubectl_prints_are_fine():
         ("ports: [80]", "wrong-type", "ports[0]", "write `port: 80`"),
         ("ports: [{port: '{{ .Values.port }}'}]", "port-name", "ports[0].port", "render it first"),
         ("ports: [{port: {{ .Values.port }}}]", "key-not-text", "ports[0].port", "render it first"),
-        ("from: [{podSelector: {matchLabels: }}]", "nothing-written", "from[0].podSelector.matchLabels", "take"),
-        ("from: [{podSelector: {matchExpressions: ~}}]", "nothing-written", "from[0].podSelector.matchExpressions", "take"),
         ("from: [{namespaceSelector: , podSelector: {}}]", "nothing-written", "from[0].namespaceSelector", "{}"),
         ("from: [{ipBlock: }]", "nothing-written", "from[0].ipBlock", "10.0.0.0/8"),
         ("from: [{ipBlock: {cidr: }}]", "nothing-written", "from[0].ipBlock.cidr", "10.0.0.0/8"),
@@ -1155,3 +1153,9 @@ def test_one_port_name_with_two_protocols_is_clear_enough_to_be_in_force() -> No
     assert not found.quarantined
     assert found.ports == (ContainerPort("dns", "UDP", 53), ContainerPort("dns", "TCP", 5353))
     assert [(each.code, each.severity) for each in parsed.findings] == [("duplicate-port-name", "warning")]
+
+
+@pytest.mark.parametrize("part", ["matchLabels", "matchExpressions"])
+def test_an_empty_part_of_a_selector_is_as_if_it_were_not_there_with_a_warning(part: str) -> None:
+    found = warned(rule_of(f"from: [{{podSelector: {{{part}: }}}}]"), "nothing-written")
+    assert found.ingress == (PolicyRule((PodPeer(EVERYTHING),), None),)

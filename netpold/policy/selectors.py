@@ -52,17 +52,27 @@ def _selector(fields: Fields, node: Node) -> list[Requirement]:
     fields.known(found, _SELECTOR, otherwise="write `matchLabels:` and this label below it")
     requirements = []
     pairs = found.get("matchLabels")
-    if pairs is not None and fields.required(pairs, "write the labels, or take the field out"):
+    if pairs is not None and not _nothing_written(fields, pairs, "matchLabels"):
         _whole(fields, pairs)
         requirements = [Requirement(key, Operator.IN, (value,)) for key, value in labels(fields, pairs).items()]
     expressions = found.get("matchExpressions")
-    if expressions is not None and fields.required(expressions, "write the expressions, or take the field out"):
+    if expressions is not None and not _nothing_written(fields, expressions, "matchExpressions"):
         _whole(fields, expressions)
         for expression in fields.seq(expressions, f"write a list; below `- ` {_EXPRESSION_CURE}") or ():
             requirement = _expression(fields, expression)
             if requirement:
                 requirements.append(requirement)
     return requirements
+
+
+def _nothing_written(fields: Fields, node: Node, name: str) -> bool:
+    """Whether a part of the selector is null: to the API it is then as if it were not there (many examples have an
+    empty `matchLabels:` where they mean all)."""
+    if not is_null(node):
+        return False
+    fault = f"nothing stands below `{name}:`, so it is as if it were not there"
+    fields.warn(node, "nothing-written", fault, "take it out if all is meant, or write what it lacks below it")
+    return True
 
 
 def _whole(fields: Fields, node: Node) -> None:

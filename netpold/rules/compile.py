@@ -337,6 +337,8 @@ class _Family:
         rules: list[Rule] = []
         if isolation.grants:
             for policy in isolation.policies:
+                if policy.quarantined:
+                    continue  # it has no rules anyway; should it ever have, they are not to be trusted
                 rules += self.sets.rules(policy, direction, each.pod, self.family)
         everything = next((rule for rule in rules if not rule.matches), None)
         if everything is not None:
