@@ -12,19 +12,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from netpold.config import Settings, compile_settings
-from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status, timestamp
+from netpold.daemon.known import Known, good, total
+from netpold.daemon.status import LastApply, Status, timestamp
 from netpold.host import conntrack
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.host.kernel.flush import flush, retire_other
-from netpold.host.locate import Located, locate
+from netpold.host.locate import locate
 from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.scan import SourceError
@@ -32,7 +33,6 @@ from netpold.host.source import Reading, Source
 from netpold.host.watch import Watcher
 from netpold.policy.assemble import Assembled, assemble
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, Finding, World
 from netpold.rules.compile import compile_ruleset
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.peers import Sets
@@ -64,22 +64,6 @@ class _Wishes:
         return self.files or self.network or self.check or self.flush or self.stop  # who asks wants files read
 
 
-@dataclass(slots=True)
-class _Known:
-    """The inputs as of the last round, so that a round reads only what woke it."""
-
-    world: World = field(default_factory=World)
-    last_good: World = field(default_factory=World)
-    index: Index = field(default_factory=lambda: Index(World()))
-    findings: tuple[Finding, ...] = ()
-    rejected: frozenset[str] = frozenset()
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-    sets: Sets | None = None  # what of the compiler's work holds as long as the index does
-    compiled: Ruleset | None = None
-    located: Located | None = None
-    unfiltered: list[str] = field(default_factory=list)  # families of which iptables does not see bridged packets
-
-
 class _Interrupted(Exception):
     """Somebody wants the loop to stop or to flush while it waits for files to become quiet."""
 
@@ -94,7 +78,7 @@ class Reconciler:
         self._watcher = Watcher(settings.manifests, self.wake_files)
         self._source = Source(settings.manifests, settings.max_file_size, self._watcher.follow)
         self._compile = compile_settings(settings)
-        self._known = _Known()
+        self._known = Known()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._ruleset: Ruleset | None = None
         self._flushed = False
@@ -268,8 +252,8 @@ class Reconciler:
             self._known.sets = Sets(self._known.index)
             self._known.compiled = None
         self._known.world = world
-        self._known.last_good = _good(world)
-        self._known.passed_over = _sum(parsed.passed_over for parsed in reading.parsed.values())
+        self._known.last_good = good(world)
+        self._known.passed_over = total(parsed.passed_over for parsed in reading.parsed.values())
 
     def _report(self, reading: Reading, assembled: Assembled) -> None:
         """Log each finding when it is new."""
@@ -339,66 +323,21 @@ class Reconciler:
             self._wishes = replace(self._wishes, answered=max(self._wishes.answered, wishes.asked))
             self._changed.notify_all()
 
-    # What is said about it ----------------------------------------------------------------------------------------
-
     def _publish(self, **changes: object) -> None:
-        known = self._known
-        world, located = known.world, known.located
-        endpoints = located.endpoints if located else {}
-        rejected = sum(1 for each in known.rejected if each.startswith("NetworkPolicy "))
-        pods = PodCounts(
-            total=len(world.pods),
-            local=len(endpoints),
-            isolated=sum(
-                1
-                for key in endpoints
-                if any(known.index.isolation(world.pods[key], direction) for direction in Direction)
-            ),
-            without_interface=sum(1 for each in endpoints.values() if not each.interfaces),
-        )
-        since = self._status.since
-        if changes.get("state") != self._status.state:
-            since = timestamp(datetime.now(UTC))
-        self._status = replace(
-            self._status,
-            **{
-                "since": since,
-                "policies": PolicyCounts(len(world.policies) - min(rejected, len(world.policies)), rejected),
-                "pods": pods,
-                "namespaces": len(world.namespaces),
-                "passed_over": dict(known.passed_over),
-                "findings": known.findings,
-                "warnings": self._warnings(),
-                **changes,
-            },  # type: ignore[arg-type]
-        )
+        """Say how things are; `changes` are fields of Status beyond what the inputs tell."""
+        same = changes.get("state") == self._status.state
+        fields: dict[str, Any] = {
+            "since": self._status.since if same else timestamp(datetime.now(UTC)),
+            "warnings": self._warnings(),
+            **self._known.told(),
+            **changes,
+        }
+        self._status = replace(self._status, **fields)
 
     def _warnings(self) -> tuple[str, ...]:
-        known = self._known
-        found = list(known.located.warnings) if known.located else []
-        found += [
-            f"{family} packets between ports of a bridge are not filtered: "
-            f"set the sysctl net.bridge.bridge-nf-call-ip{'6' if family == 'IPv6' else ''}tables to 1"
-            for family in known.unfiltered
-        ]
+        found = self._known.warnings()
         if self._watcher.warning:
             found.append(self._watcher.warning)
         if self._backend.name == "nft" and any(legacy_in_use()):
             found.append("iptables-legacy has a filter table too, whose rules are in force as well")
         return tuple(found)
-
-
-def _good(world: World) -> World:
-    """The objects that passed the checks: what stays in force when their manifests break."""
-    return World(
-        {key: pod for key, pod in world.pods.items() if not pod.quarantined},
-        {key: namespace for key, namespace in world.namespaces.items() if not namespace.quarantined},
-        {key: policy for key, policy in world.policies.items() if not policy.quarantined},
-    )
-
-
-def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return total
