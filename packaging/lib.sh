@@ -98,5 +98,5 @@ need_netfilter() {
 # What netpold itself needs at run time, as Debian's packages.
 RUNTIME_PACKAGES=(
     python3 python3-iptables python3-systemd python3-watchdog python3-yaml
-    iptables ipset conntrack iproute2 kmod
+    iptables ipset iproute2 kmod
 )
