@@ -182,6 +182,20 @@ def test_kill_keeps_the_rules(lab: Lab, backend: Backend) -> None:
     scene.daemon.stop()
 
 
+def test_what_another_program_flushes_is_put_back_by_the_next_look(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend, config="rescan_s = 1\n")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        scene.node.iptables(backend, 4, "-F", "FORWARD")
+        assert eventually(lambda: "-A FORWARD -j NETPOLD-FORWARD" in scene.node.iptables_save(backend, 4))
+        scene.node.iptables(backend, 4, "-I", "FORWARD", "-j", "ACCEPT")
+        assert eventually(lambda: not scene.passes(scene.a, scene.b))
+        scene.node.iptables(backend, 4, "-F")
+        scene.node.iptables(backend, 4, "-X")
+        assert eventually(lambda: "NP-IN-" in scene.node.iptables_save(backend, 4))
+        assert not scene.passes(scene.a, scene.b)
+
+
 def test_a_broken_manifest_stops_nothing_else(lab: Lab) -> None:
     scene = Scene(lab, "nft")
     with scene.daemon:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from netpold.daemon.status import PodCounts, PolicyCounts
 from netpold.host.locate import Located
+from netpold.host.source import Reading
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Finding, World
 from netpold.rules.peers import Sets
@@ -18,6 +19,7 @@ from netpold.rules.ruleset import Ruleset
 class Known:
     """The inputs as of the last round, so that a round reads only what woke it."""
 
+    reading: Reading | None = None
     world: World = field(default_factory=World)
     last_good: World = field(default_factory=World)
     index: Index = field(default_factory=lambda: Index(World()))

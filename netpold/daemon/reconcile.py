@@ -82,6 +82,7 @@ class Reconciler:
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._ruleset: Ruleset | None = None
         self._flushed = False
+        self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
         self._wishes = _Wishes()
         self._changed = threading.Condition()
         self._status = Status.starting(settings, backend.name)
@@ -175,10 +176,13 @@ class Reconciler:
                 if not self._changed.wait_for(self._urgent, FIRST_RETRY_S):
                     self._changed.wait_for(lambda: self._wishes.any(), pause - FIRST_RETRY_S)
                 self._wishes = replace(self._wishes, files=True)
-            elif self._installed and self._installed.stray_sets:
-                self._changed.wait_for(lambda: self._wishes.any(), CLEAN_UP_S)
-            elif not self._changed.wait_for(lambda: self._wishes.any(), self.settings.rescan_s):
+            else:
+                left = max(self._look_at - time.monotonic(), 0.0)
+                busy = self._installed is not None and bool(self._installed.stray_sets)
+                self._changed.wait_for(lambda: self._wishes.any(), min(left, CLEAN_UP_S) if busy else left)
+            if time.monotonic() >= self._look_at:
                 self._wishes = replace(self._wishes, files=True, check=True)
+                self._look_at = time.monotonic() + self.settings.rescan_s
             taken = self._wishes
             self._wishes = replace(taken, files=False, network=False, check=False)
             return taken
@@ -244,6 +248,9 @@ class Reconciler:
     def _read(self) -> None:
         """Take in what the manifests say now."""
         reading = self._source.read(self.settings.settle_ms / 1000, sleep=self._pause)
+        if reading is self._known.reading:
+            return
+        self._known.reading = reading
         assembled = assemble(reading.parsed, self._known.last_good)
         self._report(reading, assembled)
         world = assembled.world
