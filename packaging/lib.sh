@@ -59,7 +59,6 @@ need_root_mount() {
     _MOUNTED=("$root" "${_MOUNTED[@]}")
     chroot "$root" "$PWD/packaging/${0##*/}" "$@" || status=$?
     undo_mounts
-    rmdir "$root"
     exit "$status"
 }
 
@@ -68,7 +67,11 @@ mounts_are_own() { ((${#_MOUNTED[@]} + ${#_REMOUNTED[@]})); }
 undo_mounts() {
     local path
     for path in "${_REMOUNTED[@]}"; do mount -o remount,bind,ro "$path" || :; done
-    for path in "${_MOUNTED[@]}"; do umount -l "$path" 2>/dev/null || umount -Rl "$path" || :; done
+    cd /
+    for path in "${_MOUNTED[@]}"; do
+        umount -l "$path" || :
+        [[ $path != /run/netpold-* ]] || rmdir "$path"
+    done
     _MOUNTED=() _REMOUNTED=()
 }
 
