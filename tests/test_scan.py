@@ -181,8 +181,9 @@ def test_an_unreadable_directory_is_said(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed/a.yaml").write_text("")
     (tmp_path / "closed").chmod(0)
-    for parent in [tmp_path, *tmp_path.parents][:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
+    for parent in (tmp_path, *tmp_path.parents):
+        if "pytest" in str(parent):  # pytest's own directories are for their owner alone
+            parent.chmod(parent.stat().st_mode | 0o055)
     program = (
         "import sys; from pathlib import Path; from netpold.host.scan import scan\n"
         "s = scan(Path(sys.argv[1]), 100); print(sorted(s.unreadable), [f.code for f in s.findings], list(s.files))"
@@ -233,16 +234,3 @@ class TestGitLock:
         snapshot = scan(tmp_path, LIMIT)
         assert not snapshot.locked
         assert [(each.code, each.severity) for each in snapshot.findings] == [("stale-git-lock", "warning")]
-
-
-def test_ten_thousand_files_are_quick(tmp_path: Path) -> None:
-    for number in range(10_000):
-        (tmp_path / f"{number}.yaml").touch()
-    best = min(_seconds(tmp_path) for _ in range(3))
-    assert best < 1.0  # 0.05 to 0.1 s on two idle cores
-
-
-def _seconds(directory: Path) -> float:
-    began = time.monotonic()
-    assert len(scan(directory, LIMIT).files) == 10_000
-    return time.monotonic() - began
