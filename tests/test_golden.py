@@ -46,10 +46,11 @@ def ruleset_of(case: Path) -> str:
 def matrix_of(case: Path) -> str:
     index = index_of(case)
     rows = matrix(index, offline_ruleset(index), sorted(index.world.pods), ["192.0.2.1"], PORTS)
-    return "".join(
-        f"{row.source:12} {row.destination:12} {f'{row.port}/{row.protocol}' if row.port else row.protocol:9} {row.verdict}\n"
-        for row in rows
-    )
+    lines = []
+    for row in rows:
+        port = f"{row.port}/{row.protocol}" if row.port else row.protocol
+        lines.append(f"{row.source:12} {row.destination:12} {port:9} {row.verdict}\n")
+    return "".join(lines)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
