@@ -140,6 +140,20 @@ def test_other_programs_rules_stay_and_a_flush_leaves_nothing(lab: Lab, backend:
         assert scene.state() == "degraded"
 
 
+def test_a_flush_that_the_kernel_refuses_says_so_and_leaves_everything_enforced(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        name = next(line.split()[1] for line in scene.node.ipset_save().splitlines() if line.startswith("create NP4-"))
+        scene.node.iptables("nft", 4, "-A", "OUTPUT", "-m", "set", "--match-set", name, "dst")
+        done = scene.daemon.ctl("flush")
+        assert done.returncode == 1
+        assert name in done.stderr
+        assert eventually(lambda: scene.state() == "enforcing")
+        assert not scene.passes(scene.a, scene.b)
+        assert scene.daemon.errors().count("still in use") == 1
+
+
 def test_flush_works_without_a_daemon_too(lab: Lab, backend: Backend) -> None:
     scene = Scene(lab, backend)
     scene.enforce(deny=DENY_ALL)

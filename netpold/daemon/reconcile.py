@@ -82,6 +82,7 @@ class Reconciler:
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._ruleset: Ruleset | None = None
         self._flushed = False
+        self._flush_error: KernelError | None = None
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
         self._wishes = _Wishes()
         self._changed = threading.Condition()
@@ -138,6 +139,8 @@ class Reconciler:
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: not self._wishes.flush, timeout):
                 raise KernelError(f"not flushed within {timeout:.0f} s; see the daemon's log")
+            if self._flush_error:
+                raise self._flush_error
 
     def _wish(self, **wishes: bool) -> None:
         with self._changed:
@@ -239,7 +242,14 @@ class Reconciler:
                 self._follow_network()
 
     def _flush(self) -> None:
-        flush()
+        """Raises KernelError, which is told to who asked, too; then everything is enforced again."""
+        self._flush_error = None
+        try:
+            flush()
+        except KernelError as error:
+            self._flush_error = error
+            self._wish(flush=False)  # asked once is tried once: to try again at once would never end
+            raise
         self._flushed, self._installed, self._ruleset = True, None, None
         log.warning("flushed on request: nothing is enforced until netpold is restarted")
         self._publish(state="degraded", error="flushed on request: nothing is enforced until netpold is restarted")
