@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, Commit, KernelError
+from netpold.host.run import run
 from netpold.policy.model import Family
 from netpold.rules.plan import ChangeSet, CreateSet, DestroySets, Installed, Plan, RemoveChains, ReplaceChains
 from netpold.rules.render import options
@@ -67,8 +68,6 @@ def legacy_in_use() -> Iterable[Family]:
 
 def choose(wanted: str) -> str:
     """The backend for a setting: `auto` is what `iptables -V` names.  Raises KernelError."""
-    from netpold.host.run import run
-
     if wanted != "auto":
         return wanted
     version = run(["iptables", "-V"])
