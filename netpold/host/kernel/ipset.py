@@ -1,34 +1,132 @@
-"""Sets in the kernel, by the ipset program: one process a batch."""
+"""Sets in the kernel, by netlink: many members to a message, many messages to a send, and no process.
+
+Layouts and constants: linux/netfilter/ipset/ip_set.h, net/netfilter/ipset/ip_set_core.c.
+"""
 
 from __future__ import annotations
 
-import re
+import errno
+import os
+import socket
+import struct
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from netpold.host.kernel.backend import KernelError
-from netpold.host.run import run
+from netpold.host.kernel.nfnetlink import (
+    NLA_F_NESTED,
+    NLA_F_NET_BYTEORDER,
+    NLM_F_EXCL,
+    Refused,
+    Request,
+    attribute,
+    attributes,
+    opened,
+)
+from netpold.host.kernel.set_members import LONGEST, decode, encode
 from netpold.rules.plan import ChangeSet, CreateSet
-from netpold.rules.render import set_header
-from netpold.rules.ruleset import SET_PREFIXES
+from netpold.rules.ruleset import SET_PREFIXES, IPSet
 
-MOST_BUSY = 5  # a batch ends at a set that is in use; after so many, the rest waits for the next time
-_FAILED_LINE = re.compile(r"Error in line (\d+)")
+# linux/netfilter/ipset/ip_set.h
+_SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
+_CREATE, _DESTROY, _LIST, _ADD, _DEL = 2, 3, 7, 9, 10
+_PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = range(1, 10)
+_HASHSIZE, _MAXELEM = 18, 19
+_FLAG_LIST_SETNAME = 1 << 1
+_ERR_BUSY = 4100
+
+_MOST = 4_194_304  # members of a set: no allocation; the kernel's default of 65,536 would overflow in a large cluster
+_BATCH = 65_531 // LONGEST  # members to a message: they are one attribute
+
+# Of each type the revision of Linux 3.18, whose options netpold uses none of.  A later one would only keep an older
+# ipset program from showing the sets.
+_REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:ip,port,ip": 5}
+
+_VERBS = {_CREATE: "create", _DESTROY: "destroy", _LIST: "list", _ADD: "add", _DEL: "delete"}
+_NO_IPSET = "the kernel has no ip_set: modprobe ip_set"
+_SAID = {
+    errno.ENOENT: "there is no set of that name",
+    errno.EEXIST: "there is a set of that name already",
+    errno.EOPNOTSUPP: _NO_IPSET,
+    4097: "the kernel can't read the message: is it older than Linux 3.18?",
+    4098: "the kernel does not have that type of set",
+    4099: "there are as many sets as the kernel can have",
+    _ERR_BUSY: "it is in use",
+    4103: "it is not in the set, or is there already",
+    4104: "the length of the prefix is not one that the type of set takes",
+    4106: "the type of set does not take that family",
+    4108: "another set or rule refers to it",
+    4109: "the set takes IPv4 addresses only",
+    4110: "the set takes IPv6 addresses only",
+    4352: "the set is full",
+    4353: "the unspecified address can't be in a set",
+    4354: "the set does not take that protocol",
+    4355: "the protocol is missing",
+    4356: "the set does not take ranges",
+    4357: "the range is all addresses",
+}
+
+
+class _Sent(NamedTuple):
+    """What a request was about."""
+
+    command: int
+    name: str
+    members: list[str]
 
 
 def names() -> frozenset[str]:
     """The names of netpold's own sets in the current network namespace.  Raises KernelError."""
-    return frozenset(name for name in run(["ipset", "list", "-name"]).split() if name.startswith(SET_PREFIXES))
+    flags = attribute(_FLAGS | NLA_F_NET_BYTEORDER, struct.pack("!I", _FLAG_LIST_SETNAME))
+    try:
+        with opened() as channel:
+            found = [
+                data[start : end - 1].decode()
+                for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _PREAMBLE + flags))
+                for kind, start, end in attributes(data, begin, behind)
+                if kind == _SETNAME
+            ]
+    except Refused as refusal:
+        raise KernelError(f"ipset: the sets can't be listed: {_said(refusal.code)}") from refusal
+    return frozenset(name for name in found if name.startswith(SET_PREFIXES))
+
+
+def members(name: str) -> frozenset[str]:
+    """The members of a set in the form that IPSet.members has, addresses as inet_ntop(3) writes them.
+
+    Raises KernelError, also where there is no such set.
+    """
+    try:
+        with opened() as channel:
+            return frozenset(
+                member
+                for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _head(name)))
+                for kind, start, end in attributes(data, begin, behind)
+                if kind == _ADT
+                for member in decode(data, start, end)
+            )
+    except Refused as refusal:
+        raise KernelError(f"ipset list {name}: {_said(refusal.code)}") from refusal
+    except LookupError as error:
+        raise KernelError(f"ipset list {name}: it is of a type that netpold has no sets of") from error
 
 
 def create(steps: Iterable[CreateSet]) -> None:
     """Make sets with their members.  Raises KernelError; some of them may then be there."""
-    run(["ipset", "restore"], "".join(_create(steps)))
+    _carry_out(request for step in steps for request in _create(step))
 
 
 def change(steps: Iterable[ChangeSet]) -> None:
-    """Add and delete members.  Raises KernelError; some of the changes may then be done."""
-    # `-exist` before the command: within the input it is ignored
-    run(["ipset", "-exist", "restore"], "".join(_change(steps)))
+    """Add members, then delete members, whether or not they are there.
+
+    Raises KernelError; some of the changes may then be done.
+    """
+    _carry_out(
+        request
+        for step in steps
+        for command, some in ((_ADD, step.add), (_DEL, step.remove))
+        for request in _members(command, step.name, some)
+    )
 
 
 def destroy(sets: Iterable[str]) -> frozenset[str]:
@@ -37,29 +135,74 @@ def destroy(sets: Iterable[str]) -> frozenset[str]:
     nf_tables gives a rule's sets free some time after the commit that removed it, so "in use" may pass by itself.
     Raises KernelError.
     """
-    left = sorted(sets)
-    busy: list[str] = []
-    while left and len(busy) < MOST_BUSY:
-        try:
-            run(["ipset", "restore"], "".join(f"destroy {name}\n" for name in left))
-            left = []
-        except KernelError as error:
-            line = _FAILED_LINE.search(str(error))
-            if line is None:
-                raise
-            number = int(line[1])  # those before are destroyed, this one is in use, go on behind it
-            busy.append(left[number - 1])
-            left = left[number:]
-    return frozenset((*busy, *left))
+    busy = set()
+    with opened() as channel:
+        for name, code in channel.carry_out((name, Request(_SUBSYSTEM | _DESTROY, _head(name))) for name in sets):
+            if code == _ERR_BUSY:
+                busy.add(name)
+            elif code != errno.ENOENT:  # another program destroyed it
+                raise KernelError(_complaint(_DESTROY, name, code))
+    return frozenset(busy)
 
 
-def _create(steps: Iterable[CreateSet]) -> Iterator[str]:
-    for step in steps:
-        yield f"create {step.name} {set_header(step.ipset)}\n"
-        yield from (f"add {step.name} {member}\n" for member in step.ipset.members)
+def _create(step: CreateSet) -> Iterator[tuple[_Sent, Request]]:
+    ipset = step.ipset
+    header = (
+        _head(step.name),
+        attribute(_TYPENAME, ipset.kind.encode() + b"\0"),
+        attribute(_REVISION, bytes((_REVISIONS[ipset.kind],))),
+        attribute(_FAMILY, bytes((socket.AF_INET6 if ipset.family == 6 else socket.AF_INET,))),
+        attribute(_DATA | NLA_F_NESTED, _options(ipset)),
+    )
+    yield _Sent(_CREATE, step.name, []), Request(_SUBSYSTEM | _CREATE, b"".join(header), NLM_F_EXCL)
+    yield from _members(_ADD, step.name, ipset.members)
 
 
-def _change(steps: Iterable[ChangeSet]) -> Iterator[str]:
-    for step in steps:
-        yield from (f"add {step.name} {member}\n" for member in step.add)
-        yield from (f"del {step.name} {member}\n" for member in step.remove)
+def _options(ipset: IPSet) -> bytes:
+    """As render.set_header has them: room for all members from the start."""
+    size = max(64, 1 << (len(ipset.members) - 1).bit_length()) if ipset.members else 64
+    return b"".join(
+        attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value))
+        for kind, value in ((_HASHSIZE, size), (_MAXELEM, _MOST))
+    )
+
+
+def _members(
+    command: int, name: str, all_members: Iterable[str], batch: int = _BATCH
+) -> Iterator[tuple[_Sent, Request]]:
+    """Requests to add or delete members; without NLM_F_EXCL it does not matter whether they are there."""
+    listed = list(all_members)
+    head = _head(name) + attribute(_LINENO, bytes(4))
+    for start in range(0, len(listed), batch):
+        some = listed[start : start + batch]
+        data = head + attribute(_ADT | NLA_F_NESTED, encode(some))
+        yield _Sent(command, name, some), Request(_SUBSYSTEM | command, data)
+
+
+def _carry_out(requests: Iterable[tuple[_Sent, Request]]) -> None:
+    with opened() as channel:
+        for sent, code in channel.carry_out(requests):
+            raise KernelError(_complaint(sent.command, sent.name, code, _culprit(sent) if sent.members else None))
+
+
+def _culprit(sent: _Sent) -> str | None:
+    """Which member the kernel refuses: it does not say, so they are sent again, each in a message of its own."""
+    with opened() as channel:
+        alone = _members(sent.command, sent.name, sent.members, 1)
+        return next((each.members[0] for each, _ in channel.carry_out(alone)), None)
+
+
+def _complaint(command: int, name: str, code: int, member: str | None = None) -> str:
+    what = f" {member}" if member and code != errno.ENOENT else ""
+    return f"ipset {_VERBS[command]} {name}{what}: {_said(code)}"
+
+
+def _said(code: int) -> str:
+    return _SAID.get(code) or (f"error {code} of ipset" if code > 4096 else os.strerror(code))
+
+
+def _head(name: str) -> bytes:
+    return _PREAMBLE + attribute(_SETNAME, name.encode() + b"\0")
+
+
+_PREAMBLE = attribute(_PROTOCOL, b"\x06")  # the version that all kernels take
