@@ -1,4 +1,4 @@
-"""Every process that netpold starts goes through here."""
+"""Every process that netpold starts for one answer goes through here."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def run(arguments: Sequence[str], stdin: str = "") -> str:
     except subprocess.TimeoutExpired:
         raise KernelError(f"{arguments[0]} did not finish within {TIMEOUT:.0f} s") from None
     if done.returncode != 0:
-        said = " / ".join(done.stderr.split("\n")).strip(" /") or f"exit code {done.returncode}"
-        raise KernelError(f"{arguments[0]} failed: {said}")
+        raise KernelError(complaint(arguments[0], done.stderr, done.returncode))
     return done.stdout
+
+
+def complaint(program: str, said: str, code: int) -> str:
+    """One sentence for a program that failed: what it said, in one line, or its exit code."""
+    return f"{program} failed: {' / '.join(said.splitlines()).strip(' /') or f'exit code {code}'}"

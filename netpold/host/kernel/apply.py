@@ -38,7 +38,19 @@ def apply(plan: Plan, backend: Backend) -> Installed:
                     backend.commit(Commit(family, remove=chains))
                 case DestroySets(names):
                     busy |= ipset.destroy(names)
-    return replace(plan.result, stray_sets=busy)
+    return replace(plan.result, stray_sets=plan.result.stray_sets | busy)
+
+
+def clean_up(installed: Installed, backend: Backend) -> Installed:
+    """Remove the stray chains and sets, as far as nothing refers to them any more; returns what is then left.
+
+    Not for what `installed` read: there the chains that are in force are strays, too.  Raises KernelError; a family's
+    chains are then all still there.
+    """
+    for family, chains in installed.stray_chains.items():
+        if chains:
+            backend.commit(Commit(family, remove=tuple(sorted(chains))))
+    return replace(installed, stray_chains={}, stray_sets=ipset.destroy(installed.stray_sets))
 
 
 def _commit(step: ReplaceChains, plan: Plan) -> Commit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from shutil import which
 
 from netpold.host.kernel import ipset
@@ -48,5 +49,6 @@ def _remove_chains(backend: Backend, family: Family) -> None:
 def _in_use() -> Iterator[tuple[Backend, Family]]:
     """Which tables there are; looking into one that is not there would make it."""
     if which(f"{TOOL[4]}-save"):
-        yield from ((Nft(), family) for family in FAMILIES)
+        with closing(Nft()) as nft:
+            yield from ((nft, family) for family in FAMILIES)
     yield from ((Legacy(), family) for family in legacy_in_use())

@@ -1,4 +1,8 @@
-"""The nft backend: iptables' own tools over nf_tables.  One `iptables-nft-restore --noflush` is one transaction."""
+"""The nft backend: iptables' own tools over nf_tables.
+
+A commit is one transaction of an iptables-nft-restore that stays open (`restore`): 0.5 ms instead of the 5 ms and more
+that a process takes which begins with loading its libraries.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,22 @@ from collections import Counter
 from collections.abc import Iterator
 
 from netpold.host.kernel.backend import Commit, KernelError
+from netpold.host.kernel.restore import Restore
 from netpold.host.run import run
 from netpold.policy.model import Family
 from netpold.rules.render import line
-from netpold.rules.ruleset import CHAIN_PREFIXES
+from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
 
 TOOL: dict[Family, str] = {4: "iptables-nft", 6: "ip6tables-nft"}
 
 
 class Nft:
-    """`Backend` by iptables-nft and ip6tables-nft."""
+    """`Backend` by iptables-nft and ip6tables-nft, in the network namespace of the first commit."""
 
     name = "nft"
+
+    def __init__(self) -> None:
+        self._restore = {family: Restore(f"{TOOL[family]}-restore") for family in FAMILIES}
 
     def chains(self, family: Family) -> frozenset[str]:
         names = (line[1:].split()[0] for line in self._save(family) if line.startswith(":"))
@@ -38,10 +46,12 @@ class Nft:
             lines += [f"-D {rule}" for own in commit.unhook for _, rule in _jumps(saved, own)]
         lines += [f"-X {chain}" for chain in commit.remove]
         lines.append("COMMIT\n")
-        run([f"{TOOL[commit.family]}-restore", "--noflush"], "\n".join(lines))
+        self._restore[commit.family].commit("\n".join(lines))
 
     def close(self) -> None:
-        pass
+        """End the processes that are kept open; rules stay."""
+        for restore in self._restore.values():
+            restore.close()
 
     def _save(self, family: Family) -> list[str]:
         tool = f"{TOOL[family]}-save"
