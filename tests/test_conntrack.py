@@ -141,6 +141,26 @@ def test_the_addresses_take_part_as_source_or_as_the_one_that_answers(node: Node
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("heeded", [True, False])
+def test_each_flow_is_listed_once_however_many_addresses_are_wanted(
+    node: Node, family: Family, heeded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For few the kernel picks the flows out, if it heeds the filter."""
+    if not heeded:
+        monkeypatch.setattr(conntrack, "_filter", lambda side, address: b"")
+    names = (A[family], B[family], C[family])
+    pairs = [(source, destination) for source in names for destination in names]
+    for tag, (source, destination) in enumerate(pairs, start=2001):
+        talk(node, "udp", source, destination, tag)
+    for wanted in (names[:1], names[:2], names, (*names, *A.values(), *B.values(), *C.values())):
+        nobody = [str(ip_address(A[family]) + number) for number in range(100, 120)]
+        few, many = listed(node, family, *wanted), listed(node, family, *wanted, *nobody)
+        expected = sorted(tag for tag, pair in enumerate(pairs, start=2001) if set(pair) & set(wanted))
+        assert sorted(flow.source_port or 0 for flow in few) == expected
+        assert sorted(flow.source_port or 0 for flow in many) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_translated_flow_has_who_answers_as_its_peer(node: Node, family: Family, protocol: str) -> None:
     to = f"[{B[family]}]:80" if family == 6 else f"{B[family]}:80"
