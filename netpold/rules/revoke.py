@@ -1,23 +1,38 @@
-"""Which open flows the ruleset no longer allows.
+"""Which open flows the ruleset no longer allows, and how each of them is made to stop.
 
 Packets of a flow's original direction are judged one by one, so they stop by themselves.  What the answering side
-sends passes as long as the flow is known; so a flow that is no longer allowed has to be forgotten by conntrack.
+sends passes as long as conntrack knows the flow.  So conntrack is made to forget a flow that is no longer allowed:
+what the answering side sends next is then the beginning of a flow of its own, and judged as one.
 
-A TCP flow is only forgotten when the answering side may not begin one of its own in the other direction: conntrack
-picks connections up in the middle (nf_conntrack_tcp_loose), and would take the next answer for the beginning of an
-allowed flow, with the side that is refused as the one that answers.  Left as it is, it stalls for want of
-acknowledgements, which are packets of the original direction.
+That is wrong for TCP where the answering side may begin a connection to the other: conntrack picks connections up in
+the middle (nf_conntrack_tcp_loose), so the answers to what is refused would pass as an allowed new flow.  Such a
+connection stays in conntrack, and what answers it is dropped: a rule just before the one that lets replies pass looks
+server, port and client up in the set of revoked connections.  The ruleset holds that set with no members; they follow
+the flows that are open and not the policies, so the daemon's `Cutter` fills it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
+from netpold.policy.model import Family
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.ruleset import Ruleset
+from netpold.rules.ruleset import InSet, IPSet, Proto, Reply, Rule, Ruleset
 from netpold.rules.walk import Packet, walk
+
+REVOKED: Mapping[Family, str] = {4: "NP4-REVOKED", 6: "NP6-REVOKED"}
+
+
+def revoked_set(family: Family) -> IPSet:
+    """The set of revoked connections, as a ruleset holds it; its members: see `Connection`."""
+    return IPSet(REVOKED[family], family, "hash:ip,port,ip", "revoked connections", frozenset())
+
+
+def revoked_rule(family: Family) -> Rule:
+    """Drops what answers a revoked connection; its place is just before the rule that lets replies pass."""
+    return Rule((Proto("tcp"), Reply(), InSet(REVOKED[family], "src,src,dst")), "DROP", "revoked connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +52,86 @@ class Flow:
     entry: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """All TCP flows of a client to a port of a server: what is judged alike, and what a member of the set of revoked
+    connections stands for.  The server is who answers (`Flow.peer`)."""
+
+    client: str
+    server: str
+    port: int
+
+    @property
+    def family(self) -> Family:
+        return 6 if ":" in self.client else 4
+
+    @property
+    def member(self) -> str:
+        """As ipset prints it."""
+        return f"{self.server},tcp:{self.port},{self.client}"
+
+
+def connection(flow: Flow) -> Connection | None:
+    """The connection that a flow belongs to; None where it is not TCP."""
+    if flow.protocol != "tcp" or flow.peer_port is None:
+        return None
+    return Connection(flow.source, flow.peer, flow.peer_port)
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """What flows are judged by: the ruleset, the local pods by key, and the node's own addresses, whose flows pass
+    INPUT and OUTPUT instead of FORWARD."""
+
+    ruleset: Ruleset
+    endpoints: Mapping[str, Endpoint]
+    own: frozenset[str] = frozenset()
+
+
 def revoked(flows: Iterable[Flow], ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> Iterator[Flow]:
-    """The flows of local pods that the ruleset refuses."""
-    at = {address: endpoint for endpoint in endpoints.values() for address in endpoint.addresses}
-
-    @cache  # many flows differ by their source port only
-    def refused(protocol: str, source: str, destination: str, port: int | None) -> bool:
-        return _refused(ruleset, at, protocol, source, destination, port)
-
-    for flow in flows:
-        if flow.source not in at and flow.peer not in at:
-            continue
-        if not refused(flow.protocol, flow.source, flow.peer, flow.peer_port):
-            continue
-        if flow.protocol != "tcp" or refused("tcp", flow.peer, flow.source, flow.source_port):
-            yield flow
+    """The flows to forget: those of local pods that the ruleset refuses, and that can't come back in disguise."""
+    judge = Judge(Enforced(ruleset, endpoints))
+    return (flow for flow in flows if judge.refuses(flow) and not judge.would_revive(flow))
 
 
-def _refused(
-    ruleset: Ruleset, at: Mapping[str, Endpoint], protocol: str, source: str, destination: str, port: int | None
-) -> bool:
-    incoming, in_port = _interface(at.get(source))
-    outgoing, out_port = _interface(at.get(destination))
-    packet = Packet(
-        source, destination, protocol, port, incoming, outgoing, in_port=in_port, out_port=out_port if in_port else ""
-    )
-    return walk(ruleset, ruleset.hooks.get("FORWARD", ""), packet).verdict == "DROP"
+class Judge:
+    """Judges flows, and remembers what it found: for as long as the ruleset's sets do not change."""
+
+    def __init__(self, enforced: Enforced) -> None:
+        self._enforced = enforced
+        self._refuses = cache(self._walk)  # many flows differ by their source port only
+
+    @cached_property
+    def _at(self) -> Mapping[str, Endpoint]:
+        return {address: each for each in self._enforced.endpoints.values() for address in each.addresses}
+
+    def refuses(self, flow: Flow) -> bool:
+        """Whether the flow is one of a local pod that the ruleset does not allow."""
+        return self._refuses(flow.protocol, flow.source, flow.peer, flow.peer_port)
+
+    def refuses_connection(self, connection: Connection) -> bool:
+        return self._refuses("tcp", connection.client, connection.server, connection.port)
+
+    def would_revive(self, flow: Flow) -> bool:
+        """Whether conntrack, had it forgotten this flow, would take the next answer for an allowed flow, though it is
+        none: TCP, and the answering side may begin a connection to the port that the flow came from."""
+        return flow.protocol == "tcp" and not self._refuses("tcp", flow.peer, flow.source, flow.source_port)
+
+    def _walk(self, protocol: str, source: str, destination: str, port: int | None) -> bool:
+        sender, receiver = self._at.get(source), self._at.get(destination)
+        if sender is None and receiver is None:
+            return False
+        incoming, in_port = _interface(sender)
+        outgoing, out_port = _interface(receiver)
+        out_port = out_port if in_port else ""  # physdev-out says nothing of routed packets
+        packet = Packet(source, destination, protocol, port, incoming, outgoing, in_port=in_port, out_port=out_port)
+        chain = self._enforced.ruleset.hooks.get(self._hook(source, destination))
+        return chain is not None and walk(self._enforced.ruleset, chain, packet).verdict == "DROP"
+
+    def _hook(self, source: str, destination: str) -> str:
+        if source in self._enforced.own:
+            return "OUTPUT"
+        return "INPUT" if destination in self._enforced.own else "FORWARD"
 
 
 def _interface(endpoint: Endpoint | None) -> tuple[str, str]:

@@ -72,10 +72,10 @@ class Address:
 @dataclass(frozen=True, slots=True)
 class InSet:
     """The address is in the set of that logical name; "dst,dst" looks a hash:ip,port set up by destination address,
-    protocol and destination port."""
+    protocol and destination port, "src,src,dst" a hash:ip,port,ip set by the source's and the destination's address."""
 
     name: str
-    side: Literal["src", "dst", "dst,dst"]
+    side: Literal["src", "dst", "dst,dst", "src,src,dst"]
     negate: bool = False
 
 
@@ -175,7 +175,7 @@ class Rule:
 
 # Sets and the whole --------------------------------------------------------------------------------------------------
 
-SetKind = Literal["hash:ip", "hash:net", "hash:ip,port"]
+SetKind = Literal["hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,8 @@ class IPSet:
 
     `name` is its logical name, made from what it means (`meaning`, for a person) and not from its members: the plan
     may hold the members of one logical set in the kernel under a name with a generation behind it.
-    `members` are texts as ipset prints them: `10.0.0.1`, `10.0.0.0/8`, `10.1.0.0/16 nomatch`, `10.0.0.1,tcp:80`.
+    `members` are texts as ipset prints them: `10.0.0.1`, `10.0.0.0/8`, `10.1.0.0/16 nomatch`, `10.0.0.1,tcp:80`,
+    `10.0.0.1,tcp:80,10.0.0.2`.
     """
 
     name: str

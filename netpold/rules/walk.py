@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
-from netpold.policy.model import Family, Network
+from netpold.policy.model import Family
 from netpold.rules.ruleset import (
     Address,
     BridgePort,
@@ -144,26 +144,45 @@ def _is_bridged(packet: Packet) -> bool:
     return bool(packet.in_port) and bool(packet.out_port)
 
 
-@lru_cache(maxsize=65536)
 def _inside(address: str, network: str) -> bool:
-    return ip_address(address) in ip_network(network)
+    shift, prefix = _prefix(network)
+    return _number(address) >> shift == prefix
+
+
+@lru_cache(maxsize=65536)
+def _number(address: str) -> int:
+    return int(ip_address(address))
+
+
+@lru_cache(maxsize=65536)
+def _prefix(network: str) -> tuple[int, int]:
+    """How many bits the hosts have in a network, and the bits before them."""
+    parsed = ip_network(network)
+    shift = parsed.max_prefixlen - parsed.prefixlen
+    return shift, int(parsed.network_address) >> shift
 
 
 def _member(ipset: IPSet, packet: Packet, side: str) -> bool:
     if ipset.kind == "hash:ip,port":
         return f"{packet.destination},{packet.protocol}:{packet.port}" in ipset.members
+    if ipset.kind == "hash:ip,port,ip":
+        return f"{packet.source},{packet.protocol}:{packet.source_port},{packet.destination}" in ipset.members
     address = _side(packet, side)
     if ipset.kind == "hash:ip":
         return address in ipset.members
-    return _longest_prefix(ipset.members, address)
+    return _longest_prefix(frozenset(ipset.members), address)
 
 
-@lru_cache(maxsize=65536)
 def _longest_prefix(members: frozenset[str], address: str) -> bool:
-    inside = [network for network in _networks(members) if ip_address(address) in network[0]]
-    return max(inside, key=lambda found: found[0].prefixlen)[1] if inside else False
+    number = _number(address)
+    return next((inside[number >> shift] for shift, inside in _networks(members) if number >> shift in inside), False)
 
 
 @lru_cache(maxsize=1024)
-def _networks(members: frozenset[str]) -> list[tuple[Network, bool]]:
-    return [(ip_network(member.removesuffix(" nomatch")), not member.endswith(" nomatch")) for member in members]
+def _networks(members: frozenset[str]) -> list[tuple[int, dict[int, bool]]]:
+    """The networks by the bits that their hosts have, fewest first: prefix -> whether it is inside."""
+    found: dict[int, dict[int, bool]] = {}
+    for member in members:
+        shift, prefix = _prefix(member.removesuffix(" nomatch"))
+        found.setdefault(shift, {})[prefix] = not member.endswith(" nomatch")
+    return sorted(found.items())
