@@ -43,8 +43,9 @@ class Slots:
 
     def __init__(self, count: int, size: int) -> None:
         self.count, self.size = count, size
-        self.buffer = ctypes.create_string_buffer(count * size)
-        base = ctypes.addressof(self.buffer)
+        self.buffer = bytearray(count * size)
+        self._memory = (ctypes.c_char * len(self.buffer)).from_buffer(self.buffer)
+        base = ctypes.addressof(self._memory)
         self._parts = (_Iovec * count)(*(_Iovec(base + index * size, size) for index in range(count)))
         self._messages = (_Message * count)()
         for message, part in zip(self._messages, self._parts, strict=True):
