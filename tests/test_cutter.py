@@ -240,6 +240,32 @@ def test_flows_of_other_protocols_are_forgotten(nft_loop: Loop, family: Family, 
     assert nft_loop.entries() & (ids[0] | ids[1]) == ids[1]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_connection_to_a_service_is_known_by_who_answers(loop: Loop, family: Family) -> None:
+    """The client only knows the address that is translated (DNAT)."""
+    a, b = loop.a, loop.b
+    service, to = {4: ("203.0.113.1", b.address(4)), 6: ("2001:db8:1::1", f"[{b.address(6)}]")}[family]
+    rule = ("-d", service, "-p", "tcp", "-j", "DNAT", "--to-destination", f"{to}:80")
+    loop.node.iptables("nft", family, "-t", "nat", "-A", "PREROUTING", *rule)
+    with a.netns.entered():
+        client = socket.socket(DOMAIN[family], socket.SOCK_STREAM)
+    with b.netns.entered():
+        server = socket.create_server((b.address(family), 80), family=DOMAIN[family])
+    with client, server:
+        client.settimeout(10)
+        client.connect((service, 8080))
+        ear = Ear(a, service, socket.IPPROTO_TCP)
+        answering, _ = server.accept()
+        with answering:
+            enforced = loop.enforce(between(a, b, family))
+            assert loop.cut(enforced, a) == 1
+            answering.send(b"answer")
+            assert ear.heard() == 0
+            assert loop.revoked(family) == {f"{b.address(family)},tcp:80,{a.address(family)}"}
+            loop.enforce()
+            assert client.recv(10) == b"answer"
+
+
 def test_a_connection_that_is_allowed_again_in_another_way_is_released_before_that_is_enforced(nft_loop: Loop) -> None:
     a, b = nft_loop.a, nft_loop.b
     flow, _ = nft_loop.opened(a, b, 4)

@@ -46,7 +46,7 @@ _NESTED = 0x8000
 _IP, _IPV4_SOURCE = 1, 1  # CTA_TUPLE_IP, CTA_IP_V4_SRC
 _FILTER_FLAGS = {_TUPLE_ORIG: 1, _TUPLE_REPLY: 2}  # CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS
 _FILTER_BY_SOURCE = 1  # CTA_FILTER_FLAG(CTA_IP_SRC)
-_FEW = 3  # addresses; with more, the two dumps for each cost the kernel more than one of all flows
+_FEW = 4  # addresses; with more, the two dumps for each cost the kernel more than one of all flows
 
 # A tuple as the kernel has always written it (ctnetlink_dump_tuples): in CTA_TUPLE_ORIG or _REPLY first CTA_TUPLE_IP
 # with source and destination, then CTA_TUPLE_PROTO with the protocol's number, and the ports where it has some.
