@@ -7,6 +7,7 @@ holds the others, the same for each type of set.  Layouts and constants: linux/n
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,10 @@ _NOMATCH = 1 << 2
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+
+_PARTS = re.compile("([^/, ]+)(.*)")
+_BEHIND = re.compile("(?:/([0-9]+))?(?:,([a-z]+):([0-9]+)(?:,([^/, ]+))?)?( nomatch)?")
+_HEADER = struct.Struct("=HH")
 
 _SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _IPADDR: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 2}
@@ -69,24 +74,14 @@ def decode(data: bytes, start: int, end: int) -> Iterable[str]:
 
 
 def _encode(member: str) -> bytes:
+    parts = _PARTS.fullmatch(member)
     try:
-        entry, _, nomatch = member.partition(" ")
-        place, *rest = entry.split(",")
-        address, slash, length = place.partition("/")
-        found = _address(_IP, address)
-        if slash:
-            found += attribute(_CIDR, bytes((int(length),)))
-        if rest:
-            found += _port(rest[0])
-        if len(rest) > 1:
-            found += _address(_IP2, rest[1])
-        if nomatch:
-            found += attribute(_CADT_FLAGS | NLA_F_NET_BYTEORDER, struct.pack("!I", _NOMATCH))
-        if len(rest) > 2 or nomatch not in ("", "nomatch"):
-            raise ValueError("there is something behind the member")
+        if parts is None:
+            raise ValueError("there is no address")
+        found = _address(_IP, parts[1]) + _behind(parts[2])
     except (ValueError, LookupError, OSError, struct.error) as error:
         raise KernelError(f"{member!r} is no member of a set") from error
-    return attribute(_DATA | NLA_F_NESTED, found)
+    return _HEADER.pack(_HEADER.size + len(found), _DATA | NLA_F_NESTED) + found
 
 
 def _address(kind: int, text: str) -> bytes:
@@ -94,11 +89,24 @@ def _address(kind: int, text: str) -> bytes:
     return _ADDRESS[kind, family] + socket.inet_pton(family, text)
 
 
-@lru_cache(maxsize=64)  # a set has few of them, each on many members
-def _port(text: str) -> bytes:
-    protocol, port = text.split(":")
-    number = attribute(_PORT | NLA_F_NET_BYTEORDER, struct.pack("!H", int(port)))
-    return number + attribute(_PROTO, bytes((_PROTOCOLS[protocol],)))
+@lru_cache(maxsize=64)  # most sets have few of them, each on many members
+def _behind(text: str) -> bytes:
+    """What a member has behind its address."""
+    parts = _BEHIND.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"{text} can't stand behind an address")
+    length, protocol, port, second, nomatch = parts.groups()
+    found = b""
+    if length:
+        found += attribute(_CIDR, bytes((int(length),)))
+    if protocol:
+        found += attribute(_PORT | NLA_F_NET_BYTEORDER, struct.pack("!H", int(port)))
+        found += attribute(_PROTO, bytes((_PROTOCOLS[protocol],)))
+    if second:
+        found += _address(_IP2, second)
+    if nomatch:
+        found += attribute(_CADT_FLAGS | NLA_F_NET_BYTEORDER, struct.pack("!I", _NOMATCH))
+    return found
 
 
 def _text(found: dict[int, bytes]) -> str:
