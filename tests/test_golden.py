@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from netpold.policy.assemble import assemble
+from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
 from netpold.policy.manifest import parse
-from netpold.policy.model import World
 from netpold.rules.compile import CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.explain import matrix
@@ -27,10 +26,10 @@ PORTS = [("TCP", 80), ("TCP", 5432), ("UDP", 53), ("ICMP", None)]
 
 
 def index_of(case: Path) -> Index:
-    parsed = {path.name: parse(path.read_bytes(), path.name) for path in (case / "manifests").iterdir()}
-    assembled = assemble(parsed, World())
-    assert not assembled.findings
-    return Index(assembled.world)
+    assembly = Assembly()
+    assembly.update({path.name: parse(path.read_bytes(), path.name) for path in (case / "manifests").iterdir()})
+    assert not assembly.findings()
+    return Index(assembly.world)
 
 
 def ruleset_of(case: Path) -> str:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpold.host.locate import locate, locate_one
+from netpold.host.locate import locate_one
 from netpold.host.view import HostView, Link, Neighbour
 from netpold.policy.model import Network, Pod
 from netpold.rules.endpoint import Endpoint, Interface
+from tests.places import locate
 
 NODE = "n1"
 

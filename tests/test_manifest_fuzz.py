@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netpold.policy.assemble import assemble
+from netpold.policy.assemble import Assembly
 from netpold.policy.manifest import Parsed, parse
-from netpold.policy.model import NAME_LABEL, Namespace, Pod, Policy, World
+from netpold.policy.model import NAME_LABEL, Namespace, Pod, Policy
 
 POLICY = b"""\
 apiVersion: networking.k8s.io/v1
@@ -136,7 +136,7 @@ def is_sound(parsed: Parsed) -> None:
             assert isinstance(found, Pod)
     if with_errors:
         assert any(found.quarantined for found in parsed.objects) or parsed.truncated
-    assemble({"f.yaml": parsed}, World())
+    Assembly().update({"f.yaml": parsed})
 
 
 GOOD = parse(POLICY, "f.yaml").objects[0]

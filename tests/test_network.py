@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpold.host import network
-from netpold.host.locate import locate
+
 from netpold.host.netlink import NetlinkError, decode
 from netpold.host.network import Network
 from netpold.host.view import HostView, Neighbour
@@ -29,6 +29,7 @@ from netpold.policy.model import Pod
 from netpold.rules.endpoint import Interface
 from tests.lab import Lab, Node
 from tests.lab.namespace import NetworkNamespace, ip
+from tests.places import locate
 
 pytestmark = pytest.mark.kernel
 

@@ -9,7 +9,16 @@ from netpold.policy.index import Index
 from netpold.policy.model import EVERYTHING, Pod, PodPeer, Policy, PolicyPort, PolicyRule, World
 from netpold.rules import walk
 from netpold.rules.offline import offline_ruleset
-from netpold.rules.plan import ChangeSet, CreateSet, DestroySets, Installed, RemoveChains, ReplaceChains, plan
+from netpold.rules.plan import (
+    ChangeSet,
+    CreateSet,
+    DestroySets,
+    Installed,
+    RemoveChains,
+    ReplaceChains,
+    leftovers,
+    plan,
+)
 from netpold.rules.ruleset import FAMILIES, Ruleset
 from tests.memory import MemoryKernel
 from tests.reference import Packet
@@ -52,8 +61,10 @@ def test_every_step_shows_a_packet_the_old_or_the_new_ruleset(history: list[Worl
             wrong = [packet for packet in packets if verdict(now, packet) not in (before[packet], after[packet])]
             assert not wrong
         assert {packet: verdict(kernel.ruleset(), packet) for packet in packets} == after
+        for _ in kernel.carry_out(leftovers(steps.result)):
+            assert {packet: verdict(kernel.ruleset(), packet) for packet in packets} == after
         same(kernel, desired, dict(steps.names))
-        installed, old = steps.result, desired
+        installed, old = leftovers(steps.result).result, desired
         assert plan(installed, desired).steps == ()
 
 
@@ -71,10 +82,10 @@ def test_a_plan_cut_off_anywhere_is_cleaned_up_by_the_next(history: list[World],
             stray_sets=frozenset(kernel.sets),
         )
         steps = plan(strays, desired)
-        for _ in kernel.carry_out(steps):
+        for _ in (*kernel.carry_out(steps), *kernel.carry_out(leftovers(steps.result))):
             pass
         same(kernel, desired, dict(steps.names))
-        installed = steps.result
+        installed = leftovers(steps.result).result
 
 
 def world(pods: int, *rules: PolicyRule) -> World:
@@ -91,7 +102,8 @@ def offline(of: World, *local: str) -> Ruleset:
 
 
 def kinds(old: Ruleset, new: Ruleset) -> list[type]:
-    return [type(step) for step in plan(plan(Installed(), old).result, new).steps]
+    steps = plan(plan(Installed(), old).result, new)
+    return [type(step) for step in (*steps.steps, *leftovers(steps.result).steps)]
 
 
 def test_a_set_that_only_grows_or_only_shrinks_changes_in_place() -> None:
@@ -121,6 +133,7 @@ def test_only_chains_that_changed_are_committed() -> None:
 
 
 def test_each_step_says_why_it_is_safe() -> None:
-    steps = plan(Installed(stray_sets=frozenset({"NP4-old"})), offline(world(3, FROM_ALL))).steps
+    found = plan(Installed(stray_sets=frozenset({"NP4-old"})), offline(world(3, FROM_ALL)))
+    steps = (*found.steps, *leftovers(found.result).steps)
     assert {type(step) for step in steps} == {CreateSet, ReplaceChains, DestroySets}
     assert all(step.why for step in steps)

@@ -13,7 +13,7 @@ from netpold.ctl.output import printable, say, say_json
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     manifests = read(arguments.paths, settings_of(arguments))
-    world = manifests.world
+    world = manifests.index.world
     if arguments.output == "json":
         objects = {"policies": len(world.policies), "pods": len(world.pods), "namespaces": len(world.namespaces)}
         say_json(

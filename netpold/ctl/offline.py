@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import count, line
 from netpold.daemon.status import finding_json
 from netpold.host.source import Source, SourceError
-from netpold.policy.assemble import assemble
+from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
-from netpold.policy.manifest import Parsed
-from netpold.policy.model import Finding, World
+from netpold.policy.model import Finding
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.ruleset import Ruleset
 
@@ -28,7 +26,7 @@ class Manifests:
     """What some directories and files say.  `findings` are in the shape of finding_json, in order of position;
     `passed_over`: objects of other kinds, by kind."""
 
-    world: World
+    index: Index
     files: int
     findings: list[dict[str, Any]]
     passed_over: dict[str, int]
@@ -36,24 +34,22 @@ class Manifests:
 
 def read(paths: Iterable[Path], settings: Settings) -> Manifests:
     """The manifests as they are now; nothing was known of them before.  Raises Failure."""
-    parsed: dict[str, Parsed] = {}
-    findings: list[Finding] = []
+    assembly = Assembly()
+    findings: set[Finding] = set()
     files = 0
     for path in paths:
         source = Source(path, settings.max_file_size)
         try:
-            reading = source.load(source.scan())
+            reading = source.read_as_it_is()
         except SourceError as error:
             raise Failure(f"{error.directory}: {error.fault}", error.hint, Exit.USAGE) from error
-        files += len(reading.snapshot.files)
-        parsed |= reading.parsed
-        findings += reading.findings
-    assembled = assemble(parsed, World())
-    ordered = sorted({*findings, *assembled.findings}, key=lambda each: (each.position, each.code, each.path))
-    passed_over = sum((Counter(each.passed_over) for each in parsed.values()), Counter[str]())
-    return Manifests(
-        assembled.world, files, [finding_json(each) for each in ordered], dict(sorted(passed_over.items()))
-    )
+        files += len(reading.changed)
+        findings.update(reading.findings)
+        assembly.update(reading.changed)
+    index = Index(assembly.world)
+    findings.update(assembly.findings(), index.claims.findings(assembly.world.pods))
+    ordered = sorted(findings, key=lambda each: (each.position, each.code, each.path))
+    return Manifests(index, files, [finding_json(each) for each in ordered], dict(sorted(assembly.passed_over.items())))
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -82,6 +78,5 @@ def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index
     if errors:
         hint = f"`netpoldctl check {settings.manifests}` shows all"
         print(f"netpoldctl: {count(errors)} in {settings.manifests}; {hint}", file=sys.stderr)
-    pods = None if node is None else [key for key, pod in manifests.world.pods.items() if pod.node == node]
-    index = Index(manifests.world)
-    return index, offline_ruleset(index, pods, compile_settings(settings))
+    pods = None if node is None else [key for key, pod in manifests.index.world.pods.items() if pod.node == node]
+    return manifests.index, offline_ruleset(manifests.index, pods, compile_settings(settings))

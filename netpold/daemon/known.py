@@ -1,77 +1,87 @@
-"""What the loop knows as of its last round: its inputs, and what status says of them."""
+"""What the loop knows as of its last round: from what files say and where the pods are to a ruleset, step by step."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import logging
 
+from netpold.config import Settings, compile_settings
 from netpold.daemon.status import PodCounts, PolicyCounts
-from netpold.host.locate import Located
+from netpold.host.locate import Places
 from netpold.host.source import Reading
+from netpold.host.view import HostView
+from netpold.policy.assemble import Assembly
+from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, Finding, World
-from netpold.rules.peers import Sets
-from netpold.rules.ruleset import Ruleset
+from netpold.policy.model import Finding
+from netpold.rules.compile import Compiled, Compiler
+from netpold.rules.ruleset import FAMILIES
+
+log = logging.getLogger("netpold")
 
 
-@dataclass(slots=True)
 class Known:
-    """The inputs as of the last round, so that a round reads only what woke it."""
+    """Each step keeps its own state, and works on what changed alone.  For use by one thread."""
 
-    reading: Reading | None = None
-    world: World = field(default_factory=World)
-    last_good: World = field(default_factory=World)
-    index: Index = field(default_factory=lambda: Index(World()))
-    findings: tuple[Finding, ...] = ()
-    rejected: frozenset[str] = frozenset()
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-    sets: Sets | None = None  # what of the compiler's work holds as long as the index does
-    compiled: Ruleset | None = None
-    located: Located | None = None
-    unfiltered: list[str] = field(default_factory=list)  # families of which iptables does not see bridged packets
+    def __init__(self, settings: Settings) -> None:
+        self.places = Places(settings.node)
+        self._assembly = Assembly()
+        self._index = Index(self._assembly.world)
+        self._compiler = Compiler(self._index, compile_settings(settings))
+        self._view = HostView()
+        self._source_findings: tuple[Finding, ...] = ()
+        self._findings: tuple[Finding, ...] = ()
+        self._unfiltered: list[str] = []  # families of which iptables does not see bridged packets
+
+    def update(self, reading: Reading | None, view: HostView) -> Compiled:
+        """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
+        changes = self._assembly.update(reading.changed) if reading and reading.changed else Changes()
+        places = self.places
+        before = places.endpoints
+        places.update(view, changes.pods)
+        compiled = self._compiler.update(changes, places.endpoints)
+        if places.endpoints is not before or view is not self._view:
+            bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
+            self._unfiltered = [f"IPv{family}" for family in FAMILIES if bridged and family not in view.bridge_nf_call]
+            self._view = view
+        if reading and (reading.changed or reading.findings != self._source_findings):
+            self._source_findings = reading.findings
+            self._report()
+        return compiled
+
+    def _report(self) -> None:
+        """Log each finding when it is new."""
+        claimed = self._index.claims.findings(self._assembly.world.pods)
+        found = [*self._source_findings, *self._assembly.findings(), *claimed]
+        if not found and not self._findings:
+            return
+        found.sort(key=lambda each: (each.position, each.code, each.path, each.fault))
+        before = set(self._findings)
+        for finding in found:
+            if finding not in before:
+                log.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding)
+        self._findings = tuple(found)
 
     def told(self) -> dict[str, object]:
         """The fields of Status that the inputs tell."""
-        endpoints = self.located.endpoints if self.located else {}
-        # a round that failed may have read a new world and not located its pods yet
-        local = [self.world.pods[key] for key in endpoints if key in self.world.pods]
-        rejected = sum(1 for each in self.rejected if each.startswith("NetworkPolicy "))
+        world, endpoints = self._assembly.world, self.places.endpoints
+        rejected = self._assembly.rejected_policies
         return {
-            "policies": PolicyCounts(max(len(self.world.policies) - rejected, 0), rejected),
+            "policies": PolicyCounts(max(len(world.policies) - rejected, 0), rejected),
             "pods": PodCounts(
-                total=len(self.world.pods),
-                local=len(local),
-                isolated=sum(any(self.index.isolation(pod, way) for way in Direction) for pod in local),
+                total=len(world.pods),
+                local=len(endpoints),
+                isolated=self._compiler.isolated(),
                 without_interface=sum(not each.interfaces for each in endpoints.values()),
             ),
-            "namespaces": len(self.world.namespaces),
-            "passed_over": dict(self.passed_over),
-            "findings": self.findings,
+            "namespaces": len(world.namespaces),
+            "passed_over": dict(+self._assembly.passed_over),
+            "findings": self._findings,
         }
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
-        found = list(self.located.warnings) if self.located else []
-        return found + [
+        return [*self.places.warnings] + [
             f"{family} packets between ports of a bridge are not filtered: "
             f"set the sysctl net.bridge.bridge-nf-call-ip{'6' if family == 'IPv6' else ''}tables to 1"
-            for family in self.unfiltered
+            for family in self._unfiltered
         ]
-
-
-def good(world: World) -> World:
-    """The objects that passed the checks: what stays in force when their manifests break."""
-    return World(
-        {key: pod for key, pod in world.pods.items() if not pod.quarantined},
-        {key: namespace for key, namespace in world.namespaces.items() if not namespace.quarantined},
-        {key: policy for key, policy in world.policies.items() if not policy.quarantined},
-    )
-
-
-def total(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-    """The sum of several counts by kind."""
-    found: Counter[str] = Counter()
-    for each in counts:
-        found.update(each)
-    return found

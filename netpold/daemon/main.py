@@ -67,7 +67,7 @@ def _serve(settings: Settings) -> int:
             stopping.set()
 
         def reload(number: int, frame: object) -> None:
-            threading.Thread(target=reconciler.wake_files).start()  # a signal handler must not wait for a lock
+            threading.Thread(target=reconciler.rescan).start()  # a signal handler must not wait for a lock
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)

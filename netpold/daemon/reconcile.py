@@ -1,10 +1,13 @@
 """The loop: manifests and network as they are now -> world -> ruleset -> plan -> kernel.
 
-Whatever happens outside only wakes the loop; what to do is computed from what is there then, never from the event.
-So a lost event costs time and nothing else, and ten thousand events are one round.
+Whatever happens outside only wakes the loop, and says where to look; what to do is computed from what is there then,
+never from the event.  So a lost event costs time and nothing else, and ten thousand events are one round.
 
 When a round fails, the rules in the kernel stay as they are, the status is degraded and says why, and the loop tries
 again with growing pauses, starting from what the kernel really holds.
+
+What no packet waits for is done when nothing else is to do, in small slices: taking away old chains and sets, looking
+for changes that no event told of, reading the kernel back.
 """
 
 from __future__ import annotations
@@ -12,40 +15,40 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from netpold.config import Settings, compile_settings
-from netpold.daemon.known import Known, good, total
+from netpold.config import Settings
+from netpold.daemon.cutter import Cutter
+from netpold.daemon.drift import DriftCheck
+from netpold.daemon.known import Known
 from netpold.daemon.status import LastApply, Status, timestamp
-from netpold.host import conntrack
-from netpold.host.kernel import ipset
-from netpold.host.kernel.apply import apply, installed, legacy_in_use
+from netpold.host.kernel.apply import apply, clean_up, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.host.kernel.flush import flush, retire_other
-from netpold.host.locate import locate
+from netpold.host.locate import addresses
 from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.scan import SourceError
-from netpold.host.source import Reading, Source
+from netpold.host.source import Source
+from netpold.host.view import HostView
 from netpold.host.watch import Watcher
-from netpold.policy.assemble import Assembled, assemble
-from netpold.policy.index import Index
-from netpold.rules.compile import compile_ruleset
-from netpold.rules.endpoint import Endpoint
-from netpold.rules.peers import Sets
+from netpold.rules.compile import Compiled
 from netpold.rules.plan import Installed, plan
 from netpold.rules.render import ruleset_text
-from netpold.rules.revoke import revoked
-from netpold.rules.ruleset import FAMILIES, Ruleset
+from netpold.rules.revoke import Enforced
+from netpold.rules.ruleset import FAMILIES
 
 log = logging.getLogger("netpold")
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
-CLEAN_UP_S = 1.0  # how soon to try again to destroy sets that were still in use
+CLEAN_UP_S = 0.1  # how long after the last change; in nf_tables a commit would wait for the one that takes away
+CLEAN_UP_AGAIN_S = 1.0  # when sets were still in use
+MOST_STRAYS = 500  # chains and sets that are left over; with more of them, changes wait until they are gone
+SWEEP_S, SWEEP_PAUSE_S = 0.003, 0.03  # a slice of a look through all files, and the pause behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +57,15 @@ class _Wishes:
 
     files: bool = True
     network: bool = True
-    check: bool = False
+    flows: bool = False  # the cutter has found some
+    drift: bool = False  # the kernel was read back
     flush: bool = False
     stop: bool = False
-    asked: int = 0  # how many calls of `wait` came so far
-    answered: int = 0  # the last of them that a whole round has served
+    asked: int = 0  # how many calls of `wait` came so far; who asks wants all files looked at
+    answered: int = 0  # the last of them that was served
 
     def any(self) -> bool:
-        return self.files or self.network or self.check or self.flush or self.stop  # who asks wants files read
-
-
-class _Interrupted(Exception):
-    """Somebody wants the loop to stop or to flush while it waits for files to become quiet."""
+        return self.files or self.network or self.flows or self.drift or self.flush or self.stop
 
 
 class Reconciler:
@@ -76,14 +76,18 @@ class Reconciler:
         self._backend = backend
         self._network = Network(self.wake_network)
         self._watcher = Watcher(settings.manifests, self.wake_files)
-        self._source = Source(settings.manifests, settings.max_file_size, self._watcher.follow)
-        self._compile = compile_settings(settings)
-        self._known = Known()
+        self._source = Source(settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter)
+        self._cutter = Cutter(lambda: self._wish(flows=True))
+        self._drift = DriftCheck(backend, lambda: self._wish(drift=True))
+        self._known = Known(settings)
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
-        self._ruleset: Ruleset | None = None
+        self._enforced: Enforced | None = None
+        self._walked_for = 0  # the last call of `wait` for which all files were looked at
         self._flushed = False
         self._flush_error: KernelError | None = None
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
+        self._clean_up_at: float | None = None
+        self._sweep_at: float | None = None
         self._wishes = _Wishes()
         self._changed = threading.Condition()
         self._status = Status.starting(settings, backend.name)
@@ -92,15 +96,24 @@ class Reconciler:
         """Begin to follow the network and the files.  Raises OSError or NetlinkError."""
         self._network.start()
         self._watcher.start()
+        self._cutter.start()
 
     def close(self) -> None:
         self._watcher.close()
         self._network.close()
+        self._cutter.close()
+        self._drift.close()
 
     # From any thread ----------------------------------------------------------------------------------------------
 
     def wake_files(self) -> None:
         self._wish(files=True)
+
+    def rescan(self) -> None:
+        """Look at all files, whether anything told of a change or not."""
+        with self._changed:
+            self._wishes = replace(self._wishes, files=True, asked=self._wishes.asked + 1)
+            self._changed.notify_all()
 
     def wake_network(self) -> None:
         self._wish(network=True)
@@ -118,8 +131,12 @@ class Reconciler:
 
     def ruleset_text(self) -> str:
         """The ruleset in force, for a person."""
-        ruleset = self._ruleset
-        return ruleset_text(ruleset) if ruleset else ""
+        enforced = self._enforced
+        if enforced is None:
+            return ""
+        # copies: the loop changes members in place
+        sets = {name: replace(ipset, members=frozenset(ipset.members)) for name, ipset in enforced.ruleset.sets.items()}
+        return ruleset_text(replace(enforced.ruleset, sets=sets))
 
     def wait(self, timeout: float) -> bool:
         """Until everything that is on disk now is enforced or rejected.  False when that took too long."""
@@ -159,13 +176,11 @@ class Reconciler:
             try:
                 self._round(wishes)
                 pause = 0.0
-            except _Interrupted:
-                self._wish(files=True)
-                continue
             except (KernelError, SourceError, NetlinkError) as error:
                 pause = min(max(pause * 2, FIRST_RETRY_S), LAST_RETRY_S)
                 log.error("%s; trying again in %.1f s", error, pause)
-                self._installed = None
+                if isinstance(error, KernelError):
+                    self._installed = None
                 self._publish(state="degraded", error=str(error))
             after_round()
 
@@ -177,18 +192,18 @@ class Reconciler:
             elif pause:
                 # something new may be the cure, but no storm of events is to become a storm of attempts
                 if not self._changed.wait_for(self._urgent, FIRST_RETRY_S):
-                    self._changed.wait_for(lambda: self._wishes.any(), pause - FIRST_RETRY_S)
+                    self._changed.wait_for(self._wishes_any, pause - FIRST_RETRY_S)
                 self._wishes = replace(self._wishes, files=True)
             else:
-                left = max(self._look_at - time.monotonic(), 0.0)
-                busy = self._installed is not None and bool(self._installed.stray_sets)
-                self._changed.wait_for(lambda: self._wishes.any(), min(left, CLEAN_UP_S) if busy else left)
-            if time.monotonic() >= self._look_at:
-                self._wishes = replace(self._wishes, files=True, check=True)
-                self._look_at = time.monotonic() + self.settings.rescan_s
+                times = (self._look_at, self._source.due, self._clean_up_at, self._sweep_at)
+                soonest = min(each for each in times if each is not None)
+                self._changed.wait_for(self._wishes_any, max(soonest - time.monotonic(), 0.0))
             taken = self._wishes
-            self._wishes = replace(taken, files=False, network=False, check=False)
+            self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
             return taken
+
+    def _wishes_any(self) -> bool:
+        return self._wishes.any()
 
     def _urgent(self) -> bool:
         return self._wishes.stop or self._wishes.flush
@@ -198,48 +213,114 @@ class Reconciler:
             self._flush()
         if self._flushed:
             return  # who waits for its manifests to be enforced waits in vain
-        if not wishes.any():
-            self._clean_up()
-            return
-        if wishes.files:
-            self._read()
-        if wishes.check and self._installed is not None and not self._intact():
+        now = time.monotonic()
+        if wishes.drift and self._drift.drifted(self._installed):
             log.warning("another program changed netpold's chains or sets: putting them back")
             self._installed = None
-        self._follow_network()
-        self._answer(wishes)
-
-    def _follow_network(self) -> None:
-        """Enforce what is known of the manifests where the pods are now."""
-        view, known = self._network.view(), self._known
-        located = locate(view, known.world.pods.values(), self.settings.node)
-        endpoints = located.endpoints
-        self._network.probe(address for each in endpoints.values() if not each.interfaces for address in each.addresses)
-        unfiltered = [
-            f"IPv{family}"
-            for family in FAMILIES
-            if family not in view.bridge_nf_call
-            and any(interface.bridged for each in endpoints.values() for interface in each.interfaces)
-        ]
-        moved = known.located is None or known.located.endpoints != endpoints
-        known.located, known.unfiltered = located, unfiltered
-        if moved or known.compiled is None:
-            known.compiled = compile_ruleset(known.index, endpoints, self._compile, known.sets)
-        self._enforce(known.compiled, endpoints)
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for files to become quiet; the network does not wait with them, and nor do who stops or flushes."""
-        end = time.monotonic() + seconds
-        while True:
-            with self._changed:
-                woken = self._changed.wait_for(lambda: self._wishes.network or self._urgent(), end - time.monotonic())
-                if self._urgent():
-                    raise _Interrupted
-                self._wishes = replace(self._wishes, network=False)
-            if not woken:
-                return
+        due = self._source.due is not None and self._source.due <= now
+        if wishes.files or wishes.network or due or self._installed is None:
+            self._update(wishes)
+        if wishes.flows:
+            self._cut()
+        if now >= self._look_at:
+            self._look_at = now + self.settings.rescan_s
+            self._sweep_at = self._sweep_at or now
             if self._installed is not None:
-                self._follow_network()
+                self._drift.begin(self._installed)
+        if not wishes.any() or self._is_cluttered():
+            self._idle(now)
+
+    def _update(self, wishes: _Wishes) -> None:
+        """Take in what changed outside, and enforce it."""
+        view = self._network.view()
+        hints = self._watcher.take()
+        if wishes.asked > self._walked_for or not self._source.complete:
+            hints = replace(hints, everything=True)
+        failure, reading = None, None
+        try:
+            reading = self._source.read(hints, self.settings.settle_ms / 1000)
+        except SourceError as error:
+            failure = error  # what was known before stays in force, where the pods are now
+        if self._source.complete:
+            applied = self._enforce(self._known.update(reading, view), view)
+            if failure is None:
+                self._publish(state="enforcing", error=None, **applied)
+            if applied:
+                log.info("%s", self._status.summary())
+        if failure is not None:
+            raise failure
+        if hints.everything:
+            self._walked_for = wishes.asked
+        if reading and reading.settled:
+            self._answer(self._walked_for)
+
+    def _enforce(self, compiled: Compiled, view: HostView) -> dict[str, object]:
+        """Bring the ruleset into the kernel; returns the fields of Status that tell of it, none where it was there."""
+        began = time.monotonic()
+        endpoints = self._known.places.endpoints
+        enforced = Enforced(compiled.ruleset, endpoints, view.own)
+        before, is_first = self._installed, self._enforced is None
+        if before is None:
+            steps = plan(installed(self._backend), compiled.ruleset)
+        else:
+            steps = plan(before, compiled.ruleset, compiled.changed)
+        if steps.steps or before is None:
+            self._installed = None  # until all of it is done, what the kernel holds has to be read
+            if before is not None:
+                self._cutter.release(enforced, before.names)
+            self._installed = apply(steps, self._backend)
+            self._clean_up_at = began + CLEAN_UP_S
+        if is_first:
+            retire_other(self._backend)
+        if self._enforced is None or self._enforced.endpoints is not endpoints:
+            self._network.probe(addresses(each for each in endpoints.values() if not each.interfaces))
+        self._enforced = enforced
+        lost = compiled.lost if before is not None else addresses(endpoints.values())
+        if lost:
+            self._cutter.look(enforced, lost)
+        if not steps.steps:
+            return {}
+        ruleset = compiled.ruleset
+        return {
+            "revision": self._status.revision + 1,
+            "last_apply": LastApply(timestamp(datetime.now(UTC)), round((time.monotonic() - began) * 1000, 1)),
+            "rules": {f"IPv{family}": sum(map(len, ruleset.chains[family].values())) for family in FAMILIES},
+            "sets": len(ruleset.sets),
+        }
+
+    def _cut(self) -> None:
+        """Forget the open flows that are no longer allowed."""
+        if self._enforced is None or self._installed is None:
+            return  # what is enforced next looks at all flows
+        try:
+            gone = self._cutter.settle(self._enforced, self._installed.names)
+        except KernelError as error:  # the ruleset is in force; only answers on open flows may still pass
+            log.error("open flows that are no longer allowed could not be cut: %s", error)
+        else:
+            if gone:
+                log.info("cut %d open flows that are no longer allowed", gone)
+
+    def _is_cluttered(self) -> bool:
+        left = self._installed
+        return left is not None and sum(map(len, (*left.stray_chains.values(), left.stray_sets))) > MOST_STRAYS
+
+    def _idle(self, now: float) -> None:
+        """What no packet waits for, a slice of it."""
+        if self._clean_up_at is not None and (now >= self._clean_up_at or self._is_cluttered()):
+            self._clean_up()
+        if self._sweep_at is not None and now >= self._sweep_at:
+            done = self._source.sweep(SWEEP_S)
+            self._sweep_at = None if done else time.monotonic() + SWEEP_PAUSE_S
+
+    def _clean_up(self) -> None:
+        self._clean_up_at = None
+        before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
+        if before is None:
+            return
+        left = clean_up(before, self._backend)
+        if left.stray_sets:
+            self._clean_up_at = time.monotonic() + CLEAN_UP_AGAIN_S
+        self._installed = left
 
     def _flush(self) -> None:
         """Raises KernelError, which is told to who asked, too; then everything is enforced again."""
@@ -250,94 +331,14 @@ class Reconciler:
             self._flush_error = error
             self._wish(flush=False)  # asked once is tried once: to try again at once would never end
             raise
-        self._flushed, self._installed, self._ruleset = True, None, None
+        self._flushed, self._installed, self._enforced = True, None, None
         log.warning("flushed on request: nothing is enforced until netpold is restarted")
         self._publish(state="degraded", error="flushed on request: nothing is enforced until netpold is restarted")
         self._wish(flush=False)
 
-    def _read(self) -> None:
-        """Take in what the manifests say now."""
-        reading = self._source.read(self.settings.settle_ms / 1000, sleep=self._pause)
-        if reading is self._known.reading:
-            return
-        self._known.reading = reading
-        assembled = assemble(reading.parsed, self._known.last_good)
-        self._report(reading, assembled)
-        world = assembled.world
-        if world != self._known.world:
-            self._known.index = Index(world)
-            self._known.sets = Sets(self._known.index)
-            self._known.compiled = None
-        self._known.world = world
-        self._known.last_good = good(world)
-        self._known.passed_over = total(parsed.passed_over for parsed in reading.parsed.values())
-
-    def _report(self, reading: Reading, assembled: Assembled) -> None:
-        """Log each finding when it is new."""
-        findings = (*reading.findings, *assembled.findings)
-        for finding in set(findings) - set(self._known.findings):
-            log.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding)
-        self._known.findings = findings
-        self._known.rejected = assembled.rejected
-
-    def _enforce(self, ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> None:
-        began = time.monotonic()
-        before = self._installed if self._installed is not None else installed(self._backend)
-        steps = plan(before, ruleset)
-        self._installed = None  # until all of it is done, what the kernel holds has to be read
-        now = apply(steps, self._backend)
-        if self._ruleset is None:
-            retire_other(self._backend)
-        self._installed, self._ruleset = now, ruleset
-        if not steps.steps:
-            self._publish(state="enforcing", error=None)
-            return
-        seconds = time.monotonic() - began
-        self._publish(
-            state="enforcing",
-            error=None,
-            revision=self._status.revision + 1,
-            last_apply=LastApply(timestamp(datetime.now(UTC)), round(seconds * 1000, 1)),
-            rules={f"IPv{family}": sum(map(len, ruleset.chains[family].values())) for family in FAMILIES},
-            sets=len(ruleset.sets),
-        )
-        log.info("%s", self._status.summary())
-        if steps.takes_away:
-            self._revoke(ruleset, endpoints)
-
-    def _revoke(self, ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> None:
-        """Forget the open flows that are no longer allowed."""
-        addresses = frozenset(address for each in endpoints.values() for address in each.addresses)
-        try:
-            for family in FAMILIES:
-                gone = conntrack.forget(revoked(conntrack.flows(family, addresses), ruleset, endpoints))
-                if gone:
-                    log.info("cut %d open IPv%d flows that are no longer allowed", gone, family)
-        except KernelError as error:  # the ruleset is in force; only answers on open flows may still pass
-            log.error("open flows that are no longer allowed could not be cut: %s", error)
-
-    def _clean_up(self) -> None:
-        if self._installed is not None:
-            self._installed = replace(self._installed, stray_sets=ipset.destroy(self._installed.stray_sets))
-
-    def _intact(self) -> bool:
-        """Whether all own chains and sets, and the jumps to them, are still in the kernel.  Raises KernelError."""
-        if self._installed is None or self._ruleset is None:
-            return True
-        now = installed(self._backend)
-        return (
-            now.stray_sets == frozenset(self._installed.names.values()) | self._installed.stray_sets
-            and all(now.stray_chains[family] == self._ruleset.chains[family].keys() for family in FAMILIES)
-            and all(
-                self._backend.hooked(family, builtin, own)
-                for family in FAMILIES
-                for builtin, own in self._ruleset.hooks.items()
-            )
-        )
-
-    def _answer(self, wishes: _Wishes) -> None:
+    def _answer(self, asked: int) -> None:
         with self._changed:
-            self._wishes = replace(self._wishes, answered=max(self._wishes.answered, wishes.asked))
+            self._wishes = replace(self._wishes, answered=max(self._wishes.answered, asked))
             self._changed.notify_all()
 
     def _publish(self, **changes: object) -> None:

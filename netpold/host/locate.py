@@ -1,4 +1,4 @@
-"""Which pods are on this node, and by which interfaces: a pure function of the pods and of a `HostView`.
+"""Which pods are on this node, and by which interfaces: told by the pods' manifests and a `HostView`.
 
 A pod is local when its manifest names this node; where it names none, when an interface of it is found here or a bridge
 of this host has one of its addresses on-link.  Its interfaces are, in this order: those that its annotation names and
@@ -11,8 +11,7 @@ an interface of others, so the pod is enforced by address then (no interfaces). 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 from netpold.host.view import HostView
 from netpold.policy.model import Pod
@@ -27,27 +26,55 @@ _SHARED_KINDS = frozenset({
 _SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")  # a final "+" would be a wildcard to iptables
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
-    """Endpoints by the pod's key, and what a person should look at (one sentence each, sorted)."""
+class Places:
+    """Where the local pods that take part in policies are, as of the last `update`.
 
-    endpoints: dict[str, Endpoint]
-    warnings: tuple[str, ...] = ()
+    `endpoints`: by the pod's key; another object when anything in it changed.  `warnings`: what a person should look
+    at (one sentence each, sorted).
+    """
+
+    def __init__(self, node: str) -> None:
+        self.endpoints: Mapping[str, Endpoint] = {}
+        self.warnings: tuple[str, ...] = ()
+        self._node = node
+        self._view = HostView()
+        self._here: dict[str, Pod] = {}  # pods that are on this node, and those of which nobody says where they are
+        self._doubts: dict[str, list[str]] = {}
+
+    def update(self, view: HostView, pods: Mapping[str, tuple[Pod | None, Pod | None]]) -> None:
+        """Look at the pods that changed (by key, before and after); at all that may be here, where the view did."""
+        touched: set[str] = set()
+        for key, (_, pod) in pods.items():
+            if pod is not None and pod.takes_part and pod.node in (None, self._node):
+                self._here[key] = pod
+                touched.add(key)
+            elif self._here.pop(key, None) is not None:
+                touched.add(key)
+        if view is not self._view:
+            self._view = view
+            touched.update(self._here)
+        if touched:
+            self._look(touched)
+
+    def _look(self, keys: Iterable[str]) -> None:
+        endpoints = dict(self.endpoints)
+        for key in keys:
+            pod = self._here.get(key)
+            endpoint = locate_one(self._view, pod, self._node) if pod else None
+            endpoints.pop(key, None)
+            self._doubts.pop(key, None)
+            if pod is not None and endpoint is not None:
+                endpoints[key] = endpoint
+                self._doubts[key] = list(doubts(self._view, pod))
+        if endpoints != self.endpoints:
+            self.endpoints = endpoints
+        found = [doubt for of_pod in self._doubts.values() for doubt in of_pod]
+        self.warnings = tuple(sorted((*found, *_clashes(self._view, endpoints))))
 
 
-def locate(view: HostView, pods: Iterable[Pod], node: str) -> Located:
-    """Endpoints of the local pods that take part in policies."""
-    endpoints: dict[str, Endpoint] = {}
-    warnings: list[str] = []
-    for pod in pods:
-        if pod.node is not None and pod.node != node:
-            continue
-        endpoint = locate_one(view, pod, node)
-        if endpoint is not None:
-            endpoints[endpoint.pod] = endpoint
-            warnings += doubts(view, pod)
-    warnings += _clashes(view, endpoints)
-    return Located(endpoints, tuple(sorted(warnings)))
+def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
+    """All addresses of some endpoints."""
+    return frozenset(address for each in endpoints for address in each.addresses)
 
 
 def locate_one(view: HostView, pod: Pod, node: str) -> Endpoint | None:
@@ -95,7 +122,7 @@ def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[st
         yield f"{where} is behind bridge port {port}, which others share, so it is enforced by address; {cure}"
 
 
-def _clashes(view: HostView, endpoints: dict[str, Endpoint]) -> Iterator[str]:
+def _clashes(view: HostView, endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
     """Interfaces that several pods claim, unless the routes say that these are behind it."""
     users: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints.values():

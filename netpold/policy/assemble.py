@@ -1,128 +1,206 @@
-"""One world out of many files, with the last good version where a manifest is bad.
+"""One world out of many files, kept up to date file by file, with the last good version where a manifest is bad.
 
-A pure function: the order of files never matters.  An object is, in this order: its one good version; where its
-manifest is rejected, its good version in `last_good`; else its closed version.  A file that could not be read to its
-end may hold any object that it held before, so those stay.
+The order of files never matters.  An object is, in this order: its one good version; where its manifest is rejected,
+the good version that it had before; else its closed version.  A file that could not be read to its end may hold any
+object that it held before, so those stay.
+
+Of what the files say only the objects are looked at that changed files hold now or held before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
+from netpold.policy.changes import Changes
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import EVERYTHING, NAME_LABEL, Finding, Namespace, Pod, Policy, Position, World
 
 _T = TypeVar("_T", Pod, Namespace, Policy)
 
 _NOWHERE = Position("", 0)
-_MOST_NAMED = 3  # of the pods that claim one address
+_NOTHING = Parsed((), (), {}, truncated=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """What should be in force.
+class Assembly:
+    """What should be in force.  `world` is always the same object; its mappings change with every `update`."""
 
-    `findings`: those of the files and those between files, in order of place.  `rejected`: `Kind namespace/name` of
-    objects whose manifests are not in force as they are written: an earlier version is, or a closed one.
-    """
+    def __init__(self) -> None:
+        self._pods = _Table[Pod]("Pod", _closed_pod)
+        self._namespaces = _Table[Namespace]("Namespace", _closed_namespace)
+        self._policies = _Table[Policy]("NetworkPolicy", _closed_policy)
+        self._parsed: dict[str, Parsed] = {}
+        self._broken: set[str] = set()
+        self._with_findings: set[str] = set()
+        self.passed_over: Counter[str] = Counter()
+        self.world = World(self._pods.objects, self._namespaces.objects, self._policies.objects)
 
-    world: World
-    findings: tuple[Finding, ...]
-    rejected: frozenset[str]
-
-
-def assemble(parsed: Mapping[str, Parsed], last_good: World) -> Assembled:
-    """The world that the files say (`parsed`, by file), with `last_good` for what they fail to say."""
-    pods: list[Pod] = []
-    namespaces: list[Namespace] = []
-    policies: list[Policy] = []
-    findings: list[Finding] = []
-    for says in parsed.values():
-        findings += says.findings
-        for found in says.objects:
-            if isinstance(found, Pod):
-                pods.append(found)
-            elif isinstance(found, Namespace):
-                namespaces.append(found)
+    def update(self, files: Mapping[str, Parsed | None]) -> Changes:
+        """Take in what these files say now; None: the file is gone.  Returns what became of the objects."""
+        for file, says in files.items():
+            self._take(file, self._parsed.get(file, _NOTHING), says or _NOTHING)
+            if says is None:
+                self._parsed.pop(file, None)
             else:
-                policies.append(found)
-    broken = frozenset(file for file, says in parsed.items() if says.truncated)
-    merge = _Merge(broken, findings)
-    world = World(
-        merge.objects("Pod", pods, last_good.pods, _closed_pod),
-        merge.objects("Namespace", namespaces, last_good.namespaces, _closed_namespace),
-        merge.objects("NetworkPolicy", policies, last_good.policies, _closed_policy),
-    )
-    findings += _claimed_twice(world.pods.values())
-    findings.sort(key=lambda finding: (finding.position, finding.code, finding.path, finding.fault))
-    return Assembled(world, tuple(findings), frozenset(merge.rejected))
+                self._parsed[file] = says
+        return Changes(
+            self._pods.settle(self._broken),
+            self._namespaces.settle(self._broken),
+            self._policies.settle(self._broken),
+        )
+
+    @property
+    def rejected(self) -> frozenset[str]:
+        """`Kind namespace/name` of the objects whose manifests are not in force as they are written: an earlier version
+        is, or a closed one."""
+        return frozenset(f"{table.kind} {key}" for table in self._tables() for key in table.rejected)
+
+    @property
+    def rejected_policies(self) -> int:
+        return len(self._policies.rejected)
+
+    def findings(self) -> list[Finding]:
+        """Those of the files and those between files, in no order."""
+        found = [finding for file in self._with_findings for finding in self._parsed[file].findings]
+        for table in self._tables():
+            for notes in table.notes.values():
+                found += notes
+        return found
+
+    def _tables(self) -> tuple[_Table[Pod], _Table[Namespace], _Table[Policy]]:
+        return self._pods, self._namespaces, self._policies
+
+    def _take(self, file: str, before: Parsed, now: Parsed) -> None:
+        stays = {id(each) for each in before.objects} & {id(each) for each in now.objects}
+        for each in before.objects:
+            if id(each) not in stays:
+                self._table(each).leave(each)
+        for each in now.objects:
+            if id(each) not in stays:
+                self._table(each).enter(each)
+        for table in self._tables():
+            table.touch_kept(file)
+        _set(self._broken, file, now.truncated)
+        _set(self._with_findings, file, bool(now.findings))
+        self.passed_over.subtract(before.passed_over)
+        self.passed_over.update(now.passed_over)
+
+    def _table(self, each: Pod | Namespace | Policy) -> _Table[Any]:
+        if isinstance(each, Pod):
+            return self._pods
+        return self._namespaces if isinstance(each, Namespace) else self._policies
 
 
-class _Merge:
-    """Puts the objects of one kind after the other together, and notes what is wrong between files."""
+class _Table(Generic[_T]):
+    """The objects of one kind, and what of them can't be told from the objects alone."""
 
-    def __init__(self, broken: frozenset[str], findings: list[Finding]) -> None:
-        self._broken, self._findings = broken, findings
+    def __init__(self, kind: str, close: Callable[[Sequence[_T]], _T]) -> None:
+        self.kind = kind
+        self.objects: dict[str, _T] = {}
         self.rejected: set[str] = set()
+        self.notes: dict[str, list[Finding]] = {}
+        self._close: Callable[[Sequence[_T]], _T] = close
+        # what the files say of a key, where that is anything else than the one object that is in force
+        self._copies: dict[str, list[_T]] = {}
+        self._kept: dict[str, set[str]] = {}  # by broken file, the keys that stay because of it
+        self._touched: dict[str, list[_T]] = {}  # since `settle`: what the files say now
 
-    def objects(
-        self, kind: str, found: Iterable[_T], good: Mapping[str, _T], close: Callable[[list[_T]], _T]
-    ) -> dict[str, _T]:
-        """The objects by key: one for all that have the same key, and those that broken files held before."""
-        merged: dict[str, _T] = {}
-        copies: dict[str, list[_T]] = {}
-        bad: set[str] = set()
-        for each in found:
-            key = each.key
-            first = merged.setdefault(key, each)
-            if first is not each:
-                copies.setdefault(key, [first]).append(each)
-            if each.quarantined:
-                bad.add(key)
-        for key, several in copies.items():
-            several.sort(key=_place)
-            merged[key] = several[0]
-            same = all(each == several[0] for each in several)
-            self._note_copies(f"{kind} {key}", several, same)
-            if not same:
-                merged[key] = close(several)
-                bad.add(key)
-        kept: dict[str, _T] = self._kept(merged, good) if self._broken else {}
-        for key in bad:
-            if key in good and not good[key].quarantined:
-                merged[key] = good[key]
-        self.rejected.update(f"{kind} {key}" for key in (*bad, *kept))
-        return {**merged, **kept} if kept else merged
+    def leave(self, each: _T) -> None:
+        copies = self._said(each.key)
+        copies[:] = [copy for copy in copies if copy is not each]
 
-    def _kept(self, merged: Mapping[str, _T], good: Mapping[str, _T]) -> dict[str, _T]:
-        """What the files that are broken now held before, and no file is known to hold now."""
-        return {
-            key: each
-            for key, each in good.items()
-            if key not in merged and each.position is not None and each.position.file in self._broken
-        }
+    def enter(self, each: _T) -> None:
+        self._said(each.key).append(each)
 
-    def _note_copies(self, subject: str, copies: list[_T], same: bool) -> None:
-        first = copies[0].position
-        for copy in copies[1:]:
-            where = copy.position or _NOWHERE
-            if same:
-                fault = f"{subject} is here and, the same, in {first}"
-                note = Finding(where, "duplicate-object", "", fault, "keep one of them", subject, "warning")
+    def touch_kept(self, file: str) -> None:
+        """What stays because this file is broken is to be looked at again."""
+        for key in self._kept.pop(file, ()):
+            self._said(key)
+
+    def _said(self, key: str) -> list[_T]:
+        copies = self._touched.get(key)
+        if copies is None:
+            copies = self._touched[key] = self._copies[key][:] if key in self._copies else self._only(key)
+        return copies
+
+    def _only(self, key: str) -> list[_T]:
+        return [self.objects[key]] if key in self.objects else []
+
+    def settle(self, broken: set[str]) -> dict[str, tuple[_T | None, _T | None]]:
+        """Decide on every object that was touched; returns those that are others now, before and after."""
+        changed: dict[str, tuple[_T | None, _T | None]] = {}
+        for key, copies in self._touched.items():
+            before = self.objects.get(key)
+            now = self._decide(key, copies, before, broken)
+            if now is before:
+                continue
+            changed[key] = before, now
+            if now is None:
+                del self.objects[key]
             else:
-                fault = f"{subject} is here and, different, in {first}: neither is in force"
-                note = Finding(where, "conflicting-objects", "", fault, "keep one of them", subject)
-            self._findings.append(note)
+                self.objects[key] = now
+        self._touched = {}
+        return changed
+
+    def _decide(self, key: str, copies: list[_T], before: _T | None, broken: set[str]) -> _T | None:
+        if len(copies) == 1 and not copies[0].quarantined:  # almost always
+            if key in self._copies:
+                self._forget(key)
+            return copies[0]
+        self._forget(key)
+        good = before if before is not None and not before.quarantined else None
+        if not copies:
+            file = good.position.file if good is not None and good.position is not None else ""
+            if file not in broken:
+                return None
+            self._kept.setdefault(file, set()).add(key)
+            now, rejected = good, True
+        else:
+            copies.sort(key=_place)
+            same = all(copy == copies[0] for copy in copies)
+            if len(copies) > 1:
+                self.notes[key] = list(_notes(f"{self.kind} {key}", copies, same))
+            rejected = not same or copies[0].quarantined
+            now = copies[0] if same else self._close(copies)
+            if rejected and good is not None:
+                now = good
+        self._copies[key] = copies
+        if rejected:
+            self.rejected.add(key)
+        return now
+
+    def _forget(self, key: str) -> None:
+        self._copies.pop(key, None)
+        self.notes.pop(key, None)
+        self.rejected.discard(key)
+
+
+def _set(names: set[str], name: str, belongs: bool) -> None:
+    if belongs:
+        names.add(name)
+    else:
+        names.discard(name)
+
+
+def _notes(subject: str, copies: Sequence[_T], same: bool) -> Iterable[Finding]:
+    first = copies[0].position
+    for copy in copies[1:]:
+        where = copy.position or _NOWHERE
+        if same:
+            fault = f"{subject} is here and, the same, in {first}"
+            yield Finding(where, "duplicate-object", "", fault, "keep one of them", subject, "warning")
+        else:
+            fault = f"{subject} is here and, different, in {first}: neither is in force"
+            yield Finding(where, "conflicting-objects", "", fault, "keep one of them", subject)
 
 
 def _place(found: Pod | Namespace | Policy) -> Position:
     return found.position or _NOWHERE
 
 
-def _closed_policy(copies: list[Policy]) -> Policy:
+def _closed_policy(copies: Sequence[Policy]) -> Policy:
     """What all copies may select, in all their directions, and no grant."""
     first = copies[0]
     return Policy(
@@ -136,7 +214,7 @@ def _closed_policy(copies: list[Policy]) -> Policy:
     )
 
 
-def _closed_pod(copies: list[Pod]) -> Pod:
+def _closed_pod(copies: Sequence[Pod]) -> Pod:
     """Wherever any copy says that it is; an address that only a copy on the host's network has is the host's."""
     first = copies[0]
     host_network = all(copy.host_network for copy in copies)
@@ -156,31 +234,6 @@ def _closed_pod(copies: list[Pod]) -> Pod:
     )
 
 
-def _closed_namespace(copies: list[Namespace]) -> Namespace:
+def _closed_namespace(copies: Sequence[Namespace]) -> Namespace:
     first = copies[0]
     return Namespace(first.name, {NAME_LABEL: first.name}, first.position, quarantined=True)
-
-
-def _claimed_twice(pods: Iterable[Pod]) -> list[Finding]:
-    """A finding for each address that two live pods have; those on the host's network share its addresses."""
-    owners: dict[str, Pod] = {}
-    claims: dict[str, list[Pod]] = {}
-    for pod in pods:
-        if pod.host_network or pod.finished:
-            continue
-        for address in pod.addresses:
-            owner = owners.setdefault(address, pod)
-            if owner is not pod:
-                claims.setdefault(address, [owner]).append(pod)
-    return [_claim(address, claimants) for address, claimants in claims.items()]
-
-
-def _claim(address: str, claimants: list[Pod]) -> Finding:
-    claimants.sort(key=lambda pod: (_place(pod), pod.key))
-    last = claimants[-1]
-    names = [f"{pod.key} ({_place(pod)})" for pod in claimants[:_MOST_NAMED]]
-    if len(claimants) > _MOST_NAMED:
-        names.append(f"{len(claimants) - _MOST_NAMED} more")
-    fault = f"the address {address} is claimed by {', '.join(names[:-1])} and {names[-1]}"
-    cure = "give each live pod its own address, or take out the manifest of the one that is gone"
-    return Finding(_place(last), "address-claimed-twice", "status.podIPs", fault, cure, f"Pod {last.key}")

@@ -3,6 +3,7 @@
     FORWARD -> NETPOLD-FORWARD
         NETPOLD-FROM        which pod sends: by interface (tree), bridge port (tree), address (tree)
             NP-OUT-...      its source address must be the pod's; replies pass; then its egress rules
+        revoked             what answers connections that are no longer allowed (revoke.py)
         replies, errors     of connections that were judged in their original direction
         NETPOLD-TO          which pod receives, likewise
             NP-IN-...       its ingress rules
@@ -21,16 +22,19 @@ tighter policy stops open connections.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar, cast
 
+from netpold.policy.changes import Changes
 from netpold.policy.index import Index, Isolation
-from netpold.policy.model import Direction, Family, Pod
+from netpold.policy.model import ContainerPort, Direction, Family
 from netpold.rules import dispatch
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.peers import Sets
+from netpold.rules.peers import PolicyRules
 from netpold.rules.render import text
+from netpold.rules.revoke import REVOKED, revoked_rule, revoked_set
 from netpold.rules.ruleset import (
     COMMENT_LIMIT,
     FAMILIES,
@@ -49,12 +53,16 @@ from netpold.rules.ruleset import (
     Reply,
     Rule,
     Ruleset,
+    SetChange,
     Side,
     SourcePort,
     Target,
     sets_used,
     short_hash,
 )
+from netpold.rules.sets import Sets
+
+_T = TypeVar("_T")
 
 ICMP_REDIRECT = 5
 ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ICMPV6_REDIRECT = range(
@@ -79,36 +87,107 @@ class CompileSettings:
     nflog_group: int = 92
 
 
-def compile_ruleset(
-    index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings, sets: Sets | None = None
-) -> Ruleset:
-    """The ruleset for a node whose local pods are `endpoints` (by pod key; all of them in the index's world).
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A ruleset, and how it came from the one before.
 
-    `sets` made for the same index before spare making them again; the ruleset is the same without.
+    `changed`: by name, what became of the members of sets that were there before.  `lost`: addresses of which flows may
+    be refused now that were allowed before.
     """
-    sets = sets or Sets(index)
-    local = [
-        _Local(
-            index.world.pods[key],
-            endpoints[key],
-            {direction: index.isolation(index.world.pods[key], direction) for direction in Direction},
-        )
-        for key in sorted(endpoints)
-    ]
-    chains = {family: _Family(family, settings, sets, local, bool(index.world.policies)).build() for family in FAMILIES}
-    hooks = {"FORWARD": "NETPOLD-FORWARD", "INPUT": "NETPOLD-INPUT"}
-    if settings.host_to_pods == "policy":
-        hooks["OUTPUT"] = "NETPOLD-OUTPUT"
-    # a policy that allows everybody makes the peers of the others superfluous
-    used = {name for family in FAMILIES for name in sets_used(chains[family].values())}
-    return Ruleset(chains, {name: ipset for name, ipset in sets.sets.items() if name in used}, hooks)
+
+    ruleset: Ruleset
+    changed: Mapping[str, SetChange] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+
+
+def compile_ruleset(index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings) -> Ruleset:
+    """The ruleset for a node whose local pods are `endpoints` (by pod key; all of them in the index's world)."""
+    return Compiler(index, settings).update(Changes(), endpoints).ruleset
+
+
+class Compiler:
+    """Compiles again only what a change concerns; the ruleset is always the one that `compile_ruleset` gives."""
+
+    def __init__(self, index: Index, settings: CompileSettings) -> None:
+        self.index = index
+        self._settings = settings
+        self._sets = Sets(index)
+        self._rules = PolicyRules(self._sets)
+        self._families = [_Family(family, settings, self._sets, self._rules) for family in FAMILIES]
+        self._endpoints: Mapping[str, Endpoint] = {}
+        self._local: dict[str, _Local] = {}
+        self._active = False
+        self._ruleset: Ruleset | None = None
+
+    def update(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> Compiled:
+        """The ruleset after these changes of the index's world (which the index is told here), with these local pods
+        (by pod key; all of them in the world)."""
+        affected = self.index.update(changes)
+        changed = self._sets.follow(affected)
+        lost = {member.split(",")[0] for change in changed.values() for member in change.removed}
+        moved = self._localise(changes, endpoints)
+        active = bool(self.index.world.policies)
+        if self._ruleset is None or moved or active != self._active:
+            self._active = active
+            lost.update(address for each in moved for address in each.endpoint.addresses)
+            changed |= self._build()
+        assert self._ruleset is not None
+        return Compiled(self._ruleset, changed, frozenset(lost))
+
+    def isolated(self) -> int:
+        """How many local pods some policy isolates."""
+        return sum(any(each.isolation.values()) for each in self._local.values())
+
+    def _localise(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> list[_Local]:
+        """Bring `_local` up to date; returns what was there and is no more, and what is there now and was not."""
+        touched = {key for key in changes.pods if key in endpoints or key in self._local}
+        touched |= {key for key, _ in endpoints.items() ^ self._endpoints.items()}
+        if changes.policies:
+            namespaces = {key.partition("/")[0] for key in changes.policies}
+            touched |= {key for key in self._local if key.partition("/")[0] in namespaces}
+        self._endpoints = dict(endpoints)
+        moved: list[_Local] = []
+        for key in touched:
+            before, now = self._local.get(key), self._find(key)
+            if before == now:
+                continue
+            moved += [each for each in (before, now) if each is not None]
+            if now is None:
+                del self._local[key]
+            else:
+                self._local[key] = now
+        return moved
+
+    def _find(self, key: str) -> _Local | None:
+        if key not in self._endpoints:
+            return None
+        pod = self.index.world.pods[key]
+        isolation = {direction: self.index.isolation(pod, direction) for direction in Direction}
+        return _Local(key, pod.ports, self._endpoints[key], isolation)
+
+    def _build(self) -> dict[str, SetChange]:
+        """Make the chains; returns what became of sets that were there before."""
+        local = [self._local[key] for key in sorted(self._local)]
+        chains = {each.family: each.build(local, self._active) for each in self._families}
+        uses = {each.family: each.uses for each in self._families}
+        # a policy that allows everybody makes the peers of the others superfluous
+        used = {name for family in FAMILIES for names in uses[family].values() for name in names}
+        revoked = {name: revoked_set(family) for family, name in REVOKED.items() if name in used}
+        changed = self._sets.retain(used - revoked.keys())
+        self._rules.retain(used)
+        hooks = {"FORWARD": "NETPOLD-FORWARD", "INPUT": "NETPOLD-INPUT"}
+        if self._settings.host_to_pods == "policy":
+            hooks["OUTPUT"] = "NETPOLD-OUTPUT"
+        self._ruleset = Ruleset(chains, self._sets.sets | revoked, hooks, uses)
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
 class _Local:
-    """A pod of this node with where it is and what isolates it."""
+    """A pod of this node with what its rules depend on."""
 
-    pod: Pod
+    key: str
+    ports: tuple[ContainerPort, ...]
     endpoint: Endpoint
     isolation: Mapping[Direction, Isolation]
 
@@ -116,28 +195,70 @@ class _Local:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
 
 
-class _Family:
-    """Builds the chains of one family."""
+class _Made(NamedTuple):
+    """A part of a ruleset: what it was made from, and its outcome with the chains that belong to it."""
 
-    def __init__(
-        self, family: Family, settings: CompileSettings, sets: Sets, local: list[_Local], active: bool
-    ) -> None:
+    inputs: object
+    outcome: object
+    chains: dict[str, tuple[Rule, ...]]
+
+
+class _Family:
+    """Builds the chains of one family.  Parts whose inputs are those of the last time are taken from there."""
+
+    def __init__(self, family: Family, settings: CompileSettings, sets: Sets, rules: PolicyRules) -> None:
         self.family = family
         self.settings = settings
         self.sets = sets
-        self.local = local
-        self.spoof_checks = active and settings.anti_spoofing  # a node without any policy carries no rules at all
-        self.chains: dict[str, tuple[Rule, ...]] = {}
+        self.policy_rules = rules
         self.icmp = Proto("icmp" if family == 4 else "ipv6-icmp")
+        self.uses: dict[str, frozenset[str]] = {}  # by chain, the sets it refers to
+        self._before: dict[object, _Made] = {}
+        self._made: dict[object, _Made] = {}
+        self._chains_before: Mapping[str, tuple[Rule, ...]] = {}
+
+    def build(self, local: list[_Local], active: bool) -> Mapping[str, tuple[Rule, ...]]:
+        """All chains, for these pods; `active`: there is any policy at all."""
+        self.local = local
+        self.spoof_checks = active and self.settings.anti_spoofing  # a node without any policy carries no rules at all
+        self.chains: dict[str, tuple[Rule, ...]] = {}
         self.on_interface: dict[tuple[str, bool], list[_Local]] = defaultdict(list)
         self.at_address: dict[str, list[_Local]] = defaultdict(list)
         for each in local:
             for interface in each.endpoint.interfaces:
                 self.on_interface[interface.name, interface.bridged].append(each)
-            for address in each.own(family):
+            for address in each.own(self.family):
                 self.at_address[address].append(each)
+        self._before, self._made = self._made, {}
+        self._heads()
+        self._note_uses()
+        return self.chains
 
-    def build(self) -> Mapping[str, tuple[Rule, ...]]:
+    def _once(self, part: object, inputs: object, make: Callable[[], _T]) -> _T:
+        """What `make` returns, and the chains that it adds; from the last time where `inputs` are the same.
+
+        The inputs must hold all that `make` depends on, but for `spoof_checks`.
+        """
+        inputs = (self.spoof_checks, inputs)
+        made = self._before.get(part)
+        if made is None or made.inputs != inputs:
+            around, self.chains = self.chains, {}
+            made = _Made(inputs, make(), self.chains)
+            self.chains = around
+        self._made[part] = made
+        self.chains.update(made.chains)
+        return cast(_T, made.outcome)
+
+    def _note_uses(self) -> None:
+        before, names = self._chains_before, self.uses
+        self.uses = {}
+        for chain, rules in self.chains.items():
+            used = names.get(chain, frozenset()) if before.get(chain) is rules else sets_used((rules,))
+            if used:
+                self.uses[chain] = used
+        self._chains_before = self.chains
+
+    def _heads(self) -> None:
         outgoing = self._tree("NETPOLD-FROM", "src", Direction.EGRESS)
         incoming = self._tree("NETPOLD-TO", "dst", Direction.INGRESS)
         self._forward(bool(outgoing), bool(incoming))
@@ -148,7 +269,6 @@ class _Family:
                 Rule((Reply(),), "RETURN", "replies"),
                 *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
             )
-        return self.chains
 
     # The heads ----------------------------------------------------------------------------------------------------
 
@@ -162,7 +282,8 @@ class _Family:
         last = [Rule((), done)] if self.settings.accept else []
         # never without a match on conntrack: a flow that is known only from its middle, because nothing asked for
         # conntrack before the first policy came, may be taken for one that began at the other end
-        rules = [*sender, *passed, *receiver, *last]
+        revoked = [revoked_rule(self.family)] if sender or receiver else []
+        rules = [*sender, *revoked, *passed, *receiver, *last]
         if self.family == 6 and (outgoing or incoming):
             # only what is bridged still has a hop limit of 255: routing takes one off
             advertised = Rule(
@@ -185,14 +306,11 @@ class _Family:
             self.chains["NETPOLD-INPUT"] = tuple(rules)
             return
         leaves = {
-            key: self._spoof_check(pods, "NETPOLD-ALIEN")
+            key: self._once(("host", key), pods, partial(self._spoof_check, pods, "NETPOLD-ALIEN"))
             for key, pods in self.on_interface.items()
             if self.spoof_checks
         }
-        rules, chains = self._interface_trees(
-            "NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules}
-        )
-        self.chains.update(chains)
+        rules = self._interface_trees("NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules})
         self.chains["NETPOLD-INPUT"] = tuple(rules)
 
     def _accept(self) -> None:
@@ -229,35 +347,56 @@ class _Family:
         """
         by_address: dict[str, tuple[Rule, ...]] = {}
         for address, pods in self.at_address.items():
-            chain = self._address_chain(address, pods, direction)
+            make = partial(self._address_chain, address, pods, direction)
+            chain = self._once(("address", direction, address), pods, make)
             if chain:
                 by_address[address] = (Rule((), Goto(chain)),)
-        others = f"{root}@"
-        rules, chains = dispatch.addresses(others, by_address, side)
-        if rules:
-            self.chains |= chains | {others: tuple(rules)}
+        missed = f"{root}@"
+        others = self._once(missed, by_address, partial(self._address_tree, missed, by_address, side))
+        if others:
+            self.chains[missed] = tuple(others)
         leaves = {
-            key: self._interface_leaf(*key, pods, direction, bool(rules)) for key, pods in self.on_interface.items()
+            key: self._once(
+                ("leaf", direction, key),
+                (pods, bool(others)),
+                partial(self._interface_leaf, *key, pods, direction, bool(others)),
+            )
+            for key, pods in self.on_interface.items()
         }
-        named, chains = self._interface_trees(
-            root, side, {key: leaf for key, leaf in leaves.items() if leaf}, others if rules else ""
-        )
-        rules = [*named, Rule((), Goto(others))] if rules else named
-        self.chains |= chains
+        named = {key: leaf for key, leaf in leaves.items() if leaf}
+        rules = self._interface_trees(root, side, named, missed if others else "")
+        if others:
+            rules = [*rules, Rule((), Goto(missed))]
         if rules:
             self.chains[root] = tuple(rules)
         return rules
 
+    def _address_tree(self, root: str, leaves: dispatch.Leaves, side: Side) -> list[Rule]:
+        rules, chains = dispatch.addresses(root, leaves, side)
+        self.chains |= chains
+        return rules
+
     def _interface_trees(
         self, root: str, side: Side, leaves: Mapping[tuple[str, bool], tuple[Rule, ...]], missed: str = ""
-    ) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
-        ports = {name: rules for (name, bridged), rules in leaves.items() if bridged}
-        routed = {name: rules for (name, bridged), rules in leaves.items() if not bridged}
-        port_rules, port_chains = dispatch.names(
-            f"{root}=", ports, lambda name, prefix: BridgePort(side, name, prefix), missed
+    ) -> list[Rule]:
+        rules: list[Rule] = []
+        kinds: tuple[tuple[bool, str, type[BridgePort] | type[Interface]], ...] = (
+            (True, f"{root}=", BridgePort),
+            (False, f"{root}-", Interface),
         )
-        rules, chains = dispatch.names(f"{root}-", routed, lambda name, prefix: Interface(side, name, prefix), missed)
-        return [*port_rules, *rules], chains | port_chains
+        for bridged, tree, match in kinds:
+            of_kind = {name: leaf for (name, is_bridged), leaf in leaves.items() if is_bridged is bridged}
+            rules += self._once(
+                tree, (of_kind, missed), partial(self._name_tree, tree, of_kind, partial(match, side), missed)
+            )
+        return rules
+
+    def _name_tree(
+        self, root: str, leaves: dispatch.Leaves, match: Callable[[str, bool], Match], missed: str
+    ) -> list[Rule]:
+        rules, chains = dispatch.names(root, leaves, match, missed)
+        self.chains |= chains
+        return rules
 
     def _interface_leaf(
         self, name: str, bridged: bool, pods: list[_Local], direction: Direction, ends: bool
@@ -309,7 +448,7 @@ class _Family:
         if direction is Direction.INGRESS:
             common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in isolated))
             own = [Rule((Address("src", each),), "RETURN", "the pod itself") for each in sorted(common)]
-        names = " ".join(each.pod.key for each in isolated)
+        names = " ".join(each.key for each in isolated)
         chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
         self.chains[chain] = (*own, *self._judge(isolated, direction))
         return chain
@@ -339,7 +478,7 @@ class _Family:
             for policy in isolation.policies:
                 if policy.quarantined:
                     continue  # it has no rules anyway; should it ever have, they are not to be trusted
-                rules += self.sets.rules(policy, direction, each.pod, self.family)
+                rules += self.policy_rules.of(policy, direction, each.ports, self.family)
         everything = next((rule for rule in rules if not rule.matches), None)
         if everything is not None:
             rules = [everything]
@@ -368,7 +507,7 @@ class _Family:
             return (Rule((), target),)
         if len(own) == 1:
             return (Rule((Address("src", own[0], negate=True),), target),)
-        meaning = "addresses of " + " ".join(sorted(each.pod.key for each in pods))
+        meaning = "addresses of " + " ".join(sorted(each.key for each in pods))
         return (Rule((InSet(self.sets.addresses(meaning, self.family, own), "src", negate=True),), target),)
 
     def _spoof_chain(self, chain: str) -> str:

@@ -11,15 +11,15 @@ written in; for egress the peers go into a set of address, protocol and port.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
+from typing import NamedTuple
 
-from netpold.policy.index import EVERY_POD, Index, PodGroup
+from netpold.policy.groups import EVERY_POD, PodGroup
 from netpold.policy.model import (
     ContainerPort,
     Direction,
     Family,
     IPBlock,
-    Pod,
     PodPeer,
     Policy,
     PolicyPort,
@@ -31,74 +31,51 @@ from netpold.rules.ruleset import (
     COMMENT_LIMIT,
     Address,
     InSet,
-    IPSet,
     Match,
     Origin,
     Ports,
     Proto,
     Rule,
-    SetKind,
     Side,
-    short_hash,
+    sets_used,
 )
+from netpold.rules.sets import Sets
 
 Alternative = tuple[Match, ...]
 Ranges = list[tuple[int, int]]
+_Key = tuple[str, Direction, tuple[ContainerPort, ...], Family]
 
 MULTIPORT_SLOTS = 15  # XT_MULTI_PORTS: a port takes one, a range two
 
 
-class Sets:
-    """The sets that rules ask for, each made once for one index; and the rules of policies, which are what asks."""
+class _Made(NamedTuple):
+    policy: Policy
+    rules: tuple[Rule, ...]
+    sets: frozenset[str]
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self.sets: dict[str, IPSet] = {}
-        self._rules: dict[tuple[str, Direction, tuple[ContainerPort, ...], Family], list[Rule]] = {}
 
-    def rules(self, policy: Policy, direction: Direction, pod: Pod, family: Family) -> list[Rule]:
-        """The kernel rules of a policy for a pod that it isolates, each a RETURN."""
-        ports = pod.ports if direction is Direction.INGRESS and _uses_named_ports(policy) else ()
+class PolicyRules:
+    """The kernel rules of policies, each made once as long as the policy is the same."""
+
+    def __init__(self, sets: Sets) -> None:
+        self._sets = sets
+        self._made: dict[_Key, _Made] = {}
+
+    def of(
+        self, policy: Policy, direction: Direction, pod_ports: tuple[ContainerPort, ...], family: Family
+    ) -> tuple[Rule, ...]:
+        """The kernel rules of a policy for a pod with these ports that it isolates, each a RETURN."""
+        ports = pod_ports if direction is Direction.INGRESS and _uses_named_ports(policy) else ()
         key = (policy.key, direction, ports, family)
-        if key not in self._rules:
-            self._rules[key] = _kernel_rules(policy, direction, ports, family, self)
-        return self._rules[key]
+        made = self._made.get(key)
+        if made is None or made.policy != policy:
+            rules = tuple(_kernel_rules(policy, direction, ports, family, self._sets))
+            made = self._made[key] = _Made(policy, rules, sets_used([rules]))
+        return made.rules
 
-    def pods(self, groups: frozenset[PodGroup], family: Family) -> str:
-        """The logical name of the set with the addresses of these pods."""
-        return self._make(family, "hash:ip", _meaning(groups), lambda: self._index.addresses(groups))
-
-    def named_port(self, groups: frozenset[PodGroup], family: Family, protocol: Protocol, port: str) -> str:
-        """The set of address, protocol and number of the port of that name, on these pods."""
-
-        def members() -> Iterable[str]:
-            for address in self._index.addresses(groups):
-                claims = [numbers(pod, protocol, port) for pod in self._index.claimants(address)]
-                for number in frozenset.intersection(*claims):
-                    yield f"{address},{protocol.lower()}:{number}"
-
-        meaning = f"port {port}/{protocol} of {_meaning(groups)}"
-        return self._make(family, "hash:ip,port", meaning, members)
-
-    def addresses(self, meaning: str, family: Family, addresses: Iterable[str]) -> str:
-        """A set of the given addresses, which may be others the next time; `meaning` tells it apart."""
-        self.sets.pop(_name(family, "hash:ip", meaning), None)
-        return self._make(family, "hash:ip", meaning, lambda: addresses)
-
-    def networks(self, members: frozenset[str], family: Family) -> str:
-        """A hash:net set with these entries; what it means is what it holds."""
-        return self._make(family, "hash:net", ", ".join(sorted(members)), lambda: members)
-
-    def _make(self, family: Family, kind: SetKind, meaning: str, members: Callable[[], Iterable[str]]) -> str:
-        name = _name(family, kind, meaning)
-        if name not in self.sets:
-            own = frozenset(each for each in members() if (":" in each.split(",")[0]) == (family == 6))
-            self.sets[name] = IPSet(name, family, kind, meaning, own)
-        return name
-
-
-def _name(family: Family, kind: SetKind, meaning: str) -> str:
-    return f"NP{family}-{short_hash(f'{kind} {meaning}')}"
+    def retain(self, sets: Set[str]) -> None:
+        """Forget the rules that refer to other sets than these, which nobody keeps up to date any more."""
+        self._made = {key: made for key, made in self._made.items() if made.sets <= sets}
 
 
 def _kernel_rules(
@@ -117,11 +94,6 @@ def _kernel_rules(
 def _uses_named_ports(policy: Policy) -> bool:
     """Whether the policy's ingress rules name ports, so that they differ with the ports of the isolated pod."""
     return any(isinstance(port.port, str) for rule in policy.ingress or () for port in rule.ports or ())
-
-
-def numbers(pod: Pod, protocol: Protocol, name: str) -> frozenset[int]:
-    """The numbers that a port name stands for on a pod; none when no container has it."""
-    return frozenset(port.port for port in pod.ports if port.name == name and port.protocol == protocol)
 
 
 def _combinations(
@@ -221,7 +193,3 @@ def _chunks(ranges: Ranges) -> Iterator[tuple[tuple[int, int], ...]]:
         slots += need
     if chunk:
         yield tuple(chunk)
-
-
-def _meaning(groups: frozenset[PodGroup]) -> str:
-    return "; ".join(sorted(map(str, groups)))

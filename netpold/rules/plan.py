@@ -1,13 +1,15 @@
 """From what the kernel holds to what it should hold, as data: ordered steps, each with the reason why it is safe.
 
-The order that makes every packet see the old or the new ruleset and never a mix:
-  1. Sets that only grow, or only shrink, while no rule changes: in place.  Every set holds peers that are allowed
-     (see `_one_way`) and a verdict is a monotone function of the look-ups, so what a packet meets half-way lies between
-     the old and the new.
+What makes every packet see the old or the new ruleset and never a mix (docs/design.md has the argument):
+  1. Sets of which all changes go one way, while no rule changes: in place.  One way means that all changed sets allow
+     more after it, or all allow less (a larger set of peers allows more, a larger set of what is refused allows less).
+     A verdict is a monotone function of the look-ups, so what a packet meets half-way lies between the old and the new.
   2. Anything else: new sets are built beside the old ones, where no rule refers to them yet; then one commit per
      family rewrites all chains that changed or that refer to a set under its new name.
-  3. What nothing refers to any more goes afterwards: chains in a commit of their own (some versions of iptables-nft
-     delete a chain only when it was unreferenced before the transaction began), then sets.
+
+What nothing refers to any more is noted as left over, and taken away later by `leftovers`: chains in a commit of their
+own (some versions of iptables-nft delete a chain only when it was unreferenced before the transaction began), then
+sets.  It costs no packet anything, and in nf_tables the next commit would wait for it.
 
 Chains are compared by name and content, sets by name and members; the kernel is not read back for that.
 """
@@ -18,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from netpold.policy.model import Family
-from netpold.rules.ruleset import EMPTY, FAMILIES, Chains, InSet, IPSet, Rule, Ruleset
+from netpold.rules.ruleset import EMPTY, FAMILIES, Chains, IPSet, Rule, Ruleset, SetChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Installed:
     """What the kernel holds of netpold's.
 
     `ruleset` is what was applied last, `names` its sets' names in the kernel by logical name.  `stray_chains` and
-    `stray_sets` are there too, with unknown content: left over from before, or from a plan that failed.
+    `stray_sets` are there too, and are to go: left over from a change, from before, or from a plan that failed.
     """
 
     ruleset: Ruleset = EMPTY
@@ -90,24 +92,20 @@ class Plan:
     def names(self) -> Mapping[str, str]:
         return self.result.names
 
-    @property
-    def takes_away(self) -> bool:
-        """Whether a packet that was allowed may now be refused: not when sets only grow."""
-        return any(not isinstance(step, ChangeSet) or step.remove for step in self.steps)
 
+def plan(installed: Installed, desired: Ruleset, changed: Mapping[str, SetChange] | None = None) -> Plan:
+    """The steps from `installed` to `desired`; none where they are the same.
 
-def plan(installed: Installed, desired: Ruleset) -> Plan:
-    """The steps from `installed` to `desired`; none where they are the same."""
+    `changed`: what became of sets since `installed.ruleset`, by logical name; without it, members are compared.
+    """
     old = installed.ruleset
-    changed = [
-        name for name, ipset in desired.sets.items() if name in old.sets and old.sets[name].members != ipset.members
-    ]
+    if changed is None:
+        changed = _compare(old, desired)
+    changed = {name: change for name, change in changed.items() if name in desired.sets and name in installed.names}
     same_rules = old.chains == desired.chains and old.hooks == desired.hooks
     steps: list[Step] = []
-    if same_rules and _one_way(old, desired, changed):
-        names = dict(installed.names)
-        steps += [_in_place(names[name], old.sets[name], desired.sets[name]) for name in changed]
-    else:
+    names = installed.names
+    if not same_rules or not _one_way(desired, changed):
         names = _new_names(installed, desired, changed)
         steps += [
             CreateSet(names[name], ipset, "no rule refers to it yet")
@@ -116,29 +114,51 @@ def plan(installed: Installed, desired: Ruleset) -> Plan:
         ]
         for family in FAMILIES:
             steps += _commit(family, installed, desired, names)
-    steps += _leftovers(installed, desired, names)
-    return Plan(tuple(steps), Installed(desired, names))
+    else:
+        steps += [_in_place(names[name], change) for name, change in changed.items()]
+    return Plan(tuple(steps), _result(installed, desired, names))
 
 
-def _one_way(old: Ruleset, desired: Ruleset, changed: list[str]) -> bool:
-    """Whether the changed sets all only grow or all only shrink.
-
-    Each use of a set in the ruleset allows more when the set grows: peers and named ports (RETURN when inside), a
-    pod's own addresses (dropped when outside).  hash:net sets, whose `nomatch` entries would count the other way, are
-    named by their content and never change.
-    """
-    grows = all(old.sets[name].members < desired.sets[name].members for name in changed)
-    shrinks = all(old.sets[name].members > desired.sets[name].members for name in changed)
-    return grows or shrinks
+def _compare(old: Ruleset, desired: Ruleset) -> dict[str, SetChange]:
+    found: dict[str, SetChange] = {}
+    for name, ipset in desired.sets.items():
+        if name in old.sets and old.sets[name].members != ipset.members:
+            before, now = frozenset(old.sets[name].members), frozenset(ipset.members)
+            found[name] = SetChange(now - before, before - now)
+    return found
 
 
-def _in_place(name: str, old: IPSet, new: IPSet) -> ChangeSet:
-    return ChangeSet(
-        name, new.members - old.members, old.members - new.members, "one-way: every look-up is the old or the new one"
-    )
+def _one_way(desired: Ruleset, changed: Mapping[str, SetChange]) -> bool:
+    """Whether all these changes allow more, or all allow less."""
+    ways: set[str] = set()
+    for name, change in changed.items():
+        larger = desired.sets[name].larger
+        if larger is None or (change.added and change.removed):
+            return False
+        ways.add("more" if bool(change.added) == (larger == "allows") else "less")
+    return len(ways) <= 1
 
 
-def _new_names(installed: Installed, desired: Ruleset, changed: list[str]) -> dict[str, str]:
+def _in_place(name: str, change: SetChange) -> ChangeSet:
+    return ChangeSet(name, change.added, change.removed, "one-way: every look-up is the old or the new one")
+
+
+def _result(installed: Installed, desired: Ruleset, names: Mapping[str, str]) -> Installed:
+    chains: dict[Family, frozenset[str]] = {}
+    for family in FAMILIES:
+        before, now = installed.ruleset.chains[family], desired.chains[family]
+        stray = installed.stray_chains.get(family, frozenset())
+        if before is not now:
+            stray = (stray | before.keys()) - now.keys()
+        if stray:
+            chains[family] = stray
+    sets = installed.stray_sets
+    if names is not installed.names:
+        sets = (sets | frozenset(installed.names.values())) - frozenset(names.values())
+    return Installed(desired, names, chains, sets)
+
+
+def _new_names(installed: Installed, desired: Ruleset, changed: Mapping[str, SetChange]) -> dict[str, str]:
     """Kernel names: what does not change keeps its name, what does gets one that no set has."""
     taken = set(installed.names.values()) | installed.stray_sets
     names: dict[str, str] = {}
@@ -157,11 +177,11 @@ def _new_names(installed: Installed, desired: Ruleset, changed: list[str]) -> di
 def _commit(family: Family, installed: Installed, desired: Ruleset, names: Mapping[str, str]) -> list[Step]:
     before: Chains = installed.ruleset.chains[family]
     renamed = {name for name in names if installed.names.get(name) != names[name]}
-    chains = {
-        chain: rules
-        for chain, rules in desired.chains[family].items()
-        if before.get(chain) != rules or _refers(rules, renamed)
-    }
+    chains = {chain: rules for chain, rules in desired.chains[family].items() if before.get(chain) != rules}
+    if renamed:
+        for chain, used in desired.uses[family].items():
+            if not renamed.isdisjoint(used):
+                chains[chain] = desired.chains[family][chain]
     hooks = {} if installed.ruleset.hooks == desired.hooks else desired.hooks
     unhook = tuple(own for own in installed.ruleset.hooks.values() if own not in desired.hooks.values())
     if not chains and not hooks and not unhook:
@@ -169,18 +189,13 @@ def _commit(family: Family, installed: Installed, desired: Ruleset, names: Mappi
     return [ReplaceChains(family, chains, hooks, unhook, "one transaction: a packet meets all of it or nothing of it")]
 
 
-def _refers(rules: tuple[Rule, ...], names: set[str]) -> bool:
-    return any(isinstance(match, InSet) and match.name in names for rule in rules for match in rule.matches)
-
-
-def _leftovers(installed: Installed, desired: Ruleset, names: Mapping[str, str]) -> list[Step]:
-    steps: list[Step] = []
-    for family in FAMILIES:
-        present = installed.ruleset.chains[family].keys() | installed.stray_chains.get(family, frozenset())
-        gone = tuple(sorted(present - desired.chains[family].keys()))
-        if gone:
-            steps.append(RemoveChains(family, gone, "nothing refers to them since the commit"))
-    sets = (set(installed.names.values()) | installed.stray_sets) - set(names.values())
-    if sets:
-        steps.append(DestroySets(tuple(sorted(sets)), "no rule refers to them since the commit"))
-    return steps
+def leftovers(installed: Installed) -> Plan:
+    """The steps that take away what is left over."""
+    steps: list[Step] = [
+        RemoveChains(family, tuple(sorted(chains)), "nothing refers to them since the last commit")
+        for family, chains in installed.stray_chains.items()
+        if chains
+    ]
+    if installed.stray_sets:
+        steps.append(DestroySets(tuple(sorted(installed.stray_sets)), "no rule refers to them since the last commit"))
+    return Plan(tuple(steps), Installed(installed.ruleset, installed.names))

@@ -9,7 +9,7 @@ iptables-extensions(8).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -186,13 +186,25 @@ class IPSet:
     may hold the members of one logical set in the kernel under a name with a generation behind it.
     `members` are texts as ipset prints them: `10.0.0.1`, `10.0.0.0/8`, `10.1.0.0/16 nomatch`, `10.0.0.1,tcp:80`,
     `10.0.0.1,tcp:80,10.0.0.2`.
+    They may be another's who goes on to change them (rules/sets.py); a SetChange then says what became of them.
+    `larger`: what more members mean to packets, wherever the set is used: more of them are allowed, or fewer; None: it
+    depends, so that a set that rules use must never be changed.
     """
 
     name: str
     family: Family
     kind: SetKind
     meaning: str
-    members: frozenset[str]
+    members: Set[str]
+    larger: Literal["allows", "forbids"] | None = "allows"
+
+
+@dataclass(frozen=True, slots=True)
+class SetChange:
+    """Members that a set did not have before, and those that it has no more."""
+
+    added: frozenset[str]
+    removed: frozenset[str]
 
 
 Chains = Mapping[str, tuple[Rule, ...]]
@@ -206,6 +218,15 @@ class Ruleset:
     chains: Mapping[Family, Chains]
     sets: Mapping[str, IPSet]
     hooks: Mapping[str, str]  # built-in chain -> own chain, both families
+    # by chain, the logical names of the sets that it refers to (chains that refer to none may be missing)
+    uses: Mapping[Family, Mapping[str, frozenset[str]]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.uses:
+            found = {
+                family: {name: sets_used([rules]) for name, rules in self.chains[family].items()} for family in FAMILIES
+            }
+            object.__setattr__(self, "uses", found)
 
     def rules(self, family: Family, chain: str) -> tuple[Rule, ...]:
         return self.chains[family][chain]

@@ -1,0 +1,61 @@
+"""Whether the kernel still holds what was put there: read back in a thread of its own, beside the loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from netpold.host.kernel.apply import installed as read_back
+from netpold.host.kernel.backend import Backend, KernelError
+from netpold.rules.plan import Installed
+from netpold.rules.ruleset import FAMILIES
+
+
+class DriftCheck:
+    """One look at a time.  `done` is called from the thread when there is an answer."""
+
+    def __init__(self, backend: Backend, done: Callable[[], None]) -> None:
+        self._backend = backend
+        self._done = done
+        self._thread: threading.Thread | None = None
+        self._answer: tuple[Installed, bool | KernelError] | None = None
+
+    def begin(self, expected: Installed) -> None:
+        """Look whether all chains, sets and jumps of `expected` are there, and no others with netpold's names."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._look, args=(expected,), name="drift", daemon=True)
+            self._thread.start()
+
+    def drifted(self, now: Installed | None) -> bool:
+        """Whether the look that ended last found something else.  What was looked for has to be what is installed
+        `now`: if anything was written since, the look says nothing.  Raises KernelError where it failed."""
+        answer, self._answer = self._answer, None
+        if answer is None or answer[0] is not now:
+            return False
+        if isinstance(answer[1], KernelError):
+            raise answer[1]
+        return not answer[1]
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self, expected: Installed) -> None:
+        try:
+            self._answer = expected, is_intact(self._backend, expected)
+        except KernelError as error:
+            self._answer = expected, error
+        self._done()
+
+
+def is_intact(backend: Backend, expected: Installed) -> bool:
+    """Whether the kernel holds the chains, sets and jumps that it should, by their names.  Raises KernelError."""
+    now, ruleset = read_back(backend), expected.ruleset
+    return (
+        now.stray_sets == frozenset(expected.names.values()) | expected.stray_sets
+        and all(
+            now.stray_chains[family] == ruleset.chains[family].keys() | expected.stray_chains.get(family, frozenset())
+            for family in FAMILIES
+        )
+        and all(backend.hooked(family, builtin, own) for family in FAMILIES for builtin, own in ruleset.hooks.items())
+    )

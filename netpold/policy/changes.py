@@ -1,0 +1,43 @@
+"""What became of a world's objects: the one shape in which a change goes from the files to the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from netpold.policy.model import Namespace, Pod, Policy, World
+
+_T = TypeVar("_T", Pod, Namespace, Policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """By key, each object before and after; None where there was or is none.
+
+    Objects that only stand at another place in their file now are among them: positions tell people where to look.
+    """
+
+    pods: Mapping[str, tuple[Pod | None, Pod | None]] = field(default_factory=dict)
+    namespaces: Mapping[str, tuple[Namespace | None, Namespace | None]] = field(default_factory=dict)
+    policies: Mapping[str, tuple[Policy | None, Policy | None]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.pods or self.namespaces or self.policies)
+
+
+def difference(old: World, new: World) -> Changes:
+    """What leads from one world to another."""
+    return Changes(
+        _difference(old.pods, new.pods),
+        _difference(old.namespaces, new.namespaces),
+        _difference(old.policies, new.policies),
+    )
+
+
+def _difference(old: Mapping[str, _T], new: Mapping[str, _T]) -> dict[str, tuple[_T | None, _T | None]]:
+    changed: dict[str, tuple[_T | None, _T | None]] = {
+        key: (old.get(key), each) for key, each in new.items() if old.get(key) is not each
+    }
+    changed.update((key, (each, None)) for key, each in old.items() if key not in new)
+    return changed

@@ -1,0 +1,63 @@
+"""Which pods claim which address: one, as a rule; several where manifests of pods that are gone were left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from netpold.policy.model import Finding, Pod, Position
+
+_NOWHERE = Position("", 0)
+_MOST_NAMED = 3  # of the pods that claim one address
+
+
+class Claims:
+    """The keys of the pods by address.  Pods on the host's network and finished ones claim nothing."""
+
+    def __init__(self) -> None:
+        self._one: dict[str, str] = {}
+        self.contested: dict[str, tuple[str, ...]] = {}  # sorted keys; these addresses are not in _one
+
+    def of(self, address: str) -> tuple[str, ...]:
+        """The keys of the pods that claim an address."""
+        only = self._one.get(address)
+        return (only,) if only is not None else self.contested.get(address, ())
+
+    def add(self, key: str, addresses: Iterable[str]) -> None:
+        for address in addresses:
+            other = self._one.setdefault(address, key) if address not in self.contested else key
+            if other != key or address in self.contested:
+                self._put(address, {*self.of(address), key})
+
+    def remove(self, key: str, addresses: Iterable[str]) -> None:
+        for address in addresses:
+            if self._one.get(address) == key:
+                del self._one[address]
+            elif address in self.contested:
+                self._put(address, {*self.contested[address]} - {key})
+
+    def _put(self, address: str, keys: set[str]) -> None:
+        self._one.pop(address, None)
+        self.contested.pop(address, None)
+        if len(keys) == 1:
+            self._one[address] = keys.pop()
+        elif keys:
+            self.contested[address] = tuple(sorted(keys))
+
+    def findings(self, pods: Mapping[str, Pod]) -> list[Finding]:
+        """One for each address that several pods claim."""
+        return [_finding(address, [pods[key] for key in keys]) for address, keys in self.contested.items()]
+
+
+def _place(pod: Pod) -> Position:
+    return pod.position or _NOWHERE
+
+
+def _finding(address: str, claimants: list[Pod]) -> Finding:
+    claimants.sort(key=lambda pod: (_place(pod), pod.key))
+    last = claimants[-1]
+    names = [f"{pod.key} ({_place(pod)})" for pod in claimants[:_MOST_NAMED]]
+    if len(claimants) > _MOST_NAMED:
+        names.append(f"{len(claimants) - _MOST_NAMED} more")
+    fault = f"the address {address} is claimed by {', '.join(names[:-1])} and {names[-1]}"
+    cure = "give each live pod its own address, or take out the manifest of the one that is gone"
+    return Finding(_place(last), "address-claimed-twice", "status.podIPs", fault, cure, f"Pod {last.key}")

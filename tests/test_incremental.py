@@ -1,0 +1,201 @@
+"""Whatever changes, in whatever order and batches: the incremental path gives what compiling from scratch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from netpold.policy.assemble import Assembly
+from netpold.policy.changes import Changes, difference
+from netpold.policy.index import Index
+from netpold.policy.manifest import Parsed
+from netpold.policy.model import Direction, Finding, Namespace, Pod, Policy, Position, World
+from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
+from netpold.rules.endpoint import Endpoint, Interface
+from netpold.rules.ruleset import FAMILIES, Ruleset
+from tests.naive_assemble import assemble
+from tests.strategies import EVERYTHING_GOES, Shape, changed, histories, worlds
+
+MANY = Shape(pods=12, policies=8, quarantine=True)
+MODES = st.builds(
+    CompileSettings,
+    anti_spoofing=st.booleans(),
+    accept=st.booleans(),
+    host_access=st.sampled_from(("allow", "policy")),
+    host_to_pods=st.sampled_from(("allow", "policy")),
+)
+
+
+class Live:
+    """A world that changes in place, as the daemon's does."""
+
+    def __init__(self, world: World) -> None:
+        self._pods, self._namespaces, self._policies = dict(world.pods), dict(world.namespaces), dict(world.policies)
+        self.world = World(self._pods, self._namespaces, self._policies)
+
+    def become(self, world: World) -> Changes:
+        changes = difference(self.world, world)
+        for mine in (self._pods, self._namespaces, self._policies):
+            mine.clear()
+        self._pods.update(world.pods)
+        self._namespaces.update(world.namespaces)
+        self._policies.update(world.policies)
+        return changes
+
+
+@st.composite
+def endpoints(draw: st.DrawFn, world: World) -> Mapping[str, Endpoint]:
+    """Where some pods of a world are: by address, on an interface of their own or a shared one, or a bridge's port."""
+    found = {}
+    for key, pod in sorted(world.pods.items()):
+        place = draw(st.sampled_from(("remote", "address", "routed", "shared", "bridged")))
+        name = f"v{pod.namespace}{pod.name}"
+        at = {"routed": (Interface(name),), "shared": (Interface("shared0"),), "bridged": (Interface(name, True),)}
+        if place != "remote" and pod.takes_part:
+            found[key] = Endpoint(key, pod.addresses, at.get(place, ()))
+    return found
+
+
+def same(got: Ruleset, wanted: Ruleset) -> None:
+    assert got.hooks == wanted.hooks
+    for family in FAMILIES:
+        assert got.chains[family] == wanted.chains[family]
+        uses = {chain: sets for chain, sets in wanted.uses[family].items() if sets}
+        assert {chain: sets for chain, sets in got.uses[family].items() if sets} == uses
+    assert got.sets == wanted.sets
+
+
+def members(ruleset: Ruleset) -> dict[str, frozenset[str]]:
+    return {name: frozenset(ipset.members) for name, ipset in ruleset.sets.items()}
+
+
+@given(st.data(), histories(MANY, steps=6), MODES)
+@settings(max_examples=250, deadline=None)
+def test_rulesets(data: st.DataObject, history: list[World], mode: CompileSettings) -> None:
+    live = Live(history[0])
+    compiler = Compiler(Index(live.world), mode)
+    places: Mapping[str, Endpoint] = {}
+    before: dict[str, frozenset[str]] = {}
+    for world in history:
+        changes = live.become(world)
+        moved = data.draw(st.booleans()) or not places
+        # pods that are gone are nowhere; of the others, where they are may stay as it is
+        stays = {
+            key: Endpoint(key, world.pods[key].addresses, each.interfaces)
+            for key, each in places.items()
+            if key in world.pods and world.pods[key].takes_part
+        }
+        places = data.draw(endpoints(world)) if moved else stays
+        got = compiler.update(changes, places)
+        wanted = compile_ruleset(Index(world), places, mode)
+        same(got.ruleset, wanted)
+        now = members(wanted)
+        expected = {name: now[name] for name in now.keys() & before.keys() if now[name] != before[name]}
+        assert {name: now[name] for name in got.changed if name in now and name in before} == expected
+        for name, change in got.changed.items():
+            if name in now and name in before:
+                assert (change.added, change.removed) == (now[name] - before[name], before[name] - now[name])
+        before = now
+    event(f"{len(before)} sets")
+
+
+@given(histories(MANY, steps=6))
+@settings(max_examples=150, deadline=None)
+def test_who_matches_whom(history: list[World]) -> None:
+    live = Live(World())
+    index = Index(live.world)
+    for world in history:
+        index.update(live.become(world))
+        fresh = Index(world)
+        for key, pod in world.pods.items():
+            for direction in Direction:
+                assert index.isolation(pod, direction) == fresh.isolation(pod, direction)
+            for address in pod.addresses:
+                assert index.claims.of(address) == fresh.claims.of(address), key
+        assert set(index.claims.findings(world.pods)) == set(fresh.claims.findings(world.pods))
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+FILES = ("a.yaml", "b.yaml", "c.yaml")
+
+
+def placed(each: Pod | Namespace | Policy, file: str, line: int) -> Pod | Namespace | Policy:
+    return replace(each, position=Position(file, line))
+
+
+@st.composite
+def contents(draw: st.DrawFn, world: World) -> dict[str, Parsed | None]:
+    """What files say: the objects of a world dealt out to them, some twice, some quarantined; files may break off."""
+    everything = [*world.pods.values(), *world.namespaces.values(), *world.policies.values()]
+    dealt: dict[str, list[Pod | Namespace | Policy]] = {file: [] for file in FILES}
+    for each in everything:
+        for file in draw(st.sampled_from((*((file,) for file in FILES), FILES[:2], FILES[1:], ()))):
+            twin = replace(each, quarantined=True) if draw(st.integers(0, 5)) == 5 else each
+            dealt[file].append(placed(twin, file, len(dealt[file]) + 1))
+    found: dict[str, Parsed | None] = {}
+    for file, objects in dealt.items():
+        match draw(st.sampled_from(("whole", "whole", "whole", "broken", "gone", "same"))):
+            case "gone":
+                found[file] = None
+            case "same":
+                continue
+            case state:
+                finding = Finding(Position(file, 1), "broken", "", "a fault", "a cure")
+                noted = (finding,) if state == "broken" else ()
+                found[file] = Parsed(tuple(objects), noted, {"Service": len(objects)}, truncated=state == "broken")
+    return found
+
+
+@st.composite
+def edits(draw: st.DrawFn) -> list[dict[str, Parsed | None]]:
+    world = draw(worlds(EVERYTHING_GOES))
+    history = [draw(contents(world))]
+    for _ in range(draw(st.integers(1, 5))):
+        world = draw(changed(world, EVERYTHING_GOES))
+        history.append(draw(contents(world)))
+    return history
+
+
+def good(world: World) -> World:
+    return World(
+        {key: each for key, each in world.pods.items() if not each.quarantined},
+        {key: each for key, each in world.namespaces.items() if not each.quarantined},
+        {key: each for key, each in world.policies.items() if not each.quarantined},
+    )
+
+
+def shown(world: World) -> dict[str, str]:
+    """With positions, which do not count when objects are compared."""
+    kinds = {"pod": world.pods, "namespace": world.namespaces, "policy": world.policies}
+    return {f"{kind} {key}": repr(each) for kind, objects in kinds.items() for key, each in objects.items()}
+
+
+@given(edits())
+@settings(max_examples=400, deadline=None)
+def test_worlds_out_of_files(history: list[dict[str, Parsed | None]]) -> None:
+    assembly, last_good = Assembly(), World()
+    files: dict[str, Parsed] = {}
+    live = Live(World())
+    for edit in history:
+        files = {file: says for file, says in {**files, **edit}.items() if says is not None}
+        changes = assembly.update(edit)
+        wanted = assemble(files, last_good)
+        assert shown(assembly.world) == shown(wanted.world)
+        assert assembly.rejected == wanted.rejected
+        claims = Index(wanted.world).claims.findings(wanted.world.pods)
+        assert sorted(map(str, (*assembly.findings(), *claims))) == sorted(map(str, wanted.findings))
+        assert assembly.passed_over["Service"] == sum(each.passed_over.get("Service", 0) for each in files.values())
+        assert shown_changes(changes) == shown_changes(live.become(assembly.world))
+        last_good = good(wanted.world)
+
+
+def shown_changes(changes: Changes) -> list[str]:
+    return sorted(
+        f"{key} {before!r} {after!r}"
+        for kind in (changes.pods, changes.namespaces, changes.policies)
+        for key, (before, after) in kind.items()
+    )
