@@ -5,14 +5,41 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from netpold.host import scan as scan_module
-from netpold.host.scan import Snapshot, SourceError, scan
+from netpold.host import gitlock
+from netpold.host.gitlock import GitRepositories
+from netpold.host.scan import Ambiguous, Fingerprint, SourceError, Tree, Walk, changed_ns, look, size_of
+from netpold.policy.model import Finding
 
 LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a whole walk found."""
+
+    files: dict[str, Fingerprint]
+    unreadable: frozenset[str]
+    findings: tuple[Finding, ...]
+    tree: Tree
+    locked: bool
+
+    def changes(self, other: Snapshot) -> set[str]:
+        return {path for path, _ in self.files.items() ^ other.files.items()}
+
+
+def scan(directory: Path, limit: int) -> Snapshot:
+    walk = Walk(directory, limit)
+    seen = list(walk)
+    files = {path: each for path, each in seen if isinstance(each, bytes)}
+    assert len({path for path, _ in seen}) == len(seen)
+    findings = {path: each for path, each in seen if isinstance(each, Finding)}
+    git = GitRepositories(walk.git).look()
+    return Snapshot(files, frozenset(findings), (*walk.notes, *findings.values(), *git.stale), walk.tree, git.locked)
 
 
 def files(snapshot: Snapshot, root: Path) -> list[str]:
@@ -185,14 +212,14 @@ def test_an_unreadable_directory_is_said(tmp_path: Path) -> None:
         if "pytest" in str(parent):  # pytest's own directories are for their owner alone
             parent.chmod(parent.stat().st_mode | 0o055)
     program = (
-        "import sys; from pathlib import Path; from netpold.host.scan import scan\n"
-        "s = scan(Path(sys.argv[1]), 100); print(sorted(s.unreadable), [f.code for f in s.findings], list(s.files))"
+        "import sys; from pathlib import Path; from netpold.host.scan import Walk\n"
+        "print([(path, each.code) for path, each in Walk(Path(sys.argv[1]), 100)])"
     )
     words = ["/usr/bin/python3", "-c", program, str(tmp_path)]
     if os.geteuid() == 0:
         words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert done.stdout == f"{[str(tmp_path / 'closed')]} ['unreadable-directory'] []\n", done.stderr
+    assert done.stdout == f"{[(str(tmp_path / 'closed'), 'unreadable-directory')]}\n", done.stderr
 
 
 class TestGitLock:
@@ -229,8 +256,56 @@ class TestGitLock:
         (tmp_path / ".git").mkdir()
         lock = tmp_path / ".git/index.lock"
         lock.write_text("")
-        old = time.time() - scan_module.GIT_LOCK_LIFE_S - 1
+        old = time.time() - gitlock.LOCK_LIFE_S - 1
         os.utime(lock, (old, old))
         snapshot = scan(tmp_path, LIMIT)
         assert not snapshot.locked
         assert [(each.code, each.severity) for each in snapshot.findings] == [("stale-git-lock", "warning")]
+
+    def test_a_git_that_came_and_went_is_noticed(self, tmp_path: Path) -> None:
+        (tmp_path / ".git").mkdir()
+        (tmp_path / ".git/index").write_text("old")
+        repositories = GitRepositories([str(tmp_path / ".git")])
+        before = repositories.look()
+        assert repositories.look() == before
+        (tmp_path / ".git/index.lock").write_text("new")
+        (tmp_path / ".git/index.lock").rename(tmp_path / ".git/index")
+        after = repositories.look()
+        assert not after.locked
+        assert after != before
+
+
+def test_a_walk_pauses_and_tells_directories_before_it_lists_them(tmp_path: Path) -> None:
+    told: list[str] = []
+    for name in ("x/y", "z"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.yaml").touch()
+
+    def entering(path: str) -> None:
+        told.append(path)
+        (Path(path) / "late.yaml").touch()  # comes when the watch is set already
+
+    found = {}
+    for path, seen in Walk(tmp_path, LIMIT, entering):
+        found[path] = seen
+        assert any(path.startswith(each) for each in told)
+    assert sorted(told) == sorted(str(tmp_path / name) for name in ("", "x", "x/y", "z"))
+    assert len([path for path in found if path.endswith("late.yaml")]) == 4
+
+
+def test_look_at_one_path(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    assert look(str(file), LIMIT) is None
+    file.write_text("four")
+    seen = look(str(file), LIMIT)
+    assert isinstance(seen, bytes)
+    assert (size_of(seen), changed_ns(seen)) == (4, file.stat().st_ctime_ns)
+    assert scan(tmp_path, LIMIT).files == {str(file): seen}
+    refused = look(str(file), 3)
+    assert isinstance(refused, Finding)
+    assert refused.code == "file-too-large"
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    assert look(str(tmp_path / "link.yaml"), LIMIT, is_link=True) == seen
+    for name in ("link.yaml", ".", "a.yaml/b.yaml"):
+        with pytest.raises(Ambiguous):
+            look(str(tmp_path / name), LIMIT)

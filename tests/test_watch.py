@@ -1,4 +1,4 @@
-"""File events, with real files: each change wakes, our own reading does not."""
+"""File events, with real files: each change wakes and says where to look, our own reading does not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,24 @@ from pathlib import Path
 import pytest
 
 from netpold.host import watch
-from netpold.host.scan import SourceError, scan
+from netpold.host.hints import NOTHING_CHANGED, Happened, Hints
+from netpold.host.scan import SourceError, Walk
 from netpold.host.watch import Watcher, hops
 
 QUIET_S = 0.15
 
 
+def walk(directory: Path, watcher: Watcher | None = None) -> int:
+    """Look through a directory, as a Source does; gives the number of files."""
+    found = Walk(directory, 1 << 20, watcher.enter) if watcher else Walk(directory, 1 << 20)
+    count = sum(1 for _ in found)
+    if watcher:
+        watcher.follow(found.tree)
+    return count
+
+
 class Watched:
-    """A watcher as the daemon uses it: every wake-up is followed by a scan, and the scan by `follow`."""
+    """A watcher as the daemon uses it: every wake-up is followed by a walk, and the walk by `follow`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -34,8 +44,9 @@ class Watched:
         self.woken.set()
 
     def _scan(self) -> None:
+        self.watcher.take()
         try:
-            self.watcher.follow(scan(self.directory, 1 << 20))
+            walk(self.directory, self.watcher)
         except SourceError:
             self.watcher.follow(None)
 
@@ -47,6 +58,15 @@ class Watched:
             assert time.monotonic() < deadline, "it never comes to rest: scanning wakes it up"
             self.woken.clear()
             self._scan()
+
+    def hints(self, change: Callable[[], object]) -> Hints:
+        """What a change says, as soon as it is quiet; afterwards it is at rest again."""
+        assert self.watcher.take() == NOTHING_CHANGED
+        change()
+        time.sleep(0.05)
+        hints = self.watcher.take()
+        self.rest()
+        return hints
 
     def wakes(self, change: Callable[[], object]) -> bool:
         """Whether a change wakes within a second; afterwards it is at rest again."""
@@ -92,7 +112,7 @@ def test_reading_wakes_nobody(watched: Watched, top: Path) -> None:
     for _ in range(3):
         (top / "a.yaml").read_text()
         list((top / "sub").iterdir())
-        scan(top, 1 << 20)
+        walk(top)
     assert not watched.woken.wait(QUIET_S)
 
 
@@ -195,10 +215,10 @@ def test_a_burst_costs_little(watched: Watched, top: Path) -> None:
     while writer.poll() is None:
         watched.woken.wait(0.1)
         watched.woken.clear()
-        seen = len(scan(top, 1 << 20).files)
+        seen = walk(top)
     while watched.woken.wait(0.5):
         watched.woken.clear()
-        seen = len(scan(top, 1 << 20).files)
+        seen = walk(top)
     assert writer.returncode == 0
     assert seen == 5002
 
@@ -207,8 +227,56 @@ def test_lost_events_wake(watched: Watched) -> None:
     """The kernel says IN_Q_OVERFLOW (watch -1) when its queue ran over."""
     overflow = watch._EVENT.pack(-1, watch.Inotify.IN_Q_OVERFLOW, 0, 0)
     unknown = watch._EVENT.pack(999, watch.Inotify.IN_MODIFY, 0, 16) + b"name".ljust(16, b"\0")
-    assert not watched.watcher._is_relevant(unknown)
-    assert watched.watcher._is_relevant(unknown + overflow)
+    assert not watched.watcher._note(unknown)
+    assert watched.watcher._note(unknown + overflow)
+    assert watched.watcher.take().everything
+
+
+class TestHints:
+    """What is said of each change."""
+
+    def test_one_file(self, watched: Watched, top: Path, tmp_path: Path) -> None:
+        a, b, outside = top / "a.yaml", top / "sub/b.yaml", tmp_path / "outside.yaml"
+
+        def written_aside() -> None:
+            (top / ".a.yaml.tmp").write_text("whole")
+            (top / ".a.yaml.tmp").rename(a)
+
+        def edited_by_vim() -> None:
+            a.rename(top / "a.yaml~")
+            a.write_text("new")
+
+        outside.touch()
+        assert watched.hints(lambda: a.write_text("x")) == Hints({str(a): Happened.WRITTEN})
+        assert watched.hints(lambda: a.chmod(0o600)) == Hints({str(a): Happened.WRITTEN})
+        assert watched.hints(written_aside) == Hints({str(a): Happened.MOVED_IN})
+        assert watched.hints(lambda: (written_aside(), a.chmod(0o644))) == Hints({str(a): Happened.MOVED_IN})
+        assert watched.hints(lambda: (written_aside(), a.write_text("y"))) == Hints({str(a): Happened.WRITTEN})
+        assert watched.hints(lambda: a.rename(b)) == Hints({str(a): Happened.RENAMED, str(b): Happened.MOVED_IN})
+        assert watched.hints(lambda: (b.rename(a), b.touch())) == Hints(
+            {str(b): Happened.WRITTEN, str(a): Happened.MOVED_IN}
+        )
+        assert watched.hints(edited_by_vim) == Hints({str(a): Happened.WRITTEN})
+        assert watched.hints(b.unlink) == Hints({str(b): Happened.GONE})
+        assert watched.hints(lambda: a.rename(tmp_path / "gone.yaml")) == Hints({str(a): Happened.GONE})
+        assert watched.hints(lambda: outside.rename(a)) == Hints({str(a): Happened.MOVED_IN})
+
+    def test_names_that_are_passed_over_say_nothing(self, watched: Watched, top: Path) -> None:
+        for name in (".hidden.yaml", "a.yaml~", "a.yaml.swp", "a.yaml.tmp"):
+            assert watched.hints((top / name).touch) == NOTHING_CHANGED
+        assert watched.hints((top / ".hidden").mkdir) == NOTHING_CHANGED
+
+    def test_what_needs_a_walk(self, watched: Watched, top: Path, tmp_path: Path) -> None:
+        assert watched.hints((top / "new").mkdir).everything
+        assert watched.hints((top / ".git").mkdir).everything
+        (tmp_path / "ready").mkdir()
+        assert watched.hints(lambda: (tmp_path / "ready").rename(top / "ready")).swapped
+        assert watched.hints(lambda: (top / "ready").rename(tmp_path / "away")).everything
+        (top / "..data").symlink_to("sub")
+        (top / "b.yaml").symlink_to("..data/b.yaml")
+        watched.rest()
+        (top / "..next").symlink_to("sub")
+        assert watched.hints(lambda: (top / "..next").rename(top / "..data")).swapped
 
 
 @pytest.mark.parametrize("limit", ["instances", "watches"])
@@ -218,12 +286,14 @@ def test_without_inotify_it_polls(top: Path, limit: str) -> None:
         "import sys, threading\n"
         "from pathlib import Path\n"
         "from netpold.host import watch\n"
-        "from netpold.host.scan import scan\n"
+        "from netpold.host.scan import Walk\n"
         "watch.POLL_S = 0.05\n"
         "woken = threading.Semaphore(0)\n"
         "watcher = watch.Watcher(Path(sys.argv[1]), woken.release)\n"
         "watcher.start()\n"
-        "watcher.follow(scan(Path(sys.argv[1]), 100))\n"
+        "walk = Walk(Path(sys.argv[1]), 100, watcher.enter)\n"
+        "list(walk)\n"
+        "watcher.follow(walk.tree)\n"
         "assert all(woken.acquire(timeout=5) for _ in range(5))\n"
         "watcher.close()\n"
         "print(watcher.warning)\n"
@@ -241,7 +311,7 @@ def test_close_gives_everything_back(top: Path) -> None:
     for _ in range(20):
         watcher = Watcher(top, lambda: None)
         watcher.start()
-        watcher.follow(scan(top, 1 << 20))
+        walk(top, watcher)
         watcher.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert not [each for each in threading.enumerate() if each.name == "netpold-watch"]
@@ -263,15 +333,28 @@ def test_watches_not_needed_any_more_are_given_back(watched: Watched, top: Path,
 
 
 def test_what_happened_before_a_directory_was_watched(top: Path) -> None:
-    """Between the scan that found a directory and its watch, files may have come: so a new watch wakes, once."""
+    """Between the walk that listed a directory and its watch, files may have come: so a new watch wakes, once."""
     woken: list[None] = []
     watcher = Watcher(top, lambda: woken.append(None))
     watcher.start()
-    snapshot = scan(top, 1 << 20)
-    watcher.follow(snapshot)
+    watcher.take()
+    woken.clear()
+    found = Walk(top, 1 << 20)
+    list(found)
+    watcher.follow(found.tree)
     assert len(woken) == 1
-    watcher.follow(snapshot)
+    assert watcher.take().everything
+    watcher.follow(found.tree)
     assert len(woken) == 1
+    watcher.close()
+
+
+def test_a_directory_that_is_watched_before_it_is_listed_needs_no_second_look(top: Path) -> None:
+    watcher = Watcher(top, lambda: None)
+    watcher.start()
+    watcher.take()
+    walk(top, watcher)
+    assert watcher.take() == NOTHING_CHANGED
     watcher.close()
 
 

@@ -4,27 +4,37 @@ Real files and directories are walked first, then what symlinks lead to, each di
 loops end, and a file that has a name of its own is known by it.  Names that begin with a dot are passed over, but a
 symlink may lead through them (`..data` of a ConfigMap volume, `.worktrees` of git-sync).
 
-Whatever can't be looked at is named in `unreadable`, with a finding, so that nobody takes it for deleted.  Only names
-that are gone from a directory that could be listed are gone.
+A walk can be paused after any file, and holds nothing of the files that it has passed but where their inodes are: so a
+hundred thousand of them cost little memory, and whoever walks can do something else in between.
+
+Whatever can't be looked at is told as a Finding in place of a fingerprint, so that nobody takes it for deleted.  Only
+names that are gone from a directory that could be listed are gone.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from operator import attrgetter
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from netpold.policy.model import Finding, Position
 
 SUFFIXES = (".yaml", ".yml", ".json")
 PASSED_OVER_SUFFIXES = ("~", ".swp", ".tmp")
 SETTINGS = ("netpold.toml", "netpold.toml.d")
-GIT_LOCK_LIFE_S = 60  # an index.lock older than this was left behind by a git that died
+
+# What changes when a file does, packed: device and inode (they say which file it is), size, modification time and
+# change time in ns.  The inode's change time can't be set by programs, so it tells on its own.
+Fingerprint = bytes
+_STAMPS = struct.Struct("<QQQqq")
+_IDENTITY = 16  # bytes of a fingerprint that say which file it is
+
+# What stands at a path: a file's fingerprint, or why it can't be looked at.
+Seen = Fingerprint | Finding
 
 
 class SourceError(Exception):
@@ -37,73 +47,39 @@ class SourceError(Exception):
         self.hint = hint
 
 
-class Fingerprint(NamedTuple):
-    """What changes when a file does.  The inode's change time can't be set by programs, so it tells on its own."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    device: int
-
-    @staticmethod
-    def of(status: os.stat_result) -> Fingerprint:
-        return tuple.__new__(Fingerprint, _of_status(status))  # a third of the time that Fingerprint(...) takes
-
-
-_of_status = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_dev")
+class Ambiguous(Exception):
+    """A path that only a whole walk can judge: a symlink, a directory, or something that can't be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One scan.  Two are equal when nothing changed between them.
+class Tree:
+    """The directories that a walk listed, and the symlinks that it followed, by path."""
 
-    `files`: manifests by path.  `unreadable`: paths of files and directories that are there and could not be looked
-    at, each with a finding.  `directories`: what was listed.  `links`: the symlinks that were followed.  `locked`: git
-    holds the index of a work tree that the directory is part of, or has in it.
-    """
-
-    files: Mapping[str, Fingerprint]
-    findings: tuple[Finding, ...] = ()
-    unreadable: frozenset[str] = frozenset()
-    directories: frozenset[str] = frozenset()
-    links: frozenset[str] = frozenset()
-    locked: bool = False
-    time_ns: int = field(default=0, compare=False)
-
-    def changes(self, other: Snapshot) -> frozenset[str]:
-        """The paths at which the two differ."""
-        files = self.files.items() ^ other.files.items()
-        return frozenset(path for path, _ in files) | (self.unreadable ^ other.unreadable)
+    directories: frozenset[str]
+    links: frozenset[str]
 
 
-def scan(directory: Path, max_file_size: int) -> Snapshot:
-    """Look through a directory (or at one file).  Raises SourceError when that itself can't be looked at."""
-    walk = _Walk(max_file_size)
-    began = time.time_ns()
-    try:
-        status = directory.stat()
-        if stat.S_ISREG(status.st_mode):
-            walk.file(str(directory), status)
-        else:
-            walk.real_directory(str(directory), status, top=True)
-            walk.lock_above(directory.resolve())
-    except FileNotFoundError as error:
-        hint = "make it, or name the right one with --manifests; policies known before stay in force"
-        raise SourceError(directory, "the directory of manifests is not there", hint) from error
-    except OSError as error:
-        hint = "make it a directory that netpold may read; policies known before stay in force"
-        raise SourceError(directory, f"the directory of manifests can't be read: {error.strerror}", hint) from error
-    walk.follow_links()
-    return Snapshot(
-        files=walk.files,
-        findings=tuple(walk.findings),
-        unreadable=frozenset(walk.unreadable),
-        directories=frozenset(walk.directories),
-        links=frozenset(walk.links),
-        locked=walk.locked,
-        time_ns=began,
-    )
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    return _STAMPS.pack(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def size_of(fingerprint: Fingerprint) -> int:
+    return int(_STAMPS.unpack(fingerprint)[2])
+
+
+def changed_ns(fingerprint: Fingerprint) -> int:
+    """When the file was last changed in any way (its ctime), in ns since 1970."""
+    return int(_STAMPS.unpack(fingerprint)[4])
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of that name (without its directory) is read."""
+    return name.endswith(SUFFIXES) and name[0] != "."
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a name, be it a file's, a directory's or a symlink's, is passed over."""
+    return name[0] == "." or name.endswith(PASSED_OVER_SUFFIXES)
 
 
 def problem(path: str, code: str, fault: str, cure: str, severity: Literal["error", "warning"] = "error") -> Finding:
@@ -117,126 +93,178 @@ def unreadable_problem(path: str, code: str, error: OSError) -> Finding:
     return problem(path, code, f"can't be read: {error.strerror}", cure)
 
 
-class _Walk:
-    """A walk under way: what was found so far, and the symlinks still to follow."""
+def missing(directory: Path, error: OSError) -> SourceError:
+    """What is to be said when the directory of manifests itself can't be looked at."""
+    if isinstance(error, FileNotFoundError):
+        hint = "make it, or name the right one with --manifests; policies known before stay in force"
+        return SourceError(directory, "the directory of manifests is not there", hint)
+    hint = "make it a directory that netpold may read; policies known before stay in force"
+    return SourceError(directory, f"the directory of manifests can't be read: {error.strerror}", hint)
 
-    def __init__(self, max_file_size: int) -> None:
-        self.max_file_size = max_file_size
-        self.files: dict[str, Fingerprint] = {}
-        self.findings: list[Finding] = []
-        self.unreadable: set[str] = set()
-        self.directories: list[str] = []
-        self.links: list[str] = []
-        self.locked = False
+
+def look(path: str, max_file_size: int, is_link: bool = False) -> Seen | None:
+    """What stands at one path now; None: nothing.  Raises Ambiguous.  `is_link`: a walk followed the symlink there."""
+    try:
+        status = os.stat(path, follow_symlinks=is_link)  # noqa: PTH116
+    except FileNotFoundError:
+        if is_link:
+            raise Ambiguous from None
+        return None
+    except OSError as error:
+        raise Ambiguous from error
+    if stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode) or not path.isprintable():
+        raise Ambiguous
+    return _judge(path, status, max_file_size)
+
+
+def _judge(path: str, status: os.stat_result, max_file_size: int) -> Seen:
+    if not stat.S_ISREG(status.st_mode):
+        return problem(path, "not-a-file", "is not a regular file", "put a file there, or rename it")
+    if status.st_size > max_file_size:
+        fault = f"has {status.st_size} bytes; max_file_size allows {max_file_size}"
+        return problem(path, "file-too-large", fault, "split it, or raise max_file_size in netpold.toml")
+    return fingerprint_of(status)
+
+
+class Walk:
+    """A walk through a directory (or to one file): iterate over it once, to the end; it gives paths and what stands
+    there.  Raises SourceError (as one iterates) when the directory itself can't be looked at.
+
+    `entering` is told of each directory before it is listed.  At the end, `tree` says where it was; `notes` are
+    findings about names that are not taken for manifests; `git` are the paths of `.git` in it and above it.
+    """
+
+    def __init__(
+        self, directory: Path, max_file_size: int, entering: Callable[[str], object] = lambda path: None
+    ) -> None:
+        self.notes: list[Finding] = []
+        self.git: list[str] = []
+        self._top = directory
+        self._max_file_size = max_file_size
+        self._entering = entering
+        self._closed: list[str] = []  # directories that could not be listed
+        self._directories: list[str] = []
+        self._links: list[str] = []
         self._visited: set[tuple[int, int]] = set()
+        self._to_list: list[str] = []
+        self._to_follow: list[str] = []
+        self._identities = bytearray()  # of all files, one after the other
 
-    def real_directory(self, path: str, status: os.stat_result, top: bool = False) -> None:
-        """List a directory and the real directories below; raises OSError only for the top."""
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._visited:
-            return
-        self._visited.add(identity)
+    @property
+    def tree(self) -> Tree:
+        return Tree(frozenset(self._directories), frozenset(self._links))
+
+    def hides(self, path: str) -> bool:
+        """Whether a path lies below a directory that could not be listed."""
+        return any(path.startswith(closed) and path[len(closed)] == "/" for closed in self._closed)
+
+    def __iter__(self) -> Iterator[tuple[str, Seen]]:
+        top = str(self._top)
         try:
-            with os.scandir(path) as listing:
-                entries = sorted(listing, key=attrgetter("name"))
-        except FileNotFoundError:
-            if top:
-                raise
-            return
+            status = os.stat(top)  # noqa: PTH116  on text, as all that follows
+            if stat.S_ISREG(status.st_mode):
+                yield from self._file(top, status)
+                return
+            self._find_git_above(self._top.resolve())
+            self._is_new(status)
+            yield from self._list(top, is_top=True)
         except OSError as error:
-            if top:
-                raise
-            self._unreadable(path, "unreadable-directory", error)
-            return
-        self.directories.append(path)
-        for entry in entries:
-            self._entry(entry, top)
+            raise missing(self._top, error) from error
+        yield from self._list_all()
+        yield from self._follow_links()
 
-    def _entry(self, entry: os.DirEntry[str], top: bool) -> None:
+    def _list_all(self) -> Iterator[tuple[str, Seen]]:
+        while self._to_list:
+            path = self._to_list.pop()
+            try:
+                yield from self._list(path)
+            except FileNotFoundError:
+                continue  # deleted while we looked
+            except OSError as error:
+                self._closed.append(path)
+                yield path, unreadable_problem(path, "unreadable-directory", error)
+
+    def _list(self, path: str, is_top: bool = False) -> Iterator[tuple[str, Seen]]:
+        """The files of a directory; what is below is noted to be listed.  Raises OSError when it can't be listed."""
+        self._entering(path)
+        with os.scandir(path) as listing:
+            self._directories.append(path)
+            for entry in listing:
+                try:
+                    yield from self._entry(entry, is_top)
+                except FileNotFoundError:
+                    continue  # deleted while we looked
+                except OSError as error:
+                    yield entry.path, unreadable_problem(entry.path, "unreadable-file", error)
+
+    def _entry(self, entry: os.DirEntry[str], in_top: bool) -> Iterator[tuple[str, Seen]]:
         name = entry.name
-        try:
-            if name.endswith(SUFFIXES) and name[0] != "." and entry.is_file(follow_symlinks=False):
-                self.file(entry.path, entry.stat())
-            elif name[0] == "." or name.endswith(PASSED_OVER_SUFFIXES) or (top and name in SETTINGS):
-                if name == ".git":
-                    self._lock(entry.path)
-            elif entry.is_symlink():
-                self.links.append(entry.path)
-            elif entry.is_dir():
-                self.real_directory(entry.path, entry.stat())
-            elif name.endswith(SUFFIXES):
-                self.file(entry.path, entry.stat())
-        except FileNotFoundError:
-            return  # deleted while we looked
-        except OSError as error:
-            self._unreadable(entry.path, "unreadable-file", error)
+        if is_manifest(name) and entry.is_file(follow_symlinks=False):
+            yield from self._file(entry.path, entry.stat())
+        elif is_passed_over(name) or (in_top and name in SETTINGS):
+            if name == ".git":
+                self.git.append(entry.path)
+        elif entry.is_symlink():
+            self._to_follow.append(entry.path)
+        elif entry.is_dir():
+            if self._is_new(entry.stat()):
+                self._to_list.append(entry.path)
+        elif name.endswith(SUFFIXES):
+            yield from self._file(entry.path, entry.stat())
 
-    def file(self, path: str, status: os.stat_result) -> None:
-        """Take one manifest down, or what is wrong with it."""
+    def _is_new(self, directory: os.stat_result) -> bool:
+        identity = (directory.st_dev, directory.st_ino)
+        if identity in self._visited:
+            return False
+        self._visited.add(identity)
+        return True
+
+    def _file(self, path: str, status: os.stat_result) -> Iterator[tuple[str, Seen]]:
         if not path.isprintable():
             shown = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
-            self.findings.append(
-                problem(shown, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
-            )
-        elif not stat.S_ISREG(status.st_mode):
-            self._refused(path, "not-a-file", "is not a regular file", "put a file there, or rename it")
-        elif status.st_size > self.max_file_size:
-            fault = f"has {status.st_size} bytes; max_file_size allows {self.max_file_size}"
-            self._refused(path, "file-too-large", fault, "split it, or raise max_file_size in netpold.toml")
-        else:
-            self.files[path] = Fingerprint.of(status)
+            note = problem(shown, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
+            self.notes.append(note)
+            return
+        seen = _judge(path, status, self._max_file_size)
+        if isinstance(seen, bytes):
+            self._identities += seen[:_IDENTITY]
+        yield path, seen
 
-    def follow_links(self) -> None:
-        """Go where the symlinks lead: to directories not yet visited and manifests not yet known."""
-        known = {(each.device, each.inode) for each in self.files.values()} if self.links else set()
-        for path in self.links:  # grows as linked directories have links in them
-            try:
-                status = os.stat(path)  # noqa: PTH116  on text: one Path less for each of many files
-            except FileNotFoundError:
-                self._dangling(path)
-                continue
-            except OSError as error:
-                self._unreadable(path, "unreadable-file", error)
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                self.real_directory(path, status)
-            elif path.endswith(SUFFIXES) and (status.st_dev, status.st_ino) not in known:
-                self.file(path, status)
-                known.add((status.st_dev, status.st_ino))
+    def _follow_links(self) -> Iterator[tuple[str, Seen]]:
+        """Go where the symlinks lead: to directories not yet visited, and to files that have no other name here."""
+        files: dict[bytes, tuple[str, os.stat_result]] = {}
+        while self._to_follow:
+            links, self._to_follow = sorted(self._to_follow), []
+            self._links += links
+            for path in links:
+                try:
+                    status = os.stat(path)  # noqa: PTH116  on text: one Path less for each of many links
+                except FileNotFoundError:
+                    yield from self._dangling(path)
+                except OSError as error:
+                    yield path, unreadable_problem(path, "unreadable-file", error)
+                else:
+                    if stat.S_ISDIR(status.st_mode):
+                        if self._is_new(status):
+                            self._to_list.append(path)
+                            yield from self._list_all()
+                    elif path.endswith(SUFFIXES):
+                        files.setdefault(fingerprint_of(status)[:_IDENTITY], (path, status))
+        if files:
+            for at in range(0, len(self._identities), _IDENTITY):
+                files.pop(bytes(self._identities[at : at + _IDENTITY]), None)
+        for path, status in files.values():
+            yield from self._file(path, status)
 
-    def lock_above(self, directory: Path) -> None:
-        """See whether git holds the work tree that the directory is part of."""
+    def _dangling(self, path: str) -> Iterator[tuple[str, Seen]]:
+        try:
+            fault = f"leads to {os.readlink(path)}, which is not there"  # noqa: PTH115
+        except OSError:
+            return  # deleted while we looked
+        yield path, problem(path, "dangling-symlink", fault, "mend or delete the symlink")
+
+    def _find_git_above(self, directory: Path) -> None:
         for parent in directory.parents:
             if os.path.lexists(parent / ".git"):
-                self._lock(str(parent / ".git"))
+                self.git.append(str(parent / ".git"))
                 return
-
-    def _lock(self, git: str) -> None:
-        repository = Path(git)
-        try:
-            if repository.is_file():  # a linked work tree: the file says `gitdir: PATH`
-                text = repository.read_text(errors="replace").partition("gitdir:")[2].strip()
-                repository = repository.parent / text
-            age = time.time() - (repository / "index.lock").stat().st_mtime
-        except (OSError, ValueError):
-            return
-        if age < GIT_LOCK_LIFE_S:
-            self.locked = True
-        else:
-            lock = str(repository / "index.lock")
-            fault = "was left behind by a git that died"
-            self.findings.append(problem(lock, "stale-git-lock", fault, "delete it", severity="warning"))
-
-    def _dangling(self, path: str) -> None:
-        if not os.path.lexists(path):
-            return  # deleted while we looked
-        fault = f"leads to {os.readlink(path)}, which is not there"  # noqa: PTH115
-        self._refused(path, "dangling-symlink", fault, "mend or delete the symlink")
-
-    def _unreadable(self, path: str, code: str, error: OSError) -> None:
-        self.unreadable.add(path)
-        self.findings.append(unreadable_problem(path, code, error))
-
-    def _refused(self, path: str, code: str, fault: str, cure: str) -> None:
-        self.unreadable.add(path)
-        self.findings.append(problem(path, code, fault, cure))

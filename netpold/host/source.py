@@ -1,225 +1,410 @@
 """The manifests on disk, and when they may be acted on.
 
-File events only say that it is worth looking.  What is acted on are two scans in a row that came out the same while
-git held no lock; then only the files whose fingerprint changed since they were parsed are read again, and only those
-whose bytes changed are parsed.  A file that a program still has open for writing, or that changes while it is read, is
-moving: its version from before stays, and the whole is looked at again, so that one change of many files stays one.
+File events only say where to look.  What is acted on is what a fresh look finds: a path at which something else stands
+than what was acted on waits (`waiting.py` says for how long), and is read when it is ripe.  Whatever the events do not
+tell exactly, a walk through the whole tree finds; one such walk goes on in small slices while nothing else is to do.
 
-A writer that never stops must not hold everything up: after a deadline the quiet files are acted on without the
-moving ones, which from then on nobody waits for until they are quiet.
+A file that a program still has open for writing, or that changes while it is read, is moving: its version from before
+stays.  While git holds its lock nothing is acted on; what it did is one change.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import signal
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from netpold.host.parse import parse_all
-from netpold.host.scan import Fingerprint, Snapshot, SourceError, problem, scan, unreadable_problem
-from netpold.policy.manifest import Parsed
-from netpold.policy.model import Finding
+from netpold.host.files import Moving, racy_s, still_s
+from netpold.host.gitlock import GitRepositories, GitState
+from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
+from netpold.host.load import Request, load
+from netpold.host.scan import (
+    Ambiguous,
+    Fingerprint,
+    Seen,
+    SourceError,
+    Tree,
+    Walk,
+    is_manifest,
+    look,
+    missing,
+    problem,
+    unreadable_problem,
+)
+from netpold.host.waiting import Ripe, Wait, Waiting
+from netpold.policy.documents import Content
+from netpold.policy.manifest import NOTHING, Parsed
+from netpold.policy.model import Finding, Pod
 
-__all__ = ["Fingerprint", "Reading", "Snapshot", "Source", "SourceError"]
+__all__ = ["EVERYTHING_CHANGED", "NOTHING_CHANGED", "Hints", "Reading", "Source", "SourceError"]
 
-DEADLINE_S = 10.0
-
-# Within these after a change, one more change may leave the same fingerprint: the kernel stamps files by its tick, and
-# some file systems by the second or two (then the change time is a whole number of seconds).
-FINE_STAMPS_NS = 20_000_000
-COARSE_STAMPS_NS = 2_000_000_000
+# How long a file has to be gone.  Programs replace files by deleting or renaming them and writing them anew, and a
+# policy that vanishes for a moment opens what it closes.
+GONE_S = 0.002
+GONE_POLICY_S = 0.008
+GIT_POLL_S = 0.02
+RACY_SLICE_S = 0.003  # for how long to read files again in one reading whose fingerprint proves nothing
 
 # What stands for a file whose content is unknown: it may hold anything that was known of it before.
-UNKNOWN = Parsed(objects=(), findings=(), passed_over={}, truncated=True)
+UNKNOWN = Parsed(objects=(), findings=(), passed_over=NOTHING, truncated=True)
+_NEVER_READ = b""  # no fingerprint is like it
+_UNKNOWN = Content(b"", UNKNOWN, ())
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The manifests as they may be acted on.
+    """What is to be acted on now.
 
-    `parsed`: by path.  `findings`: about files and directories as such; those about their content are in `parsed`.
-    `moving`: files that did not become quiet in time, whose version from before is in `parsed`, if there was one.
-    `is_final`: as long as the snapshot stays the same, so does all of this.
+    `changed`: by path, what files say now that said something else in the reading before (None: they are gone).
+    `findings`: about files and directories as such, all that there are; those about content are in Parsed.
+    `moving`: files that did not become quiet in time, whose version from before stays, if there was one.
+    `settled`: nothing that was seen on disk is still waited for, but for what is `moving`.
     """
 
-    snapshot: Snapshot
-    parsed: Mapping[str, Parsed]
+    changed: Mapping[str, Parsed | None]
     findings: tuple[Finding, ...]
     moving: frozenset[str]
-    is_final: bool
+    settled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A file as it was parsed.  `racy`: it was read so soon after a change that its fingerprint proves nothing."""
+@dataclass(slots=True)
+class _File:
+    """A path as it was acted on.  `seen`: what stood there then.  `visited`: by which walk it was last found."""
 
-    fingerprint: Fingerprint
-    digest: bytes
-    parsed: Parsed
-    racy: bool
-
-
-class _Content(NamedTuple):
-    """A file that was just read."""
-
-    data: bytes
-    digest: bytes
-    racy: bool
-
-
-class _Moving(Exception):
-    """The file is being changed."""
+    seen: Seen
+    content: Content
+    visited: int
 
 
 class Source:
-    """A directory of manifests (or one file), and what is known of it.  For use by one thread.
+    """A directory of manifests (or one file), and what is known of it.  For use by one thread; it never sleeps.
 
-    `scanned` is told what each reading found (None: there is no directory): that is where a Watcher listens.
+    `scanned` is told where each walk was (None: there is no directory), and `entering` of each directory before it is
+    listed: that is where a Watcher listens (`follow`, `enter`).  `complete`: everything was handed out once; before,
+    nothing is.  `due`: when to read again, without hints (time.monotonic()); None: nothing waits.
     """
 
     def __init__(
-        self, directory: Path, max_file_size: int, scanned: Callable[[Snapshot | None], None] = lambda _: None
+        self,
+        directory: Path,
+        max_file_size: int,
+        scanned: Callable[[Tree | None], object] = lambda tree: None,
+        entering: Callable[[str], object] = lambda path: None,
     ) -> None:
         self.directory = directory
+        self.complete = False
+        self.due: float | None = None
         self._max_file_size = max_file_size
         self._scanned = scanned
-        self._known: dict[str, _Known] = {}
-        self._restless: frozenset[str] = frozenset()
-        self._last: Reading | None = None
+        self._entering = entering
+        self._files: dict[str, _File] = {}
+        self._staged: dict[str, tuple[Fingerprint, Content]] = {}  # read already, for a batch that did not hold still
+        self._waiting = Waiting()
+        self._waiting.batch = True
+        self._racy: dict[str, float] = {}  # files read so early that they have to be read again, and when
+        self._findings: dict[str, Finding] = {}  # by the path that they are about
+        self._notes: tuple[Finding, ...] = ()
+        self._tree = Tree(frozenset(), frozenset())  # as of the last walk
+        self._git = GitRepositories()
+        self._git_state = GitState()
+        self._walk_wanted = True
+        self._walks = 0
+        self._sweep: Iterator[None] | None = None
+        self._turn = 0  # the number of this reading
+        self._settle_s = 0.0
 
-    def scan(self) -> Snapshot:
-        """What is there now.  Raises SourceError."""
-        return scan(self.directory, self._max_file_size)
+    @property
+    def parsed(self) -> Mapping[str, Parsed]:
+        """What all files say, by path."""
+        return {path: file.content.parsed for path, file in self._files.items()}
 
-    def read(
-        self,
-        settle_s: float = 0.02,
-        deadline_s: float = DEADLINE_S,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> Reading:
-        """The manifests, as soon as they stood still for `settle_s`; after `deadline_s`, those of them that do.
+    def read(self, hints: Hints, settle_s: float) -> Reading:
+        """What has changed and may be acted on; a file that is written in place, when it rested for `settle_s`.
 
-        The same object as before, when nothing changed since.
-        Raises SourceError.  While git holds its lock, the deadline waits too (a lock left behind ends by its age).
+        Raises SourceError; the next reading looks at everything, then.
         """
+        self._turn += 1
+        self._settle_s = settle_s
+        changed: dict[str, Parsed | None] = {}
         try:
-            reading = self._settled(settle_s, time.monotonic() + deadline_s, sleep)
+            self._look(hints)
+            git, before = self._git.look(), self._git_state
+            self._git_state = git
+            if git.locked or git.indexes != before.indexes:
+                self._waiting.batch = True
+            now = time.monotonic()
+            if not git.locked:
+                self._look_again(now)
+                self._act(self._waiting.ripe(now), changed)
+                self._read_racy(hints.everything, changed)
         except SourceError:
+            self._walk_wanted, self._sweep, self.due = True, None, None
             self._scanned(None)
             raise
-        self._scanned(reading.snapshot)
-        return reading
+        if not git.locked and not self._waiting.awaited():
+            self._waiting.end_batch()
+            self.complete = True
+        self.due = now + GIT_POLL_S if git.locked else self._next(now)
+        return self._reading(changed)
 
-    def _settled(self, settle_s: float, deadline: float, sleep: Callable[[float], object]) -> Reading:
-        before = self.scan()
-        if self._last and self._last.is_final and before == self._last.snapshot:
-            return self._last
-        while True:
-            sleep(settle_s)
-            now = self.scan()
-            changing = before.changes(now)
-            late = time.monotonic() >= deadline
-            if not now.locked and (late or changing <= self._restless):
-                reading = self.load(now, changing)
-                if late or reading.moving <= self._restless:
-                    self._restless = reading.moving
-                    self._last = reading
-                    return reading
-            before = now
+    def read_as_it_is(self) -> Reading:
+        """What the files say at this moment, whoever may be writing to them.  Raises SourceError."""
+        changed: dict[str, Parsed | None] = {}
+        self._look(EVERYTHING_CHANGED)
+        self._act(Ripe(together=list(self._waiting), late=True), changed)
+        return self._reading(changed)
 
-    def load(self, snapshot: Snapshot, changing: frozenset[str] = frozenset()) -> Reading:
-        """What the files of a snapshot say; those that are `changing`, or found to be, keep what they said before."""
-        moving: set[str] = set()
-        unreadable = set(snapshot.unreadable)
-        findings = list(snapshot.findings)
-        fresh: dict[str, _Content] = {}
-        for path, fingerprint in snapshot.files.items():
-            known = self._known.get(path)
-            if known and known.fingerprint == fingerprint and not known.racy:
+    def sweep(self, seconds: float) -> bool:
+        """Go on for about so long with a walk that finds what events missed; whether it came to its end.  What it finds
+        waits, as files that are written in place do."""
+        end = time.monotonic() + seconds
+        if self._sweep is None:
+            self._sweep = self._walk()
+        try:
+            for _ in self._sweep:
+                if time.monotonic() >= end:
+                    return False
+        except SourceError:
+            self._walk_wanted = True
+        self._sweep = None
+        now = time.monotonic()
+        self.due = now if self._waiting.rested(now) else self._next(now)
+        return True
+
+    # Looking ------------------------------------------------------------------------------------------------------
+
+    def _look(self, hints: Hints) -> None:
+        """Look where the hints say."""
+        walk, hurry = hints.everything or hints.swapped or self._walk_wanted, hints.swapped
+        for path, happened in hints.paths.items():
+            try:
+                self._look_at(path, happened)
+            except Ambiguous:
+                walk, hurry = True, hurry or happened is Happened.MOVED_IN
+        if walk:
+            written = {path for path, happened in hints.paths.items() if happened is Happened.WRITTEN}
+            self._walk_through(hurry, written)
+
+    def _look_at(self, path: str, happened: Happened) -> None:
+        """Look at a path of which something was heard.  Raises Ambiguous when a walk has to look."""
+        if path in self._tree.links:
+            raise Ambiguous
+        seen = look(path, self._max_file_size)
+        if is_manifest(path.rpartition("/")[2]) or path in self._files:
+            self._note(path, seen, at_once=happened is (Happened.RENAMED if seen is None else Happened.MOVED_IN))
+
+    def _look_again(self, now: float) -> None:
+        """Look at all that may be ripe and was not looked at in this reading."""
+        walk = False
+        for path in self._waiting.rested(now):
+            wait = self._waiting.get(path)
+            if wait is None or wait.looked == self._turn or self._is_gone_for_sure(path, wait):
                 continue
             try:
-                if path in changing:
-                    raise _Moving
-                data = read_file(path, fingerprint)
-                fresh[path] = _Content(data, hashlib.sha256(data).digest(), _is_racy(fingerprint, snapshot.time_ns))
-            except (_Moving, FileNotFoundError):
-                moving.add(path)
-                findings.append(_still_changing(path))
+                self._note(path, look(path, self._max_file_size, path in self._tree.links))
+            except Ambiguous:
+                walk = True
+        if walk:
+            self._walk_through()
+
+    def _is_gone_for_sure(self, path: str, wait: Wait) -> bool:
+        """Whether a walk found that a path is not taken any more: it may lead to a file that has another name."""
+        there = path.rpartition("/")[0] in self._tree.directories and path not in self._tree.links
+        return wait.seen is None and not there
+
+    def _walk_through(self, hurry: bool = False, written: Set[str] = frozenset()) -> None:
+        """Look at everything.  `hurry`: what differs was whole before it came, but for what was `written`."""
+        self._sweep = None
+        for _ in self._walk(hurry, written):
+            pass
+        self._walk_wanted = False
+
+    def _walk(self, hurry: bool = False, written: Set[str] = frozenset()) -> Iterator[None]:
+        """The same, pausing after each path."""
+        self._walks += 1
+        number = self._walks
+        walk = Walk(self.directory, self._max_file_size, self._entering)
+        for path, seen in walk:
+            file, wait = self._files.get(path), self._waiting.get(path)
+            if file:
+                file.visited = number
+            whole = hurry and path not in written and (wait is None or wait.seen is None)
+            self._note(path, seen, at_once=whole)
+            yield
+        for path in list(self._files):
+            file = self._files.get(path)
+            if file and file.visited != number and not walk.hides(path):
+                self._note(path, None, at_once=hurry)
+            yield
+        for path in self._waiting:
+            wait = self._waiting.get(path)
+            if wait and wait.looked != self._turn and path not in self._files:
+                self._waiting.drop(path)  # it came and went
+            yield
+        self._notes, self._tree = tuple(walk.notes), walk.tree
+        self._git = GitRepositories(walk.git)
+        self._scanned(self._tree)
+
+    def _note(self, path: str, seen: Seen | None, at_once: bool = False) -> None:
+        """Let a path wait at which something else stands than what was acted on."""
+        file, wait = self._files.get(path), self._waiting.get(path)
+        if (file.seen if file else None) == seen:
+            if wait:
+                self._waiting.drop(path)
+            return
+        if wait and wait.seen == seen:
+            wait.looked = self._turn
+            if at_once:
+                wait.rest_s, wait.alone = 0.0, True
+            return
+        now = time.monotonic()
+        still = still_s(seen, time.time_ns()) if isinstance(seen, bytes) else 0.0
+        rest_s = 0.0 if at_once else self._settle_s if seen is not None else self._gone_s(path)
+        began, given_up = (wait.began, wait.given_up) if wait else (now, False)
+        self._waiting.put(path, Wait(seen, now - still, began, rest_s, at_once or seen is None, self._turn, given_up))
+
+    def _gone_s(self, path: str) -> float:
+        """How long a file has to be gone."""
+        parsed = self._files[path].content.parsed
+        harmless = not parsed.truncated and all(
+            isinstance(each, Pod) and not each.quarantined for each in parsed.objects
+        )
+        return GONE_S if harmless else min(self._settle_s, GONE_POLICY_S)
+
+    # Acting -------------------------------------------------------------------------------------------------------
+
+    def _act(self, ripe: Ripe, changed: dict[str, Parsed | None]) -> None:
+        self._take(ripe.alone, changed)
+        if ripe.late:
+            self._take(ripe.together, changed, give_up=True)
+        elif ripe.together:
+            self._take_whole(ripe.together, changed)
+        for path in self._waiting.given_up():
+            if path not in self._files:
+                self._files[path] = _File(_NEVER_READ, _UNKNOWN, self._walks)
+                changed[path] = UNKNOWN
+
+    def _take(self, paths: list[str], changed: dict[str, Parsed | None], give_up: bool = False) -> None:
+        """Read these files and act on them; those that move wait on, or are given up."""
+        now_ns, found = time.time_ns(), dict(self._load(paths))
+        for path in paths:
+            result = found.get(path)
+            if isinstance(result, Moving):
+                self._waiting.moves(path, time.monotonic(), self._settle_s, give_up)
+            else:
+                self._replace(path, result, now_ns, changed)
+
+    def _take_whole(self, paths: list[str], changed: dict[str, Parsed | None]) -> None:
+        """Read these files and act on them, unless one of them moves."""
+        now_ns, found = time.time_ns(), dict(self._load(paths))
+        still = {path: result for path, result in found.items() if not isinstance(result, Moving)}
+        self._staged = {}
+        if len(still) == len(found):
+            for path in paths:
+                self._replace(path, still.get(path), now_ns, changed)
+            return
+        for path in found.keys() - still.keys():
+            self._waiting.moves(path, time.monotonic(), self._settle_s)
+        for path, result in still.items():
+            seen = self._waited_for(path)
+            if isinstance(result, Content) and isinstance(seen, bytes):
+                self._staged[path] = seen, result
+
+    def _load(self, paths: list[str]) -> Iterator[tuple[str, Content | OSError | Moving]]:
+        """What the files among these say; those that were read for nothing before are not read again.
+
+        Raises SourceError when some are gone because the directory itself is: then they were not deleted.
+        """
+        requests, gone = [], False
+        for path in paths:
+            seen = self._waited_for(path)
+            gone |= seen is None
+            fingerprint, content = self._staged.get(path, (None, None))
+            if content and fingerprint == seen:
+                yield path, content
+            elif isinstance(seen, bytes):
+                file = self._files.get(path)
+                requests.append(Request(path, seen, file.content if file else None))
+        if gone:
+            try:
+                self.directory.stat()
             except OSError as error:
-                unreadable.add(path)
-                findings.append(unreadable_problem(path, "unreadable-file", error))
-        self._take(fresh, snapshot.files)
-        self._forget(snapshot.files.keys() | moving | unreadable)
-        parsed = {path: known.parsed for path, known in self._known.items()}
-        for path in moving | unreadable:
-            parsed.setdefault(path, UNKNOWN)
-        is_final = len(findings) == len(snapshot.findings) and not any(each.racy for each in self._known.values())
-        return Reading(snapshot, parsed, tuple(findings), frozenset(moving), is_final)
+                raise missing(self.directory, error) from error
+        yield from load(requests)
 
-    def _take(self, fresh: Mapping[str, _Content], files: Mapping[str, Fingerprint]) -> None:
-        """Parse what was read, where its bytes are others than before."""
-        same = {
-            path: known.parsed
-            for path, content in fresh.items()
-            if (known := self._known.get(path)) and known.digest == content.digest
-        }
-        parsed = same | parse_all([(path, content.data) for path, content in fresh.items() if path not in same])
-        for path, content in fresh.items():
-            self._known[path] = _Known(files[path], content.digest, parsed[path], content.racy)
+    def _waited_for(self, path: str) -> Seen | None:
+        wait = self._waiting.get(path)
+        return wait.seen if wait else None
 
-    def _forget(self, there: Set[str]) -> None:
-        """Drop what is known of files that are gone; what lies below a directory that can't be read is not."""
-        for path in self._known.keys() - there:
-            if not any(str(parent) in there for parent in Path(path).parents):
-                del self._known[path]
+    def _replace(
+        self, path: str, found: Content | OSError | None, read_ns: int, changed: dict[str, Parsed | None]
+    ) -> None:
+        """Take over what was waited for at a path; `found`: what the file says, or why it could not be read."""
+        seen, before = self._waited_for(path), self._files.get(path)
+        self._waiting.drop(path)
+        self._findings.pop(path, None)
+        self._racy.pop(path, None)
+        if seen is None:
+            if before:
+                del self._files[path]
+                changed[path] = None
+            return
+        content = before.content if before else _UNKNOWN
+        if isinstance(seen, Finding):
+            self._findings[path] = seen
+        elif isinstance(found, OSError):
+            self._findings[path] = unreadable_problem(path, "unreadable-file", found)
+            seen = _NEVER_READ  # so that the next walk tries again
+        elif found:
+            content = found
+            self._doubt(path, seen, read_ns)
+        self._files[path] = _File(seen, content, self._walks)
+        if before is None or before.content.parsed is not content.parsed:
+            changed[path] = content.parsed
 
+    def _doubt(self, path: str, fingerprint: Fingerprint, read_ns: int) -> None:
+        """Look at a file again when it was read so early that its fingerprint proves nothing."""
+        left_s = racy_s(fingerprint, read_ns)
+        if left_s:
+            self._racy[path] = time.monotonic() + left_s
 
-def read_file(path: str, expected: Fingerprint) -> bytes:
-    """The bytes of a file that has that fingerprint, before and after.
+    def _read_racy(self, everything: bool, changed: dict[str, Parsed | None]) -> None:
+        """Read files again whose fingerprint proved nothing, and now does; all of them, if `everything` is in doubt."""
+        now = time.monotonic()
+        for path in [path for path, when in self._racy.items() if everything or when <= now]:
+            if not everything and time.monotonic() > now + RACY_SLICE_S:
+                return
+            del self._racy[path]
+            file = self._files[path]
+            if self._waiting.get(path) or not isinstance(file.seen, bytes):
+                continue  # it will be read anyway
+            now_ns = time.time_ns()
+            for _, result in load([Request(path, file.seen, file.content)]):
+                if not isinstance(result, Content):
+                    file.seen, self._walk_wanted = _NEVER_READ, True
+                    continue
+                self._doubt(path, file.seen, now_ns)
+                if file.content.parsed is not result.parsed:
+                    changed[path] = result.parsed
+                file.content = result
 
-    Raises OSError, and _Moving when it has another one, or a program has it open for writing and wrote lately.
-    """
-    # neither a FIFO nor a terminal that took the file's place holds us up
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        if Fingerprint.of(os.fstat(fd)) != expected or (_is_recent(expected) and _is_open_for_writing(fd)):
-            raise _Moving
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            data = file.read(expected.size + 1)
-        if len(data) != expected.size or Fingerprint.of(os.fstat(fd)) != expected:
-            raise _Moving
-        return data
-    finally:
-        os.close(fd)
+    # Telling ------------------------------------------------------------------------------------------------------
 
+    def _next(self, now: float) -> float | None:
+        """When to read again, after a reading at `now`."""
+        if self._walk_wanted:
+            return now
+        times = [*self._racy.values()]
+        due = self._waiting.due(now)
+        return min(times if due is None else [*times, due], default=None)
 
-def _is_recent(fingerprint: Fingerprint) -> bool:
-    """Whether the last change is so fresh that a program with the file open may be about to write more."""
-    return time.time_ns() - fingerprint.ctime_ns < DEADLINE_S * 1e9
-
-
-def _is_open_for_writing(fd: int) -> bool:
-    """Ask for a read lease (fcntl(2), F_SETLEASE): the kernel refuses it while any program can write to the file."""
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # for the instant that we hold it: the default, SIGIO, kills
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # no leases on this file system, or not our file
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False
-
-
-def _is_racy(fingerprint: Fingerprint, scanned_ns: int) -> bool:
-    stamps_ns = FINE_STAMPS_NS if fingerprint.ctime_ns % 1_000_000_000 else COARSE_STAMPS_NS
-    return scanned_ns - fingerprint.ctime_ns < stamps_ns
+    def _reading(self, changed: Mapping[str, Parsed | None]) -> Reading:
+        moving = self._waiting.given_up()
+        findings = [*self._notes, *self._findings.values(), *self._git_state.stale, *map(_still_changing, moving)]
+        findings.sort(key=lambda finding: (finding.position, finding.code, finding.fault))
+        settled = self.complete and not self._git_state.locked and not self._walk_wanted and not self._waiting.awaited()
+        return Reading(changed, tuple(findings), frozenset(moving), settled)
 
 
 def _still_changing(path: str) -> Finding:

@@ -7,7 +7,7 @@ kind.  Where it can't be told, or where reading broke off, the result is `trunca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from netpold.policy.chunks import LIMITS, Limits
@@ -15,7 +15,7 @@ from netpold.policy.fields import Fields, nearest
 from netpold.policy.model import Finding, Namespace, Pod, Policy
 from netpold.policy.pods import read_namespace, read_pod
 from netpold.policy.policies import read_policy
-from netpold.policy.reader import Document, read
+from netpold.policy.reader import Document, read, read_chunk
 from netpold.policy.tree import Map, Scalar, is_null, is_text, shown
 
 Object = Pod | Namespace | Policy
@@ -46,15 +46,25 @@ _LISTS = {
     "NamespaceList": "v1",
     "PodList": "v1",
 }
+NOTHING: Mapping[str, int] = {}  # one for all files with nothing passed over
 _LIST = frozenset({"apiVersion", "kind", "metadata", "items"})
 
 
 def parse(data: bytes, file: str, limits: Limits = LIMITS) -> Parsed:
     """What the file `file` with the content `data` says.  Raises nothing, whatever the bytes are."""
+    return _parsed(read(data, limits), file)
+
+
+def parse_chunk(chunk: bytes, file: str, line: int, limits: Limits = LIMITS) -> Parsed:
+    """What one chunk of a file says (see `chunks.split`); `line`: its first line, from 0.  Raises nothing."""
+    return _parsed(read_chunk(chunk, 0, line, limits), file)
+
+
+def _parsed(documents: Iterable[Document], file: str) -> Parsed:
     result = _Result(file)
-    for document in read(data, limits):
+    for document in documents:
         result.add(document)
-    return Parsed(tuple(result.objects), tuple(result.findings), result.passed_over, result.truncated)
+    return Parsed(tuple(result.objects), tuple(result.findings), result.passed_over or NOTHING, result.truncated)
 
 
 class _Result:

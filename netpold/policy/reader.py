@@ -70,9 +70,13 @@ def read(data: bytes, limits: Limits = LIMITS) -> Iterator[Document]:
             refusal = Fault(Place(), "too-many-documents", fault, "split the file")
             yield Document(None, start, len(data), line, [refusal], broken=True)
             return
-        chunk = data[start:end]
-        if not chunk.startswith(b"---") or chunk[3:].strip():
-            yield from _Builder(chunk, start, line, limits).documents()
+        yield from read_chunk(data[start:end], start, line, limits)
+
+
+def read_chunk(chunk: bytes, start: int, line: int, limits: Limits) -> Iterator[Document]:
+    """The documents of one chunk, which begins at that byte and in that line (from 0) of its file."""
+    if not chunk.startswith(b"---") or chunk[3:].strip():
+        yield from _Builder(chunk, start, line, limits).documents()
 
 
 class _StopReading(Exception):

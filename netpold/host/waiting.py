@@ -1,0 +1,117 @@
+"""The paths that changed and were not acted on yet, and when they may be.  Knows time only as it is told.
+
+A path is ripe when what stands there has been the same for long enough.  Some paths are for themselves: a file that was
+renamed into place, one that is gone.  Files that are written in place wait for each other, so that one change of many
+files stays one; but none waits long for the others, and after a deadline nobody waits for one that never rests: it is
+given up, until it rests.
+
+A batch (git's work, or the first look at everything) is all that waits now, as one change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from netpold.host.scan import Seen
+
+DEADLINE_S = 10.0  # how long to wait for a file that never rests
+HOLD_S = 0.25  # how long a file that rests waits for others that are written in place
+
+
+@dataclass(slots=True)
+class Wait:
+    """`seen`: what stands at the path (None: nothing), as last `looked` (the number of the reading), since `since`; it
+    first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself.  Times are monotonic, in seconds."""
+
+    seen: Seen | None
+    since: float
+    began: float
+    rest_s: float
+    alone: bool
+    looked: int
+    given_up: bool = False
+
+    @property
+    def rested(self) -> float:
+        """When it will have rested for long enough."""
+        return self.since + self.rest_s
+
+
+@dataclass(slots=True)
+class Ripe:
+    """Paths to act on: each for itself, and those that are one change.  `late`: the deadline has passed, so that of
+    these nobody waits for the ones that move."""
+
+    alone: list[str] = field(default_factory=list)
+    together: list[str] = field(default_factory=list)
+    late: bool = False
+
+
+class Waiting:
+    """All that waits, by path."""
+
+    def __init__(self) -> None:
+        self._waits: dict[str, Wait] = {}
+        self.batch = False  # what waits is one change
+        self._batch_began: float | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._waits))
+
+    def get(self, path: str) -> Wait | None:
+        return self._waits.get(path)
+
+    def put(self, path: str, wait: Wait) -> None:
+        self._waits[path] = wait
+
+    def drop(self, path: str) -> None:
+        self._waits.pop(path, None)
+
+    def moves(self, path: str, now: float, rest_s: float, give_up: bool = False) -> None:
+        """A file moved as it was about to be acted on: it has to rest anew, as one that is written in place."""
+        wait = self._waits[path]
+        wait.since, wait.rest_s, wait.alone, wait.looked = now, rest_s, False, 0
+        wait.given_up |= give_up or now >= wait.began + DEADLINE_S
+
+    def given_up(self) -> list[str]:
+        return [path for path, wait in self._waits.items() if wait.given_up]
+
+    def awaited(self) -> bool:
+        """Whether there is anything that was not given up."""
+        return any(not wait.given_up for wait in self._waits.values())
+
+    def rested(self, now: float) -> list[str]:
+        """The paths that have rested for long enough, if nothing changed there since they were looked at."""
+        return [path for path, wait in self._waits.items() if wait.rested <= now]
+
+    def ripe(self, now: float) -> Ripe:
+        """What may be acted on now.  What does not come to rest is given up."""
+        if self.batch and self._batch_began is None:
+            self._batch_began = now
+        batch_late = self._batch_began is not None and now >= self._batch_began + DEADLINE_S
+        ripe = Ripe(late=batch_late)
+        group = []
+        rest = True
+        for path, wait in self._waits.items():
+            if wait.rested > now and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
+                wait.given_up = True
+            if wait.given_up or (wait.alone and not self.batch):
+                if wait.rested <= now:
+                    ripe.alone.append(path)
+            else:
+                group.append((path, wait))
+                rest = rest and wait.rested <= now
+        held = [path for path, wait in group if not self.batch and wait.rested + HOLD_S <= now]
+        ripe.together = [path for path, _ in group] if rest else held
+        return ripe
+
+    def end_batch(self) -> None:
+        self.batch, self._batch_began = False, None
+
+    def due(self, now: float) -> float | None:
+        """When something may be ripe that is not now."""
+        times = [wait.rested if wait.rested > now else wait.rested + HOLD_S for wait in self._waits.values()]
+        if self._batch_began is not None:
+            times.append(self._batch_began + DEADLINE_S)
+        return min((each for each in times if each > now), default=None)

@@ -1,0 +1,166 @@
+"""A file as its chunks, so that of a changed file only the chunks are parsed whose bytes changed.
+
+What a chunk says depends on its bytes and on the file and the line where it stands, and on nothing else in the file.
+So a chunk is known by the digest of its bytes, and what it said is used again; when it only moved, its positions are
+shifted.  A chunk with errors is parsed again when it moved: texts about errors may name lines.
+
+A file that is not read chunk by chunk (no UTF-8, too many documents) is one unit, known by another kind of digest.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+from netpold.policy import manifest
+from netpold.policy.chunks import Limits, refuse_file, split
+from netpold.policy.manifest import NOTHING, Object, Parsed
+from netpold.policy.model import Finding, Policy, PolicyRule, Position
+
+# What a chunk says: mostly one object, with nothing to remark.
+Part = Object | Parsed
+
+
+class Unit(NamedTuple):
+    """What is parsed at once: a chunk that begins in that line (from 0) of a file, or a `whole` file."""
+
+    data: bytes
+    line: int
+    whole: bool
+
+
+# For each unit of a file, in order, packed: digest and line.
+Outline = bytes
+_OUTLINE = struct.Struct("<16sI")
+
+
+@dataclass(slots=True)
+class Content:
+    """What a file says, and of what it is made up.
+
+    `parts`: what each unit of the outline says; None: each says one object, the one in `parsed`.
+    """
+
+    outline: Outline
+    parsed: Parsed
+    parts: tuple[Part, ...] | None
+
+
+def units(data: bytes, limits: Limits) -> list[Unit]:
+    """The units of a file."""
+    if refuse_file(data, limits) is None:
+        chunks: list[Unit] = []
+        for start, end, line in split(data):
+            if len(chunks) == limits.documents:
+                break
+            chunks.append(Unit(data[start:end], line, False))
+        else:
+            return chunks
+    return [Unit(data, 0, True)]
+
+
+def outline(units: Sequence[Unit]) -> Outline:
+    return b"".join([_OUTLINE.pack(_digest(unit), unit.line) for unit in units])
+
+
+def _digest(unit: Unit) -> bytes:
+    return blake2b(unit.data, digest_size=16, person=b"whole" if unit.whole else b"").digest()
+
+
+def parse_unit(unit: Unit, file: str, limits: Limits) -> Part:
+    """What a unit of a file says.  Raises nothing."""
+    if unit.whole:
+        return _part(manifest.parse(unit.data, file, limits))
+    return _part(manifest.parse_chunk(unit.data, file, unit.line, limits))
+
+
+def _part(parsed: Parsed) -> Part:
+    if len(parsed.objects) == 1 and not parsed.findings and not parsed.passed_over and not parsed.truncated:
+        return parsed.objects[0]
+    return parsed
+
+
+def reused(new: Outline, before: Content) -> list[Part | None]:
+    """For each unit of the new outline what it says as far as the content before tells; None: it has to be parsed."""
+    known: dict[bytes, tuple[int, Part]] = {}
+    parts = before.parsed.objects if before.parts is None else before.parts
+    for (digest, line), part in zip(_entries(before.outline), parts, strict=True):
+        known[digest] = line, part
+    found: list[Part | None] = []
+    for digest, line in _entries(new):
+        line_before, known_part = known.get(digest, (line, None))
+        found.append(known_part and _shifted(known_part, line - line_before))
+    return found
+
+
+def _entries(outline: Outline) -> Iterator[tuple[bytes, int]]:
+    return _OUTLINE.iter_unpack(outline)
+
+
+def content(outline: Outline, parts: Sequence[Part]) -> Content:
+    """The content of a file with that outline whose units say that."""
+    if len(parts) == 1 and isinstance(parts[0], Parsed):
+        return Content(outline, parts[0], tuple(parts))
+    whole = all(not isinstance(part, Parsed) for part in parts)
+    if whole:
+        objects: tuple[Object, ...] = tuple(parts)  # type: ignore[arg-type]
+        return Content(outline, Parsed(objects, (), NOTHING, False), None)
+    return Content(outline, _combined(parts), tuple(parts))
+
+
+def _combined(parts: Sequence[Part]) -> Parsed:
+    objects: list[Object] = []
+    findings: list[Finding] = []
+    passed_over: dict[str, int] = {}
+    truncated = False
+    for part in parts:
+        if isinstance(part, Parsed):
+            objects += part.objects
+            findings += part.findings
+            for kind, count in part.passed_over.items():
+                passed_over[kind] = passed_over.get(kind, 0) + count
+            truncated = truncated or part.truncated
+        else:
+            objects.append(part)
+    return Parsed(tuple(objects), tuple(findings), passed_over or NOTHING, truncated)
+
+
+def _shifted(part: Part, lines: int) -> Part | None:
+    """What a chunk says that now stands so many lines further down; None where that can't be told without parsing."""
+    if not lines:
+        return part
+    if not isinstance(part, Parsed):
+        return _object_shifted(part, lines)
+    if part.truncated or any(finding.severity == "error" for finding in part.findings):
+        return None
+    return Parsed(
+        tuple([_object_shifted(each, lines) for each in part.objects]),
+        tuple([replace(each, position=_moved(each.position, lines)) for each in part.findings]),
+        part.passed_over,
+        part.truncated,
+    )
+
+
+def _object_shifted(found: Object, lines: int) -> Object:
+    position = found.position and _moved(found.position, lines)
+    if isinstance(found, Policy):
+        return replace(
+            found,
+            position=position,
+            ingress=_rules_shifted(found.ingress, lines),
+            egress=_rules_shifted(found.egress, lines),
+        )
+    return replace(found, position=position)
+
+
+def _rules_shifted(rules: tuple[PolicyRule, ...] | None, lines: int) -> tuple[PolicyRule, ...] | None:
+    if not rules:
+        return rules
+    return tuple([replace(rule, position=rule.position and _moved(rule.position, lines)) for rule in rules])
+
+
+def _moved(position: Position, lines: int) -> Position:
+    return Position(position.file, position.line + lines, position.column)
