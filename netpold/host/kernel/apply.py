@@ -11,7 +11,16 @@ from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, Commit, KernelError
 from netpold.host.run import run
 from netpold.policy.model import Family
-from netpold.rules.plan import ChangeSet, CreateSet, DestroySets, Installed, Plan, RemoveChains, ReplaceChains
+from netpold.rules.plan import (
+    ChangeSet,
+    CreateSet,
+    DestroySets,
+    Installed,
+    Plan,
+    RemoveChains,
+    ReplaceChains,
+    leftovers,
+)
 from netpold.rules.render import options
 from netpold.rules.ruleset import FAMILIES
 
@@ -44,13 +53,10 @@ def apply(plan: Plan, backend: Backend) -> Installed:
 def clean_up(installed: Installed, backend: Backend) -> Installed:
     """Remove the stray chains and sets, as far as nothing refers to them any more; returns what is then left.
 
-    Not for what `installed` read: there the chains that are in force are strays, too.  Raises KernelError; a family's
-    chains are then all still there.
+    Not for what `installed` read: there the chains that are in force are strays, too.  Raises KernelError; where a rule
+    refers to a chain, the chains of that family are all still there, and the sets.
     """
-    for family, chains in installed.stray_chains.items():
-        if chains:
-            backend.commit(Commit(family, remove=tuple(sorted(chains))))
-    return replace(installed, stray_chains={}, stray_sets=ipset.destroy(installed.stray_sets))
+    return apply(leftovers(installed), backend)
 
 
 def _commit(step: ReplaceChains, plan: Plan) -> Commit:
