@@ -16,6 +16,7 @@ the packet, so it passes the rules of all of them, twice.  Where there is one po
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -53,12 +54,16 @@ Figures = Mapping[tuple[str, str], Mapping[str, float]]  # by name of the varian
 
 def main() -> int:
     arguments = _arguments()
-    with Lab() as lab:
-        variants = [_bare(lab, "no rules", arguments.backend), _bare(lab, "one rule", arguments.backend)]
+    with contextlib.ExitStack() as stack:
+
+        def lab() -> Lab:
+            return stack.enter_context(Lab())  # one for each node: one alone has room for few
+
+        variants = [_bare(lab(), name, arguments.backend) for name in ("no rules", "one rule")]
         failures = []
         for pods, policies in itertools.product(arguments.pods, arguments.policies):
             try:
-                variants.append(_enforced(lab, pods, policies, arguments.backend))
+                variants.append(_enforced(lab(), pods, policies, arguments.backend))
             except LabError as error:
                 failures.append(f"{_name(pods, policies)}: {error}")
         figures = measure(variants, arguments)
@@ -152,7 +157,7 @@ def _name(pods: int, policies: int) -> str:
 
 def _node(lab: Lab) -> Node:
     """A node with conntrack on: some rule has to ask for it, here one that no forwarded packet passes."""
-    node = lab.node(f"bench{len(lab.nodes)}")
+    node = lab.node("bench")
     node.iptables("nft", 4, "-t", "raw", "-A", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW")
     return node
 
