@@ -28,7 +28,7 @@ from netpold.rules.plan import ChangeSet
 from netpold.rules.revoke import REVOKED, Connection, Enforced, Flow, Judge, connection
 from netpold.rules.ruleset import FAMILIES
 
-_BLOCK = 250  # flows that the loop judges and cuts at once: some 20 ms
+_BLOCK = 250  # flows that the loop judges and cuts at once
 _LONGEST_PAUSE_S = 0.25
 
 
