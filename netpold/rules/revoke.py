@@ -27,7 +27,7 @@ REVOKED: Mapping[Family, str] = {4: "NP4-REVOKED", 6: "NP6-REVOKED"}
 
 def revoked_set(family: Family) -> IPSet:
     """The set of revoked connections, as a ruleset holds it; its members: see `Connection`."""
-    return IPSet(REVOKED[family], family, "hash:ip,port,ip", "revoked connections", frozenset())
+    return IPSet(REVOKED[family], family, "hash:ip,port,ip", "revoked connections", frozenset(), "forbids")
 
 
 def revoked_rule(family: Family) -> Rule:
