@@ -19,7 +19,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from netpold.rules.compile import CompileSettings
+from netpold.rules.settings import CompileSettings
 
 DEFAULT_FILE = Path("/etc/netpold/netpold.toml")
 

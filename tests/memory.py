@@ -33,13 +33,17 @@ class MemoryKernel:
                 case CreateSet(name, ipset):
                     if name in self.sets:
                         raise Refused(f"set {name} exists")
-                    self.sets[name] = replace(ipset, name=name)
+                    self.sets[name] = replace(ipset, name=name, members=frozenset(ipset.members))
                 case ChangeSet(name, add, remove):
                     for member in sorted(add):
-                        self.sets[name] = replace(self.sets[name], members=self.sets[name].members | {member})
+                        self.sets[name] = replace(
+                            self.sets[name], members=frozenset(self.sets[name].members | {member})
+                        )
                         yield
                     for member in sorted(remove):
-                        self.sets[name] = replace(self.sets[name], members=self.sets[name].members - {member})
+                        self.sets[name] = replace(
+                            self.sets[name], members=frozenset(self.sets[name].members - {member})
+                        )
                         yield
                 case ReplaceChains(family, chains, hooks, unhook):
                     self._replace(family, {name: _named(rules, plan.names) for name, rules in chains.items()})

@@ -14,11 +14,12 @@ import pytest
 from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
 from netpold.policy.manifest import parse
-from netpold.rules.compile import CompileSettings, compile_ruleset
+from netpold.rules.compile import compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.explain import matrix
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.render import ruleset_text
+from netpold.rules.settings import CompileSettings
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = sorted(path.parent for path in FOLDER.glob("*/manifests"))

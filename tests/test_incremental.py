@@ -9,13 +9,14 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from netpold.policy.assemble import Assembly
-from netpold.policy.changes import Changes, difference
+from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import Direction, Finding, Namespace, Pod, Policy, Position, World
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ruleset import FAMILIES, Ruleset
+from tests.live import Live
 from tests.naive_assemble import assemble
 from tests.strategies import EVERYTHING_GOES, Shape, changed, histories, worlds
 
@@ -27,23 +28,6 @@ MODES = st.builds(
     host_access=st.sampled_from(("allow", "policy")),
     host_to_pods=st.sampled_from(("allow", "policy")),
 )
-
-
-class Live:
-    """A world that changes in place, as the daemon's does."""
-
-    def __init__(self, world: World) -> None:
-        self._pods, self._namespaces, self._policies = dict(world.pods), dict(world.namespaces), dict(world.policies)
-        self.world = World(self._pods, self._namespaces, self._policies)
-
-    def become(self, world: World) -> Changes:
-        changes = difference(self.world, world)
-        for mine in (self._pods, self._namespaces, self._policies):
-            mine.clear()
-        self._pods.update(world.pods)
-        self._namespaces.update(world.namespaces)
-        self._policies.update(world.policies)
-        return changes
 
 
 @st.composite

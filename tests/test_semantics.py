@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from netpold.policy.index import Index
 from netpold.policy.model import EVERYTHING, Direction, Pod, Policy, World
 from netpold.rules import walk
-from netpold.rules.compile import CompileSettings, compile_ruleset
+from netpold.rules.compile import compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.explain import explain
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.ruleset import CHAIN_NAME_LIMIT, COMMENT_LIMIT, SET_NAME_LIMIT, Goto, InSet, Jump, Ports, Ruleset
+from netpold.rules.settings import CompileSettings
 from tests.cases import Case, Probe, all_cases
 from tests.cases.choices import Choice, choices
 from tests.reference import Packet, claimants, pod_allows, verdicts

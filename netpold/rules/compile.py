@@ -1,90 +1,32 @@
 """Policies to ruleset.  A pure function of the world, of where its pods are, and of a few settings.
 
-    FORWARD -> NETPOLD-FORWARD
-        NETPOLD-FROM        which pod sends: by interface (tree), bridge port (tree), address (tree)
-            NP-OUT-...      its source address must be the pod's; replies pass; then its egress rules
-        revoked             what answers connections that are no longer allowed (revoke.py)
-        replies, errors     of connections that were judged in their original direction
-        NETPOLD-TO          which pod receives, likewise
-            NP-IN-...       its ingress rules
-    INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses; egress rules if the settings say so
-    OUTPUT  -> NETPOLD-OUTPUT     the node to its pods, only if the settings say so
-    NP-RULES-<hash>         compiled rules of a pod's policies in a direction; RETURN allows, DROP at the end
-
-A RETURN means "this pod allows it": it comes back to NETPOLD-FORWARD, which goes on to the other pod.  So several
-judges of one packet add up to "all of them allow", whoever they are; that is also how an address that two pods claim
-is judged.  The source address is checked before anything else, replies included: a pod cannot answer for another.
-
-Replies are those of conntrack (`--ctdir REPLY`); packets of the original direction are judged one by one, so a
-tighter policy stops open connections.
+`Compiler` keeps what it made, and makes again only what a change concerns: it brings the sets up to date that a changed
+pod may have joined or left, and looks again at the local pods that changed, whose place did, or in whose namespace a
+policy did.  Only when something changed for one of these are chains made (chains.py), and of them only its own.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import TypeVar
 
 from netpold.policy.changes import Changes
-from netpold.policy.index import Index, Isolation
-from netpold.policy.model import ContainerPort, Direction, Family
-from netpold.rules import dispatch
+from netpold.policy.index import Index
+from netpold.policy.model import Direction
+from netpold.rules.chains import Chains, Local
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.peers import PolicyRules
-from netpold.rules.render import text
-from netpold.rules.revoke import REVOKED, revoked_rule, revoked_set
+from netpold.rules.revoke import REVOKED, revoked_set
 from netpold.rules.ruleset import (
-    COMMENT_LIMIT,
     FAMILIES,
-    Address,
-    BridgePort,
-    Goto,
-    HopLimit,
-    IcmpType,
-    InSet,
-    Interface,
-    Jump,
-    Log,
-    Match,
-    Proto,
-    Related,
-    Reply,
-    Rule,
     Ruleset,
     SetChange,
-    Side,
-    SourcePort,
-    Target,
-    sets_used,
-    short_hash,
 )
 from netpold.rules.sets import Sets
+from netpold.rules.settings import CompileSettings
 
 _T = TypeVar("_T")
-
-ICMP_REDIRECT = 5
-ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ICMPV6_REDIRECT = range(
-    133, 138
-)
-
-
-@dataclass(frozen=True, slots=True)
-class CompileSettings:
-    """What of the settings decides about rules.
-
-    `anti_spoofing`: a pod's interface takes packets only with the pod's addresses as source.
-    `accept`: traffic of this node's pods that is allowed is accepted, instead of going on to the host's other rules.
-    `host_access`, `host_to_pods`: "allow", or "policy" where policies judge traffic of pods with their own node too.
-    `nflog_group`: dropped packets are copied there; 0: nowhere.
-    """
-
-    anti_spoofing: bool = True
-    accept: bool = False
-    host_access: Literal["allow", "policy"] = "allow"
-    host_to_pods: Literal["allow", "policy"] = "allow"
-    nflog_group: int = 92
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +55,9 @@ class Compiler:
         self._settings = settings
         self._sets = Sets(index)
         self._rules = PolicyRules(self._sets)
-        self._families = [_Family(family, settings, self._sets, self._rules) for family in FAMILIES]
+        self._families = [Chains(family, settings, self._sets, self._rules) for family in FAMILIES]
         self._endpoints: Mapping[str, Endpoint] = {}
-        self._local: dict[str, _Local] = {}
+        self._local: dict[str, Local] = {}
         self._active = False
         self._ruleset: Ruleset | None = None
 
@@ -138,7 +80,7 @@ class Compiler:
         """How many local pods some policy isolates."""
         return sum(any(each.isolation.values()) for each in self._local.values())
 
-    def _localise(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> list[_Local]:
+    def _localise(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> list[Local]:
         """Bring `_local` up to date; returns what was there and is no more, and what is there now and was not."""
         touched = {key for key in changes.pods if key in endpoints or key in self._local}
         touched |= {key for key, _ in endpoints.items() ^ self._endpoints.items()}
@@ -146,7 +88,7 @@ class Compiler:
             namespaces = {key.partition("/")[0] for key in changes.policies}
             touched |= {key for key in self._local if key.partition("/")[0] in namespaces}
         self._endpoints = dict(endpoints)
-        moved: list[_Local] = []
+        moved: list[Local] = []
         for key in touched:
             before, now = self._local.get(key), self._find(key)
             if before == now:
@@ -158,12 +100,12 @@ class Compiler:
                 self._local[key] = now
         return moved
 
-    def _find(self, key: str) -> _Local | None:
+    def _find(self, key: str) -> Local | None:
         if key not in self._endpoints:
             return None
         pod = self.index.world.pods[key]
         isolation = {direction: self.index.isolation(pod, direction) for direction in Direction}
-        return _Local(key, pod.ports, self._endpoints[key], isolation)
+        return Local(key, pod.ports, self._endpoints[key], isolation)
 
     def _build(self) -> dict[str, SetChange]:
         """Make the chains; returns what became of sets that were there before."""
@@ -180,352 +122,3 @@ class Compiler:
             hooks["OUTPUT"] = "NETPOLD-OUTPUT"
         self._ruleset = Ruleset(chains, self._sets.sets | revoked, hooks, uses)
         return changed
-
-
-@dataclass(frozen=True, slots=True)
-class _Local:
-    """A pod of this node with what its rules depend on."""
-
-    key: str
-    ports: tuple[ContainerPort, ...]
-    endpoint: Endpoint
-    isolation: Mapping[Direction, Isolation]
-
-    def own(self, family: Family) -> list[str]:
-        return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
-
-
-class _Made(NamedTuple):
-    """A part of a ruleset: what it was made from, and its outcome with the chains that belong to it."""
-
-    inputs: object
-    outcome: object
-    chains: dict[str, tuple[Rule, ...]]
-
-
-class _Family:
-    """Builds the chains of one family.  Parts whose inputs are those of the last time are taken from there."""
-
-    def __init__(self, family: Family, settings: CompileSettings, sets: Sets, rules: PolicyRules) -> None:
-        self.family = family
-        self.settings = settings
-        self.sets = sets
-        self.policy_rules = rules
-        self.icmp = Proto("icmp" if family == 4 else "ipv6-icmp")
-        self.uses: dict[str, frozenset[str]] = {}  # by chain, the sets it refers to
-        self._before: dict[object, _Made] = {}
-        self._made: dict[object, _Made] = {}
-        self._chains_before: Mapping[str, tuple[Rule, ...]] = {}
-
-    def build(self, local: list[_Local], active: bool) -> Mapping[str, tuple[Rule, ...]]:
-        """All chains, for these pods; `active`: there is any policy at all."""
-        self.local = local
-        self.spoof_checks = active and self.settings.anti_spoofing  # a node without any policy carries no rules at all
-        self.chains: dict[str, tuple[Rule, ...]] = {}
-        self.on_interface: dict[tuple[str, bool], list[_Local]] = defaultdict(list)
-        self.at_address: dict[str, list[_Local]] = defaultdict(list)
-        for each in local:
-            for interface in each.endpoint.interfaces:
-                self.on_interface[interface.name, interface.bridged].append(each)
-            for address in each.own(self.family):
-                self.at_address[address].append(each)
-        self._before, self._made = self._made, {}
-        self._heads()
-        self._note_uses()
-        return self.chains
-
-    def _once(self, part: object, inputs: object, make: Callable[[], _T]) -> _T:
-        """What `make` returns, and the chains that it adds; from the last time where `inputs` are the same.
-
-        The inputs must hold all that `make` depends on, but for `spoof_checks`.
-        """
-        inputs = (self.spoof_checks, inputs)
-        made = self._before.get(part)
-        if made is None or made.inputs != inputs:
-            around, self.chains = self.chains, {}
-            made = _Made(inputs, make(), self.chains)
-            self.chains = around
-        self._made[part] = made
-        self.chains.update(made.chains)
-        return cast(_T, made.outcome)
-
-    def _note_uses(self) -> None:
-        before, names = self._chains_before, self.uses
-        self.uses = {}
-        for chain, rules in self.chains.items():
-            used = names.get(chain, frozenset()) if before.get(chain) is rules else sets_used((rules,))
-            if used:
-                self.uses[chain] = used
-        self._chains_before = self.chains
-
-    def _heads(self) -> None:
-        outgoing = self._tree("NETPOLD-FROM", "src", Direction.EGRESS)
-        incoming = self._tree("NETPOLD-TO", "dst", Direction.INGRESS)
-        self._forward(bool(outgoing), bool(incoming))
-        self._input(bool(outgoing))
-        if self.settings.host_to_pods == "policy":
-            self.chains["NETPOLD-OUTPUT"] = (
-                *self._neighbour_discovery(),
-                Rule((Reply(),), "RETURN", "replies"),
-                *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
-            )
-
-    # The heads ----------------------------------------------------------------------------------------------------
-
-    def _forward(self, outgoing: bool, incoming: bool) -> None:
-        done: Target = Goto("NETPOLD-ACCEPT") if self.settings.accept else "RETURN"
-        if self.settings.accept:
-            self._accept()
-        sender = [Rule((), Jump("NETPOLD-FROM"))] if outgoing else []
-        receiver = [Rule((), Jump("NETPOLD-TO"))] if incoming else []
-        passed = [Rule((Reply(),), done, "replies"), Rule(self._error(), done, "errors about known connections")]
-        last = [Rule((), done)] if self.settings.accept else []
-        # never without a match on conntrack: a flow that is known only from its middle, because nothing asked for
-        # conntrack before the first policy came, may be taken for one that began at the other end
-        revoked = [revoked_rule(self.family)] if sender or receiver else []
-        rules = [*sender, *revoked, *passed, *receiver, *last]
-        if self.family == 6 and (outgoing or incoming):
-            # only what is bridged still has a hop limit of 255: routing takes one off
-            advertised = Rule(
-                (self.icmp, IcmpType(ROUTER_ADVERTISEMENT)), done, "from no pod: these were sorted out above"
-            )
-            self.chains["NETPOLD-ND"] = (
-                *self._neighbour_discovery(done),
-                *sender,
-                advertised,
-                *passed,
-                *receiver,
-                *last,
-            )
-            rules.insert(0, Rule((self.icmp, HopLimit(255)), Goto("NETPOLD-ND")))
-        self.chains["NETPOLD-FORWARD"] = tuple(rules)
-
-    def _input(self, outgoing: bool) -> None:
-        if self.settings.host_access == "policy":
-            rules = [*self._neighbour_discovery(), Rule((), Goto("NETPOLD-FROM"))] if outgoing else []
-            self.chains["NETPOLD-INPUT"] = tuple(rules)
-            return
-        leaves = {
-            key: self._once(("host", key), pods, partial(self._spoof_check, pods, "NETPOLD-ALIEN"))
-            for key, pods in self.on_interface.items()
-            if self.spoof_checks
-        }
-        rules = self._interface_trees("NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules})
-        self.chains["NETPOLD-INPUT"] = tuple(rules)
-
-    def _accept(self) -> None:
-        """Only traffic of this node's pods is accepted; the host's other rules judge the rest."""
-        own = [address for each in self.local for address in each.own(self.family)]
-        name = self.sets.addresses("pods of this node", self.family, own)
-        self.chains["NETPOLD-ACCEPT"] = (
-            Rule((InSet(name, "src"),), "ACCEPT"),
-            Rule((InSet(name, "dst"),), "ACCEPT"),
-        )
-
-    def _neighbour_discovery(self, done: Target = "RETURN") -> list[Rule]:
-        if self.family == 4:
-            return []
-        return [
-            Rule((self.icmp, IcmpType(kind), HopLimit(255)), done, "neighbour discovery")
-            for kind in (NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ROUTER_SOLICITATION)
-        ]
-
-    def _error(self) -> tuple[Match, ...]:
-        """ICMP errors about connections; a redirect is none, it would change a route."""
-        if self.family == 6:
-            return (self.icmp, Related())
-        return (self.icmp, Related(), IcmpType(ICMP_REDIRECT, negate=True))
-
-    # From packet to pod -------------------------------------------------------------------------------------------
-
-    def _tree(self, root: str, side: Side, direction: Direction) -> list[Rule]:
-        """The trees of one side; makes the chain `root` and gives its rules, none where no pod is concerned.
-
-        A packet that passes an interface of a pod is judged there.  One that passes any other way is judged by its
-        address: its pod's interface may not be known yet, or be another than a moment ago, or a neighbour on a bridge
-        may lie about where an address is.
-        """
-        by_address: dict[str, tuple[Rule, ...]] = {}
-        for address, pods in self.at_address.items():
-            make = partial(self._address_chain, address, pods, direction)
-            chain = self._once(("address", direction, address), pods, make)
-            if chain:
-                by_address[address] = (Rule((), Goto(chain)),)
-        missed = f"{root}@"
-        others = self._once(missed, by_address, partial(self._address_tree, missed, by_address, side))
-        if others:
-            self.chains[missed] = tuple(others)
-        leaves = {
-            key: self._once(
-                ("leaf", direction, key),
-                (pods, bool(others)),
-                partial(self._interface_leaf, *key, pods, direction, bool(others)),
-            )
-            for key, pods in self.on_interface.items()
-        }
-        named = {key: leaf for key, leaf in leaves.items() if leaf}
-        rules = self._interface_trees(root, side, named, missed if others else "")
-        if others:
-            rules = [*rules, Rule((), Goto(missed))]
-        if rules:
-            self.chains[root] = tuple(rules)
-        return rules
-
-    def _address_tree(self, root: str, leaves: dispatch.Leaves, side: Side) -> list[Rule]:
-        rules, chains = dispatch.addresses(root, leaves, side)
-        self.chains |= chains
-        return rules
-
-    def _interface_trees(
-        self, root: str, side: Side, leaves: Mapping[tuple[str, bool], tuple[Rule, ...]], missed: str = ""
-    ) -> list[Rule]:
-        rules: list[Rule] = []
-        kinds: tuple[tuple[bool, str, type[BridgePort] | type[Interface]], ...] = (
-            (True, f"{root}=", BridgePort),
-            (False, f"{root}-", Interface),
-        )
-        for bridged, tree, match in kinds:
-            of_kind = {name: leaf for (name, is_bridged), leaf in leaves.items() if is_bridged is bridged}
-            rules += self._once(
-                tree, (of_kind, missed), partial(self._name_tree, tree, of_kind, partial(match, side), missed)
-            )
-        return rules
-
-    def _name_tree(
-        self, root: str, leaves: dispatch.Leaves, match: Callable[[str, bool], Match], missed: str
-    ) -> list[Rule]:
-        rules, chains = dispatch.names(root, leaves, match, missed)
-        self.chains |= chains
-        return rules
-
-    def _interface_leaf(
-        self, name: str, bridged: bool, pods: list[_Local], direction: Direction, ends: bool
-    ) -> tuple[Rule, ...]:
-        """What holds for packets from (to) one interface: a goto to its chain, or where no pod is isolated the check
-        of the source address alone.  `ends`: there is more behind the tree that they need not pass."""
-        if not any(each.isolation[direction] for each in pods):
-            check = self._spoof_check(pods, "NETPOLD-ALIEN") if direction is Direction.EGRESS else ()
-            return (*check, Rule((), "RETURN")) if ends else check
-        if direction is Direction.EGRESS:
-            chain, rules = f"NP-OUT-{name}", self._egress_of_interface(pods)
-        else:
-            own: Match = BridgePort("src", name) if bridged else Interface("src", name)
-            chain, rules = f"NP-IN-{name}", self._ingress_of_interface(own, pods)
-        self.chains[chain] = tuple(rules)
-        return (Rule((), Goto(chain)),)
-
-    def _egress_of_interface(self, pods: list[_Local]) -> list[Rule]:
-        if len(pods) == 1:
-            return [*self._spoof_check(pods, "NETPOLD-SPOOF"), *self._judge(pods, Direction.EGRESS)]
-        rules = self._by_address(pods, Direction.EGRESS)
-        return [*rules, Rule((), Goto(self._spoof_chain("NETPOLD-SPOOF")))]
-
-    def _ingress_of_interface(self, own: Match, pods: list[_Local]) -> list[Rule]:
-        if len(pods) == 1:
-            return [Rule((own,), "RETURN", "the pod itself"), *self._judge(pods, Direction.INGRESS)]
-        # what else is sent to an interface with an isolated pod behind it is meant for nobody that is known
-        return [*self._by_address(pods, Direction.INGRESS), Rule((), "DROP", "no pod has this address")]
-
-    def _by_address(self, pods: list[_Local], direction: Direction) -> list[Rule]:
-        """Several pods behind one interface: which one, by address."""
-        claimants: dict[str, list[_Local]] = defaultdict(list)
-        for each in pods:
-            for address in each.own(self.family):
-                claimants[address].append(each)
-        side: Literal["src", "dst"] = "src" if direction is Direction.EGRESS else "dst"
-        rules = []
-        for address in sorted(claimants):
-            chain = self._address_chain(address, claimants[address], direction)
-            rules.append(Rule((Address(side, address),), Goto(chain) if chain else "RETURN"))
-        return rules
-
-    def _address_chain(self, address: str, pods: list[_Local], direction: Direction) -> str:
-        """The chain that judges for the pods at an address; '' where none is isolated."""
-        isolated = [each for each in pods if each.isolation[direction]]
-        if not isolated:
-            return ""
-        own: list[Rule] = []
-        if direction is Direction.INGRESS:
-            common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in isolated))
-            own = [Rule((Address("src", each),), "RETURN", "the pod itself") for each in sorted(common)]
-        names = " ".join(each.key for each in isolated)
-        chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
-        self.chains[chain] = (*own, *self._judge(isolated, direction))
-        return chain
-
-    # What a pod says ----------------------------------------------------------------------------------------------
-
-    def _judge(self, pods: list[_Local], direction: Direction) -> list[Rule]:
-        """The rules of the policies of each of the pods, all of which must allow (almost always it is one pod)."""
-        rules: list[Rule] = []
-        if direction is Direction.EGRESS:
-            rules = [
-                Rule((Reply(),), "RETURN", "replies"),
-                Rule(self._error(), "RETURN", "errors about known connections"),
-            ]
-            own = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
-            rules += [Rule((Address("dst", address),), "RETURN", "the pod itself") for address in sorted(own)]
-        judges = [self._rules_chain(each, direction) for each in pods if each.isolation[direction]]
-        rules += [Rule((), Jump(chain)) for chain in judges[:-1]]
-        rules += [Rule((), Goto(chain)) for chain in judges[-1:]]
-        return rules
-
-    def _rules_chain(self, each: _Local, direction: Direction) -> str:
-        """The shared chain with the rules of all policies that isolate a pod in a direction."""
-        isolation = each.isolation[direction]
-        rules: list[Rule] = []
-        if isolation.grants:
-            for policy in isolation.policies:
-                if policy.quarantined:
-                    continue  # it has no rules anyway; should it ever have, they are not to be trusted
-                rules += self.policy_rules.of(policy, direction, each.ports, self.family)
-        everything = next((rule for rule in rules if not rule.matches), None)
-        if everything is not None:
-            rules = [everything]
-        else:
-            if self.settings.nflog_group:
-                rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]
-            keys = " ".join(policy.key for policy in isolation.policies)
-            rules.append(Rule((), "DROP", f"no rule allows: {keys}"[:COMMENT_LIMIT]))
-        content = "\n".join(text(rule, self.family) for rule in rules)
-        chain = f"NP-RULES-{short_hash(content)}"
-        self.chains[chain] = tuple(rules)
-        return chain
-
-    # Source addresses ---------------------------------------------------------------------------------------------
-
-    def _spoof_check(self, pods: list[_Local], chain: str) -> tuple[Rule, ...]:
-        """Packets with a source address that none of the pods has go to `chain`.
-
-        No check where a pod has no address at all yet: then nothing is known to compare with.
-        """
-        if not self.spoof_checks or not all(each.endpoint.addresses for each in pods):
-            return ()
-        target = Goto(self._spoof_chain(chain))
-        own = sorted({address for each in pods for address in each.own(self.family)})
-        if not own:
-            return (Rule((), target),)
-        if len(own) == 1:
-            return (Rule((Address("src", own[0], negate=True),), target),)
-        meaning = "addresses of " + " ".join(sorted(each.key for each in pods))
-        return (Rule((InSet(self.sets.addresses(meaning, self.family, own), "src", negate=True),), target),)
-
-    def _spoof_chain(self, chain: str) -> str:
-        """NETPOLD-SPOOF drops; NETPOLD-ALIEN first lets pass what a host sends before it has or without its address."""
-        log = [Rule((), Log(self.settings.nflog_group, "netpold drop spoofed"))] if self.settings.nflog_group else []
-        self.chains["NETPOLD-SPOOF"] = (*log, Rule((), "DROP", "not the pod's own source address"))
-        spoof = Goto("NETPOLD-SPOOF")
-        if chain == "NETPOLD-SPOOF":
-            return chain
-        if self.family == 4:
-            dhcp = (Address("src", "0.0.0.0/32"), Proto("udp"), SourcePort(68))
-            self.chains["NETPOLD-ALIEN"] = (Rule(dhcp, "RETURN", "DHCP"), Rule((), spoof))
-        else:
-            self.chains["NETPOLD-ALIEN"] = (
-                Rule((self.icmp, IcmpType(ROUTER_ADVERTISEMENT)), spoof),
-                Rule((self.icmp, IcmpType(ICMPV6_REDIRECT)), spoof),
-                Rule((Address("src", "fe80::/10"),), "RETURN", "link-local"),
-                Rule((Address("src", "::/128"), self.icmp), "RETURN", "duplicate address detection"),
-                Rule((), spoof),
-            )
-        return chain

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from netpold.policy.index import Index
-from netpold.rules.compile import CompileSettings, compile_ruleset
+from netpold.rules.compile import compile_ruleset
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import Ruleset
+from netpold.rules.settings import CompileSettings
 
 
 def offline_ruleset(
