@@ -227,6 +227,8 @@ class Reconciler:
             self._sweep_at = self._sweep_at or now
             if self._installed is not None:
                 self._drift.begin(self._installed)
+            if self._enforced is not None:
+                self._cutter.look(self._enforced, frozenset())  # at what an earlier look failed at, or has ended since
         if not wishes.any() or self._is_cluttered():
             self._idle(now)
 
@@ -270,6 +272,8 @@ class Reconciler:
                 self._cutter.release(enforced, before.names)
             self._installed = apply(steps, self._backend)
             self._clean_up_at = began + CLEAN_UP_S
+            if before is None:
+                self._wish(flows=True)  # a new set of revoked connections has to be filled
         if is_first:
             retire_other(self._backend)
         if self._enforced is None or self._enforced.endpoints is not endpoints:

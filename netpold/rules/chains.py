@@ -115,8 +115,11 @@ class Chains:
         self._forward(bool(outgoing), bool(incoming))
         self._input(bool(outgoing))
         if self.settings.host_to_pods == "policy":
+            revoked = [revoked_rule(self.family)] if outgoing or incoming else []
+            self.chains["NETPOLD-INPUT"] = (*revoked, *self.chains["NETPOLD-INPUT"])
             self.chains["NETPOLD-OUTPUT"] = (
                 *self._neighbour_discovery(),
+                *revoked,
                 Rule((Reply(),), "RETURN", "replies"),
                 *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
             )

@@ -13,7 +13,7 @@ the flows that are open and not the policies, so the daemon's `Cutter` fills it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -86,12 +86,6 @@ class Enforced:
     ruleset: Ruleset
     endpoints: Mapping[str, Endpoint]
     own: frozenset[str] = frozenset()
-
-
-def revoked(flows: Iterable[Flow], ruleset: Ruleset, endpoints: Mapping[str, Endpoint]) -> Iterator[Flow]:
-    """The flows to forget: those of local pods that the ruleset refuses, and that can't come back in disguise."""
-    judge = Judge(Enforced(ruleset, endpoints))
-    return (flow for flow in flows if judge.refuses(flow) and not judge.would_revive(flow))
 
 
 class Judge:
