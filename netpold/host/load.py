@@ -7,7 +7,7 @@ memory.  Results come in any order.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -37,9 +37,11 @@ class _Unfinished:
     missing: int
 
 
-def load(requests: Iterable[Request]) -> Iterator[tuple[str, Content | OSError | Moving]]:
+def load(
+    requests: Iterable[Request], recall: Callable[[str], Content | None] = lambda path: None
+) -> Iterator[tuple[str, Content | OSError | Moving]]:
     """For each request, by path, what the file says, or why it can't be read.  The same Content as before where the
-    bytes are the same."""
+    bytes are the same.  `recall` is asked what a file said of which nothing is known."""
     unfinished: dict[str, _Unfinished] = {}
     finished: list[tuple[str, Content | OSError | Moving]] = []
 
@@ -54,6 +56,7 @@ def load(requests: Iterable[Request]) -> Iterator[tuple[str, Content | OSError |
                 finished.append((path, error))
                 continue
             new = outline(found)
+            before = before or recall(path)
             if before and before.outline == new:
                 finished.append((path, before))
                 continue

@@ -19,6 +19,7 @@ from netpold.host.files import Moving, racy_s, still_s
 from netpold.host.gitlock import GitRepositories, GitState
 from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
 from netpold.host.load import Request, load
+from netpold.host.parsed_cache import ParsedCache, Row, pack, unpack
 from netpold.host.scan import (
     Ambiguous,
     Fingerprint,
@@ -33,6 +34,7 @@ from netpold.host.scan import (
     unreadable_problem,
 )
 from netpold.host.waiting import Ripe, Wait, Waiting
+from netpold.policy.codec import Decoder
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding, Pod
@@ -91,6 +93,7 @@ class Source:
         max_file_size: int,
         scanned: Callable[[Tree | None], object] = lambda tree: None,
         entering: Callable[[str], object] = lambda path: None,
+        cache: ParsedCache | None = None,
     ) -> None:
         self.directory = directory
         self.complete = False
@@ -98,6 +101,10 @@ class Source:
         self._max_file_size = max_file_size
         self._scanned = scanned
         self._entering = entering
+        self._cache = cache
+        self._unsaved: dict[str, None] = {}  # files whose rows in the cache are out of date
+        self._saved: set[str] = set()  # of those that are being loaded, the ones whose rows are right
+        self._saving: Iterator[None] | None = None
         self._files: dict[str, _File] = {}
         self._staged: dict[str, tuple[Fingerprint, Content]] = {}  # read already, for a batch that did not hold still
         self._waiting = Waiting()
@@ -145,6 +152,9 @@ class Source:
         if not git.locked and not self._waiting.awaited():
             self._waiting.end_batch()
             self.complete = True
+            self._saved = set()
+            if self._cache:
+                self._cache.end_reading()
         self.due = now + GIT_POLL_S if git.locked else self._next(now)
         return self._reading(changed)
 
@@ -171,6 +181,32 @@ class Source:
         now = time.monotonic()
         self.due = now if self._waiting.rested(now) else self._next(now)
         return True
+
+    def save(self, seconds: float) -> bool:
+        """Go on for about so long with bringing the cache up to date; whether it is (but for what is being written)."""
+        if not self._cache or not self.complete:
+            return True
+        end = time.monotonic() + seconds
+        if self._saving is None:
+            self._saving = self._save(self._cache)
+        while not self._cache.busy and time.monotonic() < end:
+            if next(self._saving, self) is self:
+                self._saving = None
+                return True
+        return False
+
+    def _save(self, cache: ParsedCache) -> Iterator[None]:
+        while self._unsaved:
+            path, _ = self._unsaved.popitem()
+            file = self._files.get(path)
+            if file is None:
+                cache.delete(path)
+            elif isinstance(file.seen, bytes) and file.seen != _NEVER_READ and path not in self._racy:
+                seen, content, says = file.seen, file.content, bytearray()
+                for packed in pack(content.said):
+                    says += packed
+                    yield
+                cache.put(Row(path, seen, content.outline, bytes(says)))
 
     # Looking ------------------------------------------------------------------------------------------------------
 
@@ -331,7 +367,31 @@ class Source:
                 self.directory.stat()
             except OSError as error:
                 raise missing(self.directory, error) from error
-        yield from load(requests)
+        if requests and not self.complete and self._cache:
+            yield from self._load_from(self._cache, requests)
+        else:
+            yield from load(requests)
+
+    def _load_from(
+        self, cache: ParsedCache, requests: list[Request]
+    ) -> Iterator[tuple[str, Content | OSError | Moving]]:
+        """The same, with what the cache knows from before a restart."""
+        decoder = Decoder()
+        wanted = {request.path: request for request in requests}
+        for row in cache.rows():
+            request = wanted.get(row.path)
+            if request and request.fingerprint == row.fingerprint:
+                del wanted[row.path]
+                self._saved.add(request.path)
+                yield request.path, unpack(row, request.path, decoder)
+            elif not request:
+                self._unsaved[row.path] = None  # or it is gone, which is a row to delete
+
+        def recall(path: str) -> Content | None:
+            row = cache.row(path)
+            return unpack(row, path, decoder) if row else None
+
+        yield from load(wanted.values(), recall)
 
     def _waited_for(self, path: str) -> Seen | None:
         wait = self._waiting.get(path)
@@ -349,6 +409,7 @@ class Source:
             if before:
                 del self._files[path]
                 changed[path] = None
+                self._outdate(path)
             return
         content = before.content if before else _UNKNOWN
         if isinstance(seen, Finding):
@@ -359,9 +420,15 @@ class Source:
         elif found:
             content = found
             self._doubt(path, seen, read_ns)
+            self._outdate(path)
         self._files[path] = _File(seen, content, self._walks)
         if before is None or before.content.parsed is not content.parsed:
             changed[path] = content.parsed
+
+    def _outdate(self, path: str) -> None:
+        """Take down that the row of a path in the cache is not right."""
+        if self._cache and path not in self._saved:
+            self._unsaved[path] = None
 
     def _doubt(self, path: str, fingerprint: Fingerprint, read_ns: int) -> None:
         """Look at a file again when it was read so early that its fingerprint proves nothing."""
@@ -385,6 +452,7 @@ class Source:
                     file.seen, self._walk_wanted = _NEVER_READ, True
                     continue
                 self._doubt(path, file.seen, now_ns)
+                self._outdate(path)
                 if file.content.parsed is not result.parsed:
                     changed[path] = result.parsed
                 file.content = result

@@ -48,6 +48,11 @@ class Content:
     parsed: Parsed
     parts: tuple[Part, ...] | None
 
+    @property
+    def said(self) -> tuple[Part, ...]:
+        """What each unit says."""
+        return self.parsed.objects if self.parts is None else self.parts
+
 
 def units(data: bytes, limits: Limits) -> list[Unit]:
     """The units of a file."""
@@ -86,8 +91,7 @@ def _part(parsed: Parsed) -> Part:
 def reused(new: Outline, before: Content) -> list[Part | None]:
     """For each unit of the new outline what it says as far as the content before tells; None: it has to be parsed."""
     known: dict[bytes, tuple[int, Part]] = {}
-    parts = before.parsed.objects if before.parts is None else before.parts
-    for (digest, line), part in zip(_entries(before.outline), parts, strict=True):
+    for (digest, line), part in zip(_entries(before.outline), before.said, strict=True):
         known[digest] = line, part
     found: list[Part | None] = []
     for digest, line in _entries(new):
