@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpold.host import network
-
 from netpold.host.netlink import NetlinkError, decode
 from netpold.host.network import Network
 from netpold.host.view import HostView, Neighbour

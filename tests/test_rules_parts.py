@@ -1,4 +1,4 @@
-"""Regions, port ranges and dispatch trees: each against the plain way to say the same."""
+"""Regions, port ranges and hashes: each against the plain way to say the same."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpold.policy.model import IPBlock
-from netpold.rules import dispatch
 from netpold.rules.peers import merged
 from netpold.rules.regions import entries, region
 from netpold.rules.ruleset import (
-    CHAIN_NAME_LIMIT,
-    Goto,
     InSet,
-    Interface,
     IPSet,
     Rule,
     Ruleset,
@@ -92,79 +88,7 @@ def test_merged_ranges_hold_the_same_ports(ranges: list[tuple[int, int]]) -> Non
     assert ports(merged(ranges)) == sorted(set(ports(ranges)))
 
 
-# Dispatch ------------------------------------------------------------------------------------------------------------
-
-NAMES = st.text(alphabet="abv01", min_size=1, max_size=15)
-
-
-def tree_of(names: set[str]) -> Ruleset:
-    leaves = {name: (Rule((), Goto(f"leaf-{name}")),) for name in names}
-    rules, chains = dispatch.names("NETPOLD-FROM-", leaves, lambda name, prefix: Interface("src", name, prefix))
-    ends = {f"leaf-{name}": (Rule((), "DROP", name),) for name in names}
-    return Ruleset({4: {"root": tuple(rules), **chains, **ends}, 6: {}}, {}, {})
-
-
-def end_of(ruleset: Ruleset, interface: str) -> str:
-    found = walk(ruleset, "root", Packet("192.0.2.1", "192.0.2.2", "tcp", 80, in_interface=interface))
-    return found.rule.comment if found.verdict == "DROP" and found.rule else ""
-
-
-@given(st.sets(NAMES, max_size=40), st.sets(NAMES, max_size=5))
-def test_every_interface_comes_to_its_own_leaf_and_others_to_none(names: set[str], others: set[str]) -> None:
-    ruleset = tree_of(names)
-    assert all(len(chain) <= CHAIN_NAME_LIMIT for chain in ruleset.chains[4] if not chain.startswith("leaf"))
-    for name in names:
-        assert end_of(ruleset, name) == name
-    for name in others - names:
-        assert end_of(ruleset, name) == ""
-
-
-def test_a_name_that_misses_inside_the_tree_is_sent_on() -> None:
-    leaves = {name: (Rule((), "RETURN"),) for name in ("cali1", "cali2", "cali3", "cali4", "cali5", "eth0")}
-    rules, chains = dispatch.names("T-", leaves, lambda name, prefix: Interface("src", name, prefix), "missed")
-    chains |= {"root": (*rules, Rule((), Goto("missed"))), "missed": (Rule((), "DROP", "sent on"),)}
-    ruleset = Ruleset({4: chains, 6: {}}, {}, {})
-    assert [end_of(ruleset, name) for name in ("cali3", "eth0", "cali9", "eth1", "lo")] == ["", "", *["sent on"] * 3]
-
-
-def evaluated(ruleset: Ruleset, chain: str, packet: Packet) -> int:
-    """How many rules a packet is compared with: those before and with each that it follows."""
-    count = 0
-    for name, rule in walk(ruleset, chain, packet).passed:
-        count += ruleset.chains[4][name].index(rule) + 1
-    return count
-
-
-def test_a_tree_of_500_interfaces_takes_few_comparisons() -> None:
-    names = {f"cali{short_hash(str(number))[:11]}" for number in range(500)}
-    ruleset = tree_of(names)
-    costs = [
-        evaluated(ruleset, "root", Packet("192.0.2.1", "192.0.2.2", "tcp", 80, in_interface=name)) for name in names
-    ]
-    assert max(costs) <= 75  # at most a whole alphabet of 32 at each of two levels
-    assert sum(costs) / len(costs) <= 40
-
-
-@given(st.sets(st.integers(0, 2**16), min_size=1, max_size=60), st.integers(0, 2**16))
-def test_every_address_comes_to_its_own_leaf(numbers: set[int], other: int) -> None:
-    base = int(ip_address("10.72.0.0"))
-    addresses = {str(ip_address(base + number)) for number in numbers}
-    leaves = {address: (Rule((), "DROP", address),) for address in addresses}
-    rules, chains = dispatch.addresses("NETPOLD-TO@", leaves, "dst")
-    ruleset = Ruleset({4: {"root": tuple(rules), **chains}, 6: {}}, {}, {})
-    for address in [*addresses, str(ip_address(base + other))]:
-        found = walk(ruleset, "root", Packet("192.0.2.1", address, "tcp", 80))
-        assert (found.rule.comment if found.rule else "") == (address if address in addresses else "")
-    assert all(isinstance(rule.target, Goto) or rule.target == "DROP" for rule in rules)
-
-
-def test_addresses_take_one_comparison_a_bit() -> None:
-    base = int(ip_address("10.72.0.0"))
-    addresses = [str(ip_address(base + number)) for number in range(512)]
-    rules, chains = dispatch.addresses("NETPOLD-TO@", {each: (Rule((), "DROP"),) for each in addresses}, "dst")
-    ruleset = Ruleset({4: {"root": tuple(rules), **chains}, 6: {}}, {}, {})
-    for address in addresses:
-        assert evaluated(ruleset, "root", Packet("192.0.2.1", address, "tcp", 80)) <= 16
+# Names ---------------------------------------------------------------------------------------------------------------
 
 
 @given(st.text(alphabet=string.printable))

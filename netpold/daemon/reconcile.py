@@ -32,7 +32,7 @@ from netpold.host.locate import addresses
 from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.scan import SourceError
-from netpold.host.source import Source
+from netpold.host.source import Reading, Source
 from netpold.host.view import HostView
 from netpold.host.watch import Watcher
 from netpold.rules.compile import Compiled
@@ -45,6 +45,7 @@ log = logging.getLogger("netpold")
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
+FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
 CLEAN_UP_S = 0.1  # how long after the last change; in nf_tables a commit would wait for the one that takes away
 CLEAN_UP_AGAIN_S = 1.0  # when sets were still in use
 MOST_STRAYS = 500  # chains and sets that are left over; with more of them, changes wait until they are gone
@@ -86,6 +87,7 @@ class Reconciler:
         self._flushed = False
         self._flush_error: KernelError | None = None
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
+        self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._clean_up_at: float | None = None
         self._sweep_at: float | None = None
         self._wishes = _Wishes()
@@ -236,7 +238,7 @@ class Reconciler:
         """Take in what changed outside, and enforce it."""
         view = self._network.view()
         hints = self._watcher.take()
-        if wishes.asked > self._walked_for or not self._source.complete:
+        if wishes.asked > self._walked_for or self._enforced is None:
             hints = replace(hints, everything=True)
         failure, reading = None, None
         try:
@@ -244,7 +246,10 @@ class Reconciler:
         except SourceError as error:
             failure = error  # what was known before stays in force, where the pods are now
         if self._source.complete:
-            applied = self._enforce(self._known.update(reading, view), view)
+            compiled = self._known.update(reading, view)
+            if self._enforced is None and not self._is_sure(reading):
+                return
+            applied = self._enforce(compiled, view)
             if failure is None:
                 self._publish(state="enforcing", error=None, **applied)
             if applied:
@@ -255,6 +260,19 @@ class Reconciler:
             self._walked_for = wishes.asked
         if reading and reading.settled:
             self._answer(self._walked_for)
+
+    def _is_sure(self, reading: Reading | None) -> bool:
+        """Whether the first look at everything can be acted on.  A look beside which a file is renamed can miss it, and
+        to miss a policy is to open what it closes; but then an event tells of it."""
+        now = time.monotonic()
+        self._sure_at = self._sure_at or now + FIRST_LOOK_S
+        if now >= self._sure_at:
+            return True
+        time.sleep(self.settings.settle_ms / 1000)  # so that events come in
+        if reading is not None and reading.settled and not self._watcher.take():
+            return True
+        self._wish(files=True)
+        return False
 
     def _enforce(self, compiled: Compiled, view: HostView) -> dict[str, object]:
         """Bring the ruleset into the kernel; returns the fields of Status that tell of it, none where it was there."""

@@ -6,10 +6,16 @@ a network (`-d 10.1.0.0/26`) that goes to the next chain.  A leaf is the rules o
 
 All steps are gotos: what returns from a leaf's chain comes back to where the chain with the tree's first rules was
 jumped to.  What misses falls out of the last chain; a tree of names can send it on to another chain from there.
+
+No tree is deeper than LEVELS chains: nf_tables refuses rules where chains lead to each other more than 16 deep
+(NFT_JUMP_STACK_SIZE; gotos count, and one tree can follow the other).  So the more addresses there are, the more a
+node is split into; names that share their beginnings too many times over are listed in the last node.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import groupby
@@ -22,6 +28,8 @@ Leaves = Mapping[str, tuple[Rule, ...]]
 
 # A chain with so few leaves is not split further: a comparison costs less than a goto and another chain.
 FEW = 4
+
+LEVELS = 4  # of chains in one tree
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -38,21 +46,19 @@ def names(
     otherwise = (Rule((), Goto(missed)),) if missed else ()
     chains: dict[str, tuple[Rule, ...]] = {}
 
-    def build(group: list[str]) -> list[Rule]:
-        if len(group) <= FEW:
+    def build(group: list[str], levels: int) -> list[Rule]:
+        if len(group) <= FEW or not levels:
             return [rule for name in group for rule in leaf(name)]
         depth = len(_common_prefix(group))
-        rules: list[Rule] = []
-        for _, part in groupby(group, key=lambda name: name[: depth + 1]):
-            rules += step(list(part))
-        return rules
+        parts = (list(part) for _, part in groupby(group, key=lambda name: name[: depth + 1]))
+        return [rule for part in parts for rule in step(part, levels)]
 
-    def step(group: list[str]) -> list[Rule]:
+    def step(group: list[str], levels: int) -> list[Rule]:
         if len(group) == 1:
             return leaf(group[0])
         prefix = _common_prefix(group)
         chain = f"{root}{prefix}"
-        chains[chain] = (*build(group), *otherwise)
+        chains[chain] = (*build(group, levels - 1), *otherwise)
         return [Rule((match(prefix, True),), Goto(chain))]
 
     def leaf(name: str) -> list[Rule]:
@@ -61,10 +67,7 @@ def names(
     ordered = sorted(leaves)
     if not ordered:
         return [], {}
-    if not _common_prefix(ordered):
-        rules = [rule for _, part in groupby(ordered, key=lambda name: name[0]) for rule in step(list(part))]
-        return rules, chains
-    return step(ordered), chains
+    return (step(ordered, LEVELS) if _common_prefix(ordered) else build(ordered, LEVELS)), chains
 
 
 def addresses(root: str, leaves: Leaves, side: Side) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
@@ -72,28 +75,40 @@ def addresses(root: str, leaves: Leaves, side: Side) -> tuple[list[Rule], dict[s
     chains: dict[str, tuple[Rule, ...]] = {}
     texts = {ip_address(text): text for text in leaves}
 
-    def build(group: list[IPAddress]) -> list[Rule]:
-        if len(group) <= FEW:
+    def build(group: list[IPAddress], levels: int) -> list[Rule]:
+        if len(group) <= FEW or not levels:
             return [rule for address in group for rule in leaf(texts[address])]
-        whole = _common(group)
-        _, high = whole.subnets()
-        middle = next(place for place, address in enumerate(group) if address in high)
-        # the lower half in a chain of its own, the upper half just goes on: one rule a level
-        return [*step(group[:middle]), *build(group[middle:])]
+        return [rule for part in _split(group, fan_out) for rule in step(part, levels)]
 
-    def step(group: list[IPAddress]) -> list[Rule]:
+    def step(group: list[IPAddress], levels: int) -> list[Rule]:
         if len(group) == 1:
             return leaf(texts[group[0]])
         network = _common(group)
         chain = f"{root}{short_hash(str(network))}"
-        chains[chain] = tuple(build(group))
+        chains[chain] = tuple(build(group, levels - 1))
         return [Rule((Address(side, str(network)),), Goto(chain))]
 
     def leaf(address: str) -> list[Rule]:
         return [_with(Address(side, address), rule) for rule in leaves[address]]
 
     ordered = sorted(texts, key=int)
-    return (step(ordered), chains) if ordered else ([], {})
+    fan_out = max(FEW, math.ceil((len(ordered) / FEW) ** (1 / (LEVELS - 1))))
+    return (step(ordered, LEVELS) if ordered else []), chains
+
+
+def _split(group: list[IPAddress], parts: int) -> list[list[IPAddress]]:
+    """Sorted addresses in so many parts, each a network with no address of another part in it; the largest part is
+    split in two again and again."""
+    found = [group]
+    while len(found) < parts:
+        place = max(range(len(found)), key=lambda number: len(found[number]))
+        largest = found[place]
+        if len(largest) == 1:
+            break
+        _, high = _common(largest).subnets()
+        middle = bisect_left(largest, high.network_address)
+        found[place : place + 1] = [largest[:middle], largest[middle:]]
+    return found
 
 
 def _common_prefix(ordered: list[str]) -> str:
