@@ -33,8 +33,7 @@ def read_file(path: str, expected: Fingerprint) -> bytes:
         if fingerprint_of(os.fstat(fd)) != expected or (_is_recent(expected) and is_open_for_writing(fd)):
             raise Moving
         size = size_of(expected)
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            data = file.read(size + 1)
+        data = os.read(fd, size + 1)
         if len(data) != size or fingerprint_of(os.fstat(fd)) != expected:
             raise Moving
         return data

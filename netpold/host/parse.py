@@ -89,7 +89,7 @@ class _Shared:
         self._pool = stack.enter_context(ThreadPoolExecutor(helpers))
         self._free = [stack.enter_context(_Helper(limits)) for _ in range(helpers)]
         self._out: dict[Future[Sequence[Encoded] | None], tuple[_Helper, Batch]] = {}
-        self._encoder, self._decoder = Encoder(), Decoder()
+        self._decoder = Decoder()
 
     def results(self) -> Iterator[tuple[Job, Part]]:
         self._hand_out()
@@ -126,7 +126,7 @@ class _Shared:
 
     def _parse(self, job: Job) -> Part:
         part = parse_unit(job.unit, job.file, self._limits)
-        return self._decoder.decode(self._encoder.encode(part), job.file)
+        return self._decoder.decode(Encoder().encode(part), job.file)
 
 
 class _Helper:

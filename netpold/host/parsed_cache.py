@@ -41,6 +41,8 @@ CREATE TABLE files (
 """
 _COLUMNS = "path, fingerprint, outline, says, sum"
 
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the last: tables are missing
+
 log = logging.getLogger("netpold")
 
 
@@ -91,7 +93,7 @@ class ParsedCache:
         self._usable = True
         self._reader: sqlite3.Connection | None = None
         self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # a path: delete its row; None: the end
-        self._waiting = 0  # bytes
+        self._put = self._written = 0  # bytes, counted by the one who puts and the one who writes
         self._thread: threading.Thread | None = None
         try:
             self._reader = self._open()
@@ -101,7 +103,7 @@ class ParsedCache:
     @property
     def busy(self) -> bool:
         """Whether so much waits to be written that more should not be put."""
-        return self._waiting > MOST_WAITING
+        return self._usable and self._put - self._written > MOST_WAITING
 
     def rows(self) -> Iterator[Row]:
         """All rows."""
@@ -117,7 +119,7 @@ class ParsedCache:
 
     def put(self, row: Row) -> None:
         """Write a row, some time."""
-        self._waiting += len(row.says)
+        self._put += len(row.says)
         self._later(row)
 
     def delete(self, path: str) -> None:
@@ -192,7 +194,7 @@ class ParsedCache:
         for each in work:
             if isinstance(each, Row):
                 connection.execute(f"REPLACE INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", (*each, each.sum()))
-                self._waiting -= len(each.says)
+                self._written += len(each.says)
             elif each is not None:
                 connection.execute("DELETE FROM files WHERE path = ?", (each,))
         connection.execute("COMMIT")
@@ -200,11 +202,8 @@ class ParsedCache:
 
     def _fail(self, error: Exception) -> None:
         """Do without, from now on."""
-        self._usable, self._waiting = False, 0
-        damaged = isinstance(error, _Corrupt) or (
-            isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        )
-        if damaged:
+        self._usable = False
+        if isinstance(error, _Corrupt) or getattr(error, "sqlite_errorcode", None) in _DAMAGE:
             log.warning("the cache %s is damaged and thrown away; all manifests are parsed", self._path)
             self._remove()
         else:

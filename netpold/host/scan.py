@@ -163,7 +163,8 @@ class Walk:
         try:
             status = os.stat(top)  # noqa: PTH116  on text, as all that follows
             if stat.S_ISREG(status.st_mode):
-                yield from self._file(top, status)
+                if found := self._file(top, status):
+                    yield found
                 return
             self._find_git_above(self._top.resolve())
             self._is_new(status)
@@ -191,17 +192,19 @@ class Walk:
             self._directories.append(path)
             for entry in listing:
                 try:
-                    yield from self._entry(entry, is_top)
+                    found = self._entry(entry, is_top)
                 except FileNotFoundError:
                     continue  # deleted while we looked
                 except OSError as error:
-                    yield entry.path, unreadable_problem(entry.path, "unreadable-file", error)
+                    found = entry.path, unreadable_problem(entry.path, "unreadable-file", error)
+                if found:
+                    yield found
 
-    def _entry(self, entry: os.DirEntry[str], in_top: bool) -> Iterator[tuple[str, Seen]]:
+    def _entry(self, entry: os.DirEntry[str], in_top: bool) -> tuple[str, Seen] | None:
         name = entry.name
         if is_manifest(name) and entry.is_file(follow_symlinks=False):
-            yield from self._file(entry.path, entry.stat())
-        elif is_passed_over(name) or (in_top and name in SETTINGS):
+            return self._file(entry.path, entry.stat())
+        if is_passed_over(name) or (in_top and name in SETTINGS):
             if name == ".git":
                 self.git.append(entry.path)
         elif entry.is_symlink():
@@ -210,7 +213,8 @@ class Walk:
             if self._is_new(entry.stat()):
                 self._to_list.append(entry.path)
         elif name.endswith(SUFFIXES):
-            yield from self._file(entry.path, entry.stat())
+            return self._file(entry.path, entry.stat())
+        return None
 
     def _is_new(self, directory: os.stat_result) -> bool:
         identity = (directory.st_dev, directory.st_ino)
@@ -219,16 +223,16 @@ class Walk:
         self._visited.add(identity)
         return True
 
-    def _file(self, path: str, status: os.stat_result) -> Iterator[tuple[str, Seen]]:
+    def _file(self, path: str, status: os.stat_result) -> tuple[str, Seen] | None:
         if not path.isprintable():
             shown = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
             note = problem(shown, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
             self.notes.append(note)
-            return
+            return None
         seen = _judge(path, status, self._max_file_size)
         if isinstance(seen, bytes):
             self._identities += seen[:_IDENTITY]
-        yield path, seen
+        return path, seen
 
     def _follow_links(self) -> Iterator[tuple[str, Seen]]:
         """Go where the symlinks lead: to directories not yet visited, and to files that have no other name here."""
@@ -254,7 +258,8 @@ class Walk:
             for at in range(0, len(self._identities), _IDENTITY):
                 files.pop(bytes(self._identities[at : at + _IDENTITY]), None)
         for path, status in files.values():
-            yield from self._file(path, status)
+            if found := self._file(path, status):
+                yield found
 
     def _dangling(self, path: str) -> Iterator[tuple[str, Seen]]:
         try:

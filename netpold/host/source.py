@@ -120,6 +120,7 @@ class Source:
         self._sweep: Iterator[None] | None = None
         self._turn = 0  # the number of this reading
         self._settle_s = 0.0
+        self._tell_time()
 
     @property
     def parsed(self) -> Mapping[str, Parsed]:
@@ -133,6 +134,7 @@ class Source:
         """
         self._turn += 1
         self._settle_s = settle_s
+        self._tell_time()
         changed: dict[str, Parsed | None] = {}
         try:
             self._look(hints)
@@ -161,6 +163,7 @@ class Source:
     def read_as_it_is(self) -> Reading:
         """What the files say at this moment, whoever may be writing to them.  Raises SourceError."""
         changed: dict[str, Parsed | None] = {}
+        self._tell_time()
         self._look(EVERYTHING_CHANGED)
         self._act(Ripe(together=list(self._waiting), late=True), changed)
         return self._reading(changed)
@@ -171,6 +174,7 @@ class Source:
         end = time.monotonic() + seconds
         if self._sweep is None:
             self._sweep = self._walk()
+        self._tell_time()
         try:
             for _ in self._sweep:
                 if time.monotonic() >= end:
@@ -207,6 +211,11 @@ class Source:
                     says += packed
                     yield
                 cache.put(Row(path, seen, content.outline, bytes(says)))
+
+    def _tell_time(self) -> None:
+        """One time for all that is looked at from now on: before the look, so never too late."""
+        self._now, self._now_ns = time.monotonic(), time.time_ns()
+        self._long_ago = self._now - self._settle_s
 
     # Looking ------------------------------------------------------------------------------------------------------
 
@@ -273,10 +282,10 @@ class Source:
             if file and file.visited != number and not walk.hides(path):
                 self._note(path, None, at_once=hurry)
             yield
-        for path in self._waiting:
+        for path in list(self._waiting):
             wait = self._waiting.get(path)
             if wait and wait.looked != self._turn and path not in self._files:
-                self._waiting.drop(path)  # it came and went
+                self._waiting.pop(path, None)  # it came and went
             yield
         self._notes, self._tree = tuple(walk.notes), walk.tree
         self._git = GitRepositories(walk.git)
@@ -287,18 +296,20 @@ class Source:
         file, wait = self._files.get(path), self._waiting.get(path)
         if (file.seen if file else None) == seen:
             if wait:
-                self._waiting.drop(path)
+                del self._waiting[path]
             return
         if wait and wait.seen == seen:
             wait.looked = self._turn
             if at_once:
                 wait.rest_s, wait.alone = 0.0, True
             return
-        now = time.monotonic()
-        still = still_s(seen, time.time_ns()) if isinstance(seen, bytes) else 0.0
         rest_s = 0.0 if at_once else self._settle_s if seen is not None else self._gone_s(path)
-        began, given_up = (wait.began, wait.given_up) if wait else (now, False)
-        self._waiting.put(path, Wait(seen, now - still, began, rest_s, at_once or seen is None, self._turn, given_up))
+        since, began, given_up = self._now, self._now, False
+        if isinstance(seen, bytes) and still_s(seen, self._now_ns) > rest_s:
+            since = self._long_ago
+        if wait:
+            began, given_up = wait.began, wait.given_up
+        self._waiting[path] = Wait(seen, since, began, rest_s, at_once or seen is None, self._turn, given_up)
 
     def _gone_s(self, path: str) -> float:
         """How long a file has to be gone."""
@@ -352,46 +363,54 @@ class Source:
 
         Raises SourceError when some are gone because the directory itself is: then they were not deleted.
         """
-        requests, gone = [], False
+        wanted: dict[str, Fingerprint] = {}
+        gone = False
         for path in paths:
             seen = self._waited_for(path)
-            gone |= seen is None
             fingerprint, content = self._staged.get(path, (None, None))
             if content and fingerprint == seen:
                 yield path, content
             elif isinstance(seen, bytes):
-                file = self._files.get(path)
-                requests.append(Request(path, seen, file.content if file else None))
+                wanted[path] = seen
+            else:
+                gone |= seen is None
         if gone:
             try:
                 self.directory.stat()
             except OSError as error:
                 raise missing(self.directory, error) from error
-        if requests and not self.complete and self._cache:
-            yield from self._load_from(self._cache, requests)
+        if wanted and not self.complete and self._cache:
+            yield from self._load_from(self._cache, wanted)
         else:
-            yield from load(requests)
+            yield from load(self._requests(wanted))
+
+    def _requests(self, wanted: Mapping[str, Fingerprint]) -> Iterator[Request]:
+        for path, fingerprint in wanted.items():
+            file = self._files.get(path)
+            yield Request(path, fingerprint, file.content if file else None)
 
     def _load_from(
-        self, cache: ParsedCache, requests: list[Request]
+        self, cache: ParsedCache, wanted: dict[str, Fingerprint]
     ) -> Iterator[tuple[str, Content | OSError | Moving]]:
         """The same, with what the cache knows from before a restart."""
         decoder = Decoder()
-        wanted = {request.path: request for request in requests}
+        names = {path: path for path in wanted}  # so that each is in memory once
         for row in cache.rows():
-            request = wanted.get(row.path)
-            if request and request.fingerprint == row.fingerprint:
-                del wanted[row.path]
-                self._saved.add(request.path)
-                yield request.path, unpack(row, request.path, decoder)
-            elif not request:
+            fingerprint = wanted.get(row.path)
+            if fingerprint == row.fingerprint:
+                path = names[row.path]
+                del wanted[path]
+                self._saved.add(path)
+                yield path, unpack(row, path, decoder)
+            elif fingerprint is None:
                 self._unsaved[row.path] = None  # or it is gone, which is a row to delete
+        del names
 
         def recall(path: str) -> Content | None:
             row = cache.row(path)
             return unpack(row, path, decoder) if row else None
 
-        yield from load(wanted.values(), recall)
+        yield from load(self._requests(wanted), recall)
 
     def _waited_for(self, path: str) -> Seen | None:
         wait = self._waiting.get(path)
@@ -402,7 +421,7 @@ class Source:
     ) -> None:
         """Take over what was waited for at a path; `found`: what the file says, or why it could not be read."""
         seen, before = self._waited_for(path), self._files.get(path)
-        self._waiting.drop(path)
+        self._waiting.pop(path, None)
         self._findings.pop(path, None)
         self._racy.pop(path, None)
         if seen is None:

@@ -10,7 +10,6 @@ A batch (git's work, or the first look at everything) is all that waits now, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from netpold.host.scan import Seen
@@ -48,42 +47,30 @@ class Ripe:
     late: bool = False
 
 
-class Waiting:
+class Waiting(dict[str, Wait]):
     """All that waits, by path."""
 
     def __init__(self) -> None:
-        self._waits: dict[str, Wait] = {}
+        super().__init__()
         self.batch = False  # what waits is one change
         self._batch_began: float | None = None
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._waits))
-
-    def get(self, path: str) -> Wait | None:
-        return self._waits.get(path)
-
-    def put(self, path: str, wait: Wait) -> None:
-        self._waits[path] = wait
-
-    def drop(self, path: str) -> None:
-        self._waits.pop(path, None)
-
     def moves(self, path: str, now: float, rest_s: float, give_up: bool = False) -> None:
         """A file moved as it was about to be acted on: it has to rest anew, as one that is written in place."""
-        wait = self._waits[path]
+        wait = self[path]
         wait.since, wait.rest_s, wait.alone, wait.looked = now, rest_s, False, 0
         wait.given_up |= give_up or now >= wait.began + DEADLINE_S
 
     def given_up(self) -> list[str]:
-        return [path for path, wait in self._waits.items() if wait.given_up]
+        return [path for path, wait in self.items() if wait.given_up]
 
     def awaited(self) -> bool:
         """Whether there is anything that was not given up."""
-        return any(not wait.given_up for wait in self._waits.values())
+        return any(not wait.given_up for wait in self.values())
 
     def rested(self, now: float) -> list[str]:
         """The paths that have rested for long enough, if nothing changed there since they were looked at."""
-        return [path for path, wait in self._waits.items() if wait.rested <= now]
+        return [path for path, wait in self.items() if wait.rested <= now]
 
     def ripe(self, now: float) -> Ripe:
         """What may be acted on now.  What does not come to rest is given up."""
@@ -93,7 +80,7 @@ class Waiting:
         ripe = Ripe(late=batch_late)
         group = []
         rest = True
-        for path, wait in self._waits.items():
+        for path, wait in self.items():
             if wait.rested > now and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
                 wait.given_up = True
             if wait.given_up or (wait.alone and not self.batch):
@@ -111,7 +98,7 @@ class Waiting:
 
     def due(self, now: float) -> float | None:
         """When something may be ripe that is not now."""
-        times = [wait.rested if wait.rested > now else wait.rested + HOLD_S for wait in self._waits.values()]
+        times = [wait.rested if wait.rested > now else wait.rested + HOLD_S for wait in self.values()]
         if self._batch_began is not None:
             times.append(self._batch_began + DEADLINE_S)
         return min((each for each in times if each > now), default=None)

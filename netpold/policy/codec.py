@@ -35,6 +35,8 @@ from netpold.policy.model import (
 Encoded = tuple[Any, ...]
 
 _POD, _NAMESPACE, _POLICY, _PARSED = range(4)  # what a tuple begins with
+MOST_LABELS = 1 << 13  # label sets that a Decoder keeps, to see whether they come again
+
 _HOST_NETWORK, _FINISHED, _QUARANTINED = 1, 2, 4  # flags of a pod
 
 
@@ -201,6 +203,8 @@ class Decoder:
     def _label_map(self, flat: Encoded) -> dict[str, str]:
         found = self._labels.get(flat)
         if found is None:
+            if len(self._labels) >= MOST_LABELS:
+                self._labels.clear()
             texts = [self._one(text, text) for text in flat]
             found = self._labels[flat] = dict(zip(texts[::2], texts[1::2], strict=True))
         return found

@@ -1,0 +1,180 @@
+"""Any sequence of what programs do to files, heard of through a real Watcher: in the end everything is known.
+
+After it is quiet, what the source knows is what a fresh one reads; and the changes that it handed out one after the
+other add up to the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from netpold.host.parsed_cache import ParsedCache
+from netpold.host.source import EVERYTHING_CHANGED, NOTHING_CHANGED, Hints, Source, SourceError
+from netpold.host.watch import Watcher
+from netpold.policy.manifest import Parsed
+from tests.test_documents import CHUNKS, pods
+
+SETTLE_S = 0.01
+QUIET_S = 0.03
+
+DIRECTORIES = st.sampled_from(["", "d", "d/e", "f", ".hidden"])
+NAMES = st.sampled_from(["a.yaml", "b.yaml", "c.json", "d.yaml~", ".e.yaml", "link", "link.yaml"])
+TEXTS = st.lists(st.sampled_from([*CHUNKS[:8], pods("x"), pods("y", "z")]), max_size=3).map(b"---\n".join)
+
+
+class Files(RuleBasedStateMachine):
+    """One process that changes files, and one that follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = Path(tempfile.mkdtemp(prefix="netpold-states-"))
+        self.top = self.base / "top"
+        self.top.mkdir()
+        self.woken = threading.Event()
+        self.watcher = Watcher(self.top, self.woken.set)
+        self.watcher.start()
+        cache = ParsedCache(self.base / "cache.db")
+        self.source = Source(self.top, 1 << 20, self.watcher.follow, self.watcher.enter, cache)
+        self.cache = cache
+        self.followed: dict[str, Parsed] = {}
+        self.read(EVERYTHING_CHANGED)
+
+    def teardown(self) -> None:
+        self.settle()
+        self.watcher.close()
+        self.cache.close()
+        restarted = Source(self.top, 1 << 20, cache=ParsedCache(self.base / "cache.db"))
+        while not restarted.read(NOTHING_CHANGED, SETTLE_S).settled:
+            time.sleep(0.005)
+        assert _plain(restarted.parsed) == _plain(self.followed)
+        shutil.rmtree(self.base)
+
+    def read(self, hints: Hints = NOTHING_CHANGED) -> bool:
+        """Read once; whether it is settled."""
+        try:
+            reading = self.source.read(hints or self.watcher.take(), SETTLE_S)
+        except SourceError:
+            return False
+        for path, parsed in reading.changed.items():
+            if parsed is None:
+                del self.followed[path]
+            else:
+                self.followed[path] = parsed
+        assert self.source.complete or not reading.changed
+        return reading.settled
+
+    @rule()
+    def settle(self) -> None:
+        """It becomes quiet."""
+        end = time.monotonic() + 20
+        quiet_since = time.monotonic()
+        while time.monotonic() < quiet_since + QUIET_S or self.source.due:
+            assert time.monotonic() < end
+            due = self.source.due
+            self.woken.wait(0.005 if due is None else max(0.0, min(due - time.monotonic(), 0.005)))
+            if self.woken.is_set() or (due is not None and time.monotonic() >= due):
+                self.woken.clear()
+                if not self.read():
+                    quiet_since = time.monotonic()
+            self.source.save(0.001)
+        fresh = Source(self.top, 1 << 20)
+        reading = fresh.read_as_it_is()
+        assert _plain(self.followed) == _plain(self.source.parsed)
+        told = self.source.read(NOTHING_CHANGED, SETTLE_S)
+        assert told.findings == reading.findings
+        refused = {finding.position.file for finding in reading.findings}  # they keep what they said before
+        assert _plain(self.followed, refused) == _plain(fresh.parsed, refused)
+
+    @rule()
+    def look(self) -> None:
+        """The daemon is quick."""
+        time.sleep(0.002)
+        self.read()
+
+    @rule()
+    def sweep(self) -> None:
+        self.source.sweep(0)
+
+    @rule(directory=DIRECTORIES, name=NAMES, text=TEXTS)
+    def write_in_place(self, directory: str, name: str, text: bytes) -> None:
+        path = self._directory(directory) / name
+        if not path.is_dir():
+            path.write_bytes(text)
+
+    @rule(directory=DIRECTORIES, name=NAMES, text=TEXTS)
+    def rename_into_place(self, directory: str, name: str, text: bytes) -> None:
+        aside = self.base / "aside"
+        aside.write_bytes(text)
+        path = self._directory(directory) / name
+        if path.is_symlink() or not path.is_dir():
+            aside.rename(path)
+
+    @rule(directory=DIRECTORIES, name=NAMES)
+    def unlink(self, directory: str, name: str) -> None:
+        path = self._directory(directory) / name
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+
+    @rule(directory=DIRECTORIES, name=NAMES, to=DIRECTORIES, new=NAMES)
+    def rename_inside(self, directory: str, name: str, to: str, new: str) -> None:
+        path, target = self._directory(directory) / name, self._directory(to) / new
+        if path.is_file() and not path.is_symlink() and not target.is_dir():
+            path.rename(target)
+
+    @rule(directory=DIRECTORIES.filter(bool), to=st.sampled_from(["d", "f", "g.yaml", ".hidden"]))
+    def rename_directory(self, directory: str, to: str) -> None:
+        path, target = self._directory(directory), self.top / to
+        if target.exists() or target.is_symlink() or target.is_relative_to(path):
+            return
+        path.rename(target)
+
+    @rule(directory=DIRECTORIES.filter(bool))
+    def remove_directory(self, directory: str) -> None:
+        shutil.rmtree(self._directory(directory))
+
+    @rule(
+        directory=DIRECTORIES,
+        name=st.sampled_from(["link", "link.yaml"]),
+        leads=st.sampled_from([".hidden", "d", "a.yaml", ".hidden/a.yaml", "nowhere", "."]),
+    )
+    def swap_symlink(self, directory: str, name: str, leads: str) -> None:
+        path = self._directory(directory) / name
+        if path.is_dir() and not path.is_symlink():
+            return
+        aside = self.base / "link"
+        aside.symlink_to(self.top / leads)
+        aside.rename(path)
+
+    @rule()
+    def replace_everything(self) -> None:
+        """By another directory, as a new release of a volume."""
+        shutil.copytree(self.top, self.base / "next", symlinks=True)
+        self.top.rename(self.base / "old")
+        (self.base / "next").rename(self.top)
+        shutil.rmtree(self.base / "old")
+
+    def _directory(self, name: str) -> Path:
+        path = self.top / name
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _plain(parsed: object, without: object = ()) -> dict[str, object]:
+    assert isinstance(parsed, dict)
+    assert isinstance(without, set | tuple)
+    return {path: asdict(says) for path, says in parsed.items() if path not in without}
+
+
+TestFiles = Files.TestCase
+TestFiles.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
