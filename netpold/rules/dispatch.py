@@ -14,13 +14,11 @@ node is split into; names that share their beginnings too many times over are li
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from itertools import groupby
 
-from netpold.policy.model import Network
 from netpold.rules.ruleset import Address, Goto, Match, Rule, Side, short_hash
 
 # The rules of one leaf, without the match on the name or address: that is put in front of each.
@@ -31,7 +29,7 @@ FEW = 4
 
 LEVELS = 4  # of chains in one tree
 
-IPAddress = IPv4Address | IPv6Address
+_Numbered = tuple[int, str]  # an address as a number and as text
 
 
 def names(
@@ -73,42 +71,33 @@ def names(
 def addresses(root: str, leaves: Leaves, side: Side) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
     """The same over addresses of one family, by their bits."""
     chains: dict[str, tuple[Rule, ...]] = {}
-    texts = {ip_address(text): text for text in leaves}
+    ordered = sorted((_number(text), text) for text in leaves)
+    width = 128 if any(":" in text for text in leaves) else 32
+    bits = (
+        2  # that a node looks at; by them, and not by how many are on each side, so that one address changes few nodes
+    )
+    while FEW << bits * (LEVELS - 1) < len(leaves):
+        bits += 1
 
-    def build(group: list[IPAddress], levels: int) -> list[Rule]:
+    def build(group: list[_Numbered], levels: int) -> list[Rule]:
         if len(group) <= FEW or not levels:
-            return [rule for address in group for rule in leaf(texts[address])]
-        return [rule for part in _split(group, fan_out) for rule in step(part, levels)]
+            return [rule for _, address in group for rule in leaf(address)]
+        shift = max(width - _common_length(group, width) - bits, 0)
+        parts = (list(part) for _, part in groupby(group, key=lambda each: each[0] >> shift))
+        return [rule for part in parts for rule in step(part, levels)]
 
-    def step(group: list[IPAddress], levels: int) -> list[Rule]:
+    def step(group: list[_Numbered], levels: int) -> list[Rule]:
         if len(group) == 1:
-            return leaf(texts[group[0]])
-        network = _common(group)
-        chain = f"{root}{short_hash(str(network))}"
+            return leaf(group[0][1])
+        network = _network(group[0][1], _common_length(group, width))
+        chain = f"{root}{_hash(network)}"
         chains[chain] = tuple(build(group, levels - 1))
-        return [Rule((Address(side, str(network)),), Goto(chain))]
+        return [Rule((Address(side, network),), Goto(chain))]
 
     def leaf(address: str) -> list[Rule]:
         return [_with(Address(side, address), rule) for rule in leaves[address]]
 
-    ordered = sorted(texts, key=int)
-    fan_out = max(FEW, math.ceil((len(ordered) / FEW) ** (1 / (LEVELS - 1))))
-    return (step(ordered, LEVELS) if ordered else []), chains
-
-
-def _split(group: list[IPAddress], parts: int) -> list[list[IPAddress]]:
-    """Sorted addresses in so many parts, each a network with no address of another part in it; the largest part is
-    split in two again and again."""
-    found = [group]
-    while len(found) < parts:
-        place = max(range(len(found)), key=lambda number: len(found[number]))
-        largest = found[place]
-        if len(largest) == 1:
-            break
-        _, high = _common(largest).subnets()
-        middle = bisect_left(largest, high.network_address)
-        found[place : place + 1] = [largest[:middle], largest[middle:]]
-    return found
+    return (build(ordered, LEVELS) if ordered else []), chains
 
 
 def _common_prefix(ordered: list[str]) -> str:
@@ -118,11 +107,22 @@ def _common_prefix(ordered: list[str]) -> str:
     return first[:length]  # None: `first` is the beginning of all
 
 
-def _common(ordered: list[IPAddress]) -> Network:
-    """The longest prefix of sorted addresses."""
-    first, last = ordered[0], ordered[-1]
-    length = first.max_prefixlen - (int(first) ^ int(last)).bit_length()
-    return ip_network(f"{first}/{length}", strict=False)
+def _common_length(group: list[_Numbered], width: int) -> int:
+    """The length of the longest prefix of sorted addresses."""
+    return width - (group[0][0] ^ group[-1][0]).bit_length()
+
+
+@lru_cache(maxsize=1 << 16)
+def _number(address: str) -> int:
+    return int(ip_address(address))
+
+
+@lru_cache(maxsize=1 << 14)
+def _network(address: str, length: int) -> str:
+    return str(ip_network(f"{address}/{length}", strict=False))
+
+
+_hash = lru_cache(maxsize=1 << 14)(short_hash)
 
 
 def _with(match: Match, rule: Rule) -> Rule:
