@@ -482,6 +482,8 @@ class Source:
         """When to read again, after a reading at `now`."""
         if self._walk_wanted:
             return now
+        if not self._racy:
+            self._racy.clear()  # see Waiting.end_batch
         times = [*self._racy.values()]
         due = self._waiting.due(now)
         return min(times if due is None else [*times, due], default=None)

@@ -94,6 +94,8 @@ class Waiting(dict[str, Wait]):
         return ripe
 
     def end_batch(self) -> None:
+        if not self:
+            self.clear()  # a dict that was large stays slow to look through
         self.batch, self._batch_began = False, None
 
     def due(self, now: float) -> float | None:

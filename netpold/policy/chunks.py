@@ -7,6 +7,7 @@ bytes did not change need not be parsed again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,22 +29,18 @@ class Limits:
 
 LIMITS = Limits()
 
-_BOUNDARY = b"\n---"
-_BLANK = (b"", b" ", b"\t", b"\r", b"\n")
+_BOUNDARY = re.compile(rb"\n(?=---(?:[ \t\r\n]|\Z))")
 _BOM = b"\xef\xbb\xbf"
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The chunks of a file: first byte, byte after the last, line of the first byte (from 0)."""
     start, line = (len(_BOM), 0) if data.startswith(_BOM) else (0, 0)
-    found = data.find(_BOUNDARY, start)
-    while found >= 0:
-        end = found + 1
-        if data[end + 3 : end + 4] in _BLANK:
-            yield start, end, line
-            line += data.count(b"\n", start, end)
-            start = end
-        found = data.find(_BOUNDARY, end)
+    for boundary in _BOUNDARY.finditer(data, start):
+        end = boundary.end()
+        yield start, end, line
+        line += data.count(b"\n", start, end)
+        start = end
     if start < len(data):
         yield start, len(data), line
 

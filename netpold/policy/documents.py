@@ -68,11 +68,9 @@ def units(data: bytes, limits: Limits) -> list[Unit]:
 
 
 def outline(units: Sequence[Unit]) -> Outline:
-    return b"".join([_OUTLINE.pack(_digest(unit), unit.line) for unit in units])
-
-
-def _digest(unit: Unit) -> bytes:
-    return blake2b(unit.data, digest_size=16, person=b"whole" if unit.whole else b"").digest()
+    if units and units[0].whole:
+        return _OUTLINE.pack(blake2b(units[0].data, digest_size=16, person=b"whole").digest(), 0)
+    return b"".join([_OUTLINE.pack(blake2b(data, digest_size=16).digest(), line) for data, line, _ in units])
 
 
 def parse_unit(unit: Unit, file: str, limits: Limits) -> Part:
@@ -90,13 +88,16 @@ def _part(parsed: Parsed) -> Part:
 
 def reused(new: Outline, before: Content) -> list[Part | None]:
     """For each unit of the new outline what it says as far as the content before tells; None: it has to be parsed."""
-    known: dict[bytes, tuple[int, Part]] = {}
-    for (digest, line), part in zip(_entries(before.outline), before.said, strict=True):
-        known[digest] = line, part
+    entries = list(_entries(before.outline))
+    at: dict[bytes, int] = {}  # where a digest was, looked up only for what is not where it was
     found: list[Part | None] = []
-    for digest, line in _entries(new):
-        line_before, known_part = known.get(digest, (line, None))
-        found.append(known_part and _shifted(known_part, line - line_before))
+    for number, entry in enumerate(_entries(new)):
+        if number < len(entries) and entries[number] == entry:
+            found.append(before.said[number])
+            continue
+        at = at or {digest: there for there, (digest, _) in enumerate(entries)}
+        there = at.get(entry[0])
+        found.append(None if there is None else _shifted(before.said[there], entry[1] - entries[there][1]))
     return found
 
 
