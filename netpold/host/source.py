@@ -19,7 +19,8 @@ from netpold.host.files import Moving, racy_s, still_s
 from netpold.host.gitlock import GitRepositories, GitState
 from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
 from netpold.host.load import Request, load
-from netpold.host.parsed_cache import ParsedCache, Row, pack, unpack
+from netpold.host.parsed_cache import ParsedCache
+from netpold.host.remembered import Remembered
 from netpold.host.scan import (
     Ambiguous,
     Fingerprint,
@@ -34,7 +35,6 @@ from netpold.host.scan import (
     unreadable_problem,
 )
 from netpold.host.waiting import Ripe, Wait, Waiting
-from netpold.policy.codec import Decoder
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding, Pod
@@ -101,10 +101,7 @@ class Source:
         self._max_file_size = max_file_size
         self._scanned = scanned
         self._entering = entering
-        self._cache = cache
-        self._unsaved: dict[str, None] = {}  # files whose rows in the cache are out of date
-        self._saved: set[str] = set()  # of those that are being loaded, the ones whose rows are right
-        self._saving: Iterator[None] | None = None
+        self._remembered = Remembered(cache)
         self._files: dict[str, _File] = {}
         self._staged: dict[str, tuple[Fingerprint, Content]] = {}  # read already, for a batch that did not hold still
         self._waiting = Waiting()
@@ -154,9 +151,7 @@ class Source:
         if not git.locked and not self._waiting.awaited():
             self._waiting.end_batch()
             self.complete = True
-            self._saved = set()
-            if self._cache:
-                self._cache.end_reading()
+            self._remembered.loaded()
         self.due = now + GIT_POLL_S if git.locked else self._next(now)
         return self._reading(changed)
 
@@ -188,29 +183,14 @@ class Source:
 
     def save(self, seconds: float) -> bool:
         """Go on for about so long with bringing the cache up to date; whether it is (but for what is being written)."""
-        if not self._cache or not self.complete:
-            return True
-        end = time.monotonic() + seconds
-        if self._saving is None:
-            self._saving = self._save(self._cache)
-        while not self._cache.busy and time.monotonic() < end:
-            if next(self._saving, self) is self:
-                self._saving = None
-                return True
-        return False
+        return self._remembered.save(seconds, self._row_of)
 
-    def _save(self, cache: ParsedCache) -> Iterator[None]:
-        while self._unsaved:
-            path, _ = self._unsaved.popitem()
-            file = self._files.get(path)
-            if file is None:
-                cache.delete(path)
-            elif isinstance(file.seen, bytes) and file.seen != _NEVER_READ and path not in self._racy:
-                seen, content, says = file.seen, file.content, bytearray()
-                for packed in pack(content.said):
-                    says += packed
-                    yield
-                cache.put(Row(path, seen, content.outline, bytes(says)))
+    def _row_of(self, path: str) -> tuple[Fingerprint, Content] | None:
+        file = self._files.get(path)
+        if file is None:
+            return None
+        is_sure = isinstance(file.seen, bytes) and path not in self._racy
+        return (file.seen if is_sure else _NEVER_READ), file.content  # type: ignore[return-value]
 
     def _tell_time(self) -> None:
         """One time for all that is looked at from now on: before the look, so never too late."""
@@ -379,38 +359,13 @@ class Source:
                 self.directory.stat()
             except OSError as error:
                 raise missing(self.directory, error) from error
-        if wanted and not self.complete and self._cache:
-            yield from self._load_from(self._cache, wanted)
-        else:
-            yield from load(self._requests(wanted))
+        yield from self._remembered.load(wanted)
+        yield from load(self._requests(wanted), self._remembered.recall)
 
     def _requests(self, wanted: Mapping[str, Fingerprint]) -> Iterator[Request]:
         for path, fingerprint in wanted.items():
             file = self._files.get(path)
             yield Request(path, fingerprint, file.content if file else None)
-
-    def _load_from(
-        self, cache: ParsedCache, wanted: dict[str, Fingerprint]
-    ) -> Iterator[tuple[str, Content | OSError | Moving]]:
-        """The same, with what the cache knows from before a restart."""
-        decoder = Decoder()
-        names = {path: path for path in wanted}  # so that each is in memory once
-        for row in cache.rows():
-            fingerprint = wanted.get(row.path)
-            if fingerprint == row.fingerprint:
-                path = names[row.path]
-                del wanted[path]
-                self._saved.add(path)
-                yield path, unpack(row, path, decoder)
-            elif fingerprint is None:
-                self._unsaved[row.path] = None  # or it is gone, which is a row to delete
-        del names
-
-        def recall(path: str) -> Content | None:
-            row = cache.row(path)
-            return unpack(row, path, decoder) if row else None
-
-        yield from load(self._requests(wanted), recall)
 
     def _waited_for(self, path: str) -> Seen | None:
         wait = self._waiting.get(path)
@@ -428,7 +383,7 @@ class Source:
             if before:
                 del self._files[path]
                 changed[path] = None
-                self._outdate(path)
+                self._remembered.outdate(path)
             return
         content = before.content if before else _UNKNOWN
         if isinstance(seen, Finding):
@@ -439,15 +394,10 @@ class Source:
         elif found:
             content = found
             self._doubt(path, seen, read_ns)
-            self._outdate(path)
+            self._remembered.outdate(path)
         self._files[path] = _File(seen, content, self._walks)
         if before is None or before.content.parsed is not content.parsed:
             changed[path] = content.parsed
-
-    def _outdate(self, path: str) -> None:
-        """Take down that the row of a path in the cache is not right."""
-        if self._cache and path not in self._saved:
-            self._unsaved[path] = None
 
     def _doubt(self, path: str, fingerprint: Fingerprint, read_ns: int) -> None:
         """Look at a file again when it was read so early that its fingerprint proves nothing."""
@@ -471,7 +421,7 @@ class Source:
                     file.seen, self._walk_wanted = _NEVER_READ, True
                     continue
                 self._doubt(path, file.seen, now_ns)
-                self._outdate(path)
+                self._remembered.outdate(path)
                 if file.content.parsed is not result.parsed:
                     changed[path] = result.parsed
                 file.content = result
