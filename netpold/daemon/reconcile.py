@@ -31,6 +31,7 @@ from netpold.host.kernel.flush import flush, retire_other
 from netpold.host.locate import addresses
 from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
+from netpold.host.parsed_cache import ParsedCache
 from netpold.host.scan import SourceError
 from netpold.host.source import Reading, Source
 from netpold.host.view import HostView
@@ -43,13 +44,17 @@ from netpold.rules.ruleset import FAMILIES
 
 log = logging.getLogger("netpold")
 
+CACHE_NAME = "parsed.sqlite"  # in the state directory
+
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
 CLEAN_UP_S = 0.1  # how long after the last change; in nf_tables a commit would wait for the one that takes away
 CLEAN_UP_AGAIN_S = 1.0  # when sets were still in use
 MOST_STRAYS = 500  # chains and sets that are left over; with more of them, changes wait until they are gone
-SWEEP_S, SWEEP_PAUSE_S = 0.003, 0.03  # a slice of a look through all files, and the pause behind it
+SLICE_S, PAUSE_S = 0.003, 0.01  # for how long to do at a time what takes long and nobody waits for, and the pause then
+SAVE_S = 0.1  # how long after the last change
+SAVE_AT_STOP_S = 5.0  # for how long to go on with it when the daemon is to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,10 @@ class Reconciler:
         self._backend = backend
         self._network = Network(self.wake_network)
         self._watcher = Watcher(settings.manifests, self.wake_files)
-        self._source = Source(settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter)
+        self._cache = ParsedCache(settings.state_dir / CACHE_NAME)
+        self._source = Source(
+            settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache
+        )
         self._cutter = Cutter(lambda: self._wish(flows=True))
         self._drift = DriftCheck(backend, lambda: self._wish(drift=True))
         self._known = Known(settings)
@@ -90,6 +98,7 @@ class Reconciler:
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._clean_up_at: float | None = None
         self._sweep_at: float | None = None
+        self._save_at: float | None = None
         self._wishes = _Wishes()
         self._changed = threading.Condition()
         self._status = Status.starting(settings, backend.name)
@@ -105,6 +114,7 @@ class Reconciler:
         self._network.close()
         self._cutter.close()
         self._drift.close()
+        self._cache.close()
 
     # From any thread ----------------------------------------------------------------------------------------------
 
@@ -174,6 +184,7 @@ class Reconciler:
         while True:
             wishes = self._next(pause)
             if wishes.stop:
+                self._save_what_is_left()
                 return
             try:
                 self._round(wishes)
@@ -197,7 +208,7 @@ class Reconciler:
                     self._changed.wait_for(self._wishes_any, pause - FIRST_RETRY_S)
                 self._wishes = replace(self._wishes, files=True)
             else:
-                times = (self._look_at, self._source.due, self._clean_up_at, self._sweep_at)
+                times = (self._look_at, self._source.due, self._clean_up_at, self._sweep_at, self._save_at)
                 soonest = min(each for each in times if each is not None)
                 self._changed.wait_for(self._wishes_any, max(soonest - time.monotonic(), 0.0))
             taken = self._wishes
@@ -258,6 +269,8 @@ class Reconciler:
             raise failure
         if hints.everything:
             self._walked_for = wishes.asked
+        if reading and reading.changed:
+            self._save_at = time.monotonic() + SAVE_S
         if reading and reading.settled:
             self._answer(self._walked_for)
 
@@ -331,8 +344,14 @@ class Reconciler:
         if self._clean_up_at is not None and (now >= self._clean_up_at or self._is_cluttered()):
             self._clean_up()
         if self._sweep_at is not None and now >= self._sweep_at:
-            done = self._source.sweep(SWEEP_S)
-            self._sweep_at = None if done else time.monotonic() + SWEEP_PAUSE_S
+            self._sweep_at = None if self._source.sweep(SLICE_S) else time.monotonic() + PAUSE_S
+        if self._save_at is not None and now >= self._save_at:
+            self._save_at = None if self._source.save(SLICE_S) else time.monotonic() + PAUSE_S
+
+    def _save_what_is_left(self) -> None:
+        end = time.monotonic() + SAVE_AT_STOP_S
+        while not self._source.save(SLICE_S) and time.monotonic() < end:
+            time.sleep(SLICE_S)  # the disk may be what is slow
 
     def _clean_up(self) -> None:
         self._clean_up_at = None
