@@ -31,6 +31,11 @@ class Assembly:
         self._pods = _Table[Pod]("Pod", _closed_pod)
         self._namespaces = _Table[Namespace]("Namespace", _closed_namespace)
         self._policies = _Table[Policy]("NetworkPolicy", _closed_policy)
+        self._by_type: Mapping[type, _Table[Any]] = {
+            Pod: self._pods,
+            Namespace: self._namespaces,
+            Policy: self._policies,
+        }
         self._parsed: dict[str, Parsed] = {}
         self._broken: set[str] = set()
         self._with_findings: set[str] = set()
@@ -73,24 +78,19 @@ class Assembly:
         return self._pods, self._namespaces, self._policies
 
     def _take(self, file: str, before: Parsed, now: Parsed) -> None:
-        stays = {id(each) for each in before.objects} & {id(each) for each in now.objects}
+        stays = {id(each) for each in before.objects} & {id(each) for each in now.objects} if before.objects else ()
         for each in before.objects:
             if id(each) not in stays:
-                self._table(each).leave(each)
+                self._by_type[type(each)].leave(each)
         for each in now.objects:
             if id(each) not in stays:
-                self._table(each).enter(each)
+                self._by_type[type(each)].enter(each)
         for table in self._tables():
             table.touch_kept(file)
         _set(self._broken, file, now.truncated)
         _set(self._with_findings, file, bool(now.findings))
         self.passed_over.subtract(before.passed_over)
         self.passed_over.update(now.passed_over)
-
-    def _table(self, each: Pod | Namespace | Policy) -> _Table[Any]:
-        if isinstance(each, Pod):
-            return self._pods
-        return self._namespaces if isinstance(each, Namespace) else self._policies
 
 
 class _Table(Generic[_T]):
@@ -112,7 +112,11 @@ class _Table(Generic[_T]):
         copies[:] = [copy for copy in copies if copy is not each]
 
     def enter(self, each: _T) -> None:
-        self._said(each.key).append(each)
+        key = each.key
+        if key in self.objects or key in self._touched or key in self._copies:
+            self._said(key).append(each)
+        else:
+            self._touched[key] = [each]
 
     def touch_kept(self, file: str) -> None:
         """What stays because this file is broken is to be looked at again."""

@@ -24,9 +24,10 @@ class Claims:
 
     def add(self, key: str, addresses: Iterable[str]) -> None:
         for address in addresses:
-            other = self._one.setdefault(address, key) if address not in self.contested else key
-            if other != key or address in self.contested:
+            if address in self._one or address in self.contested:
                 self._put(address, {*self.of(address), key})
+            else:
+                self._one[address] = key
 
     def remove(self, key: str, addresses: Iterable[str]) -> None:
         for address in addresses:

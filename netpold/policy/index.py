@@ -62,11 +62,13 @@ class Index:
             elif after is None and before is not None:
                 _discard(self._policies, before.namespace, key)
         moved: list[tuple[str, Pod | None, Pod | None]] = []
-        for key, change in changes.pods.items():
-            old, new = (each if each is not None and each.takes_part else None for each in change)
-            if old != new:
+        for key, (before_pod, after_pod) in changes.pods.items():
+            old = before_pod if before_pod is not None and before_pod.takes_part else None
+            new = after_pod if after_pod is not None and after_pod.takes_part else None
+            if old is not new and (old is None or new is None or old != new):
                 self._move(key, old, new)
-                moved.append((key, old, new))
+                if self._watches:
+                    moved.append((key, old, new))
         if changes.namespaces:
             self._selected.clear()
         if not self._watches:
@@ -165,9 +167,10 @@ class Index:
     def _by_value(self, label: str) -> dict[str, set[str]]:
         if label not in self._labelled:
             by_value: dict[str, set[str]] = {}
+            pods = self.world.pods
             for keys in self._pods.values():
                 for key in keys:
-                    value = self.world.pods[key].labels.get(label)
+                    value = pods[key].labels.get(label)
                     if value is not None:
                         by_value.setdefault(value, set()).add(key)
             self._labelled[label] = by_value
@@ -191,7 +194,7 @@ class Index:
                 self._selected.clear()
         if new is not None and new.quarantined:
             self._quarantined.add(key)
-        else:
+        elif self._quarantined:
             self._quarantined.discard(key)
         for label, by_value in self._labelled.items():
             before, after = (each.labels.get(label) if each else None for each in (old, new))
