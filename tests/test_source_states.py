@@ -6,6 +6,7 @@ other add up to the same.
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 import threading
@@ -178,3 +179,61 @@ def _plain(parsed: object, without: object = ()) -> dict[str, object]:
 
 TestFiles = Files.TestCase
 TestFiles.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+LABELLED = """apiVersion: v1
+kind: Pod
+metadata: {{name: p{name}, namespace: x, labels: {{revision: "{number}"}}}}
+spec: {{containers: [{{name: c, image: i}}]}}
+"""
+
+
+def test_a_symlink_that_is_swapped_all_the_time_never_shows_a_mix(tmp_path: Path) -> None:
+    """As git-sync does it, faster than anybody can follow; the old versions are deleted meanwhile."""
+    top, versions = tmp_path / "top", tmp_path / "versions"
+    top.mkdir()
+    chance = random.Random(1)
+
+    def swap(number: int) -> None:
+        fresh = versions / str(number)
+        fresh.mkdir(parents=True)
+        texts = [LABELLED.format(name=each, number=number) for each in range(12)]
+        parts = texts if number % 3 else ["---\n".join(texts)]
+        for each, text in enumerate(parts):
+            (fresh / f"{number % 2}-{each}.yaml").write_text(text)
+        draft = top / ".current"
+        draft.symlink_to(fresh)
+        draft.replace(top / "current")
+        shutil.rmtree(versions / str(number - 3), ignore_errors=True)
+
+    def swap_all() -> None:
+        for number in range(1, 400):
+            swap(number)
+            time.sleep(chance.choice((0, 0.001, 0.004)))
+        done.set()
+
+    swap(0)
+    woken, done = threading.Event(), threading.Event()
+    watcher = Watcher(top, woken.set)
+    watcher.start()
+    source = Source(top, 1 << 20, watcher.follow, watcher.enter)
+    swapper = threading.Thread(target=swap_all)
+    swapper.start()
+    followed: dict[str, Parsed] = {}
+    seen: set[str] = set()
+    settled = False
+    while not (done.is_set() and settled):
+        woken.wait(0.01)
+        woken.clear()
+        reading = source.read(watcher.take(), SETTLE_S)
+        settled = reading.settled and not watcher.take()
+        followed = {path: says for path, says in {**followed, **reading.changed}.items() if says is not None}
+        if not source.complete:
+            assert not followed
+            continue
+        labels = [each.labels["revision"] for says in followed.values() for each in says.objects]
+        assert len(labels) == 12 and len(set(labels)) == 1, labels
+        seen.add(labels[0])
+    swapper.join()
+    watcher.close()
+    assert seen >= {"399"} and len(seen) > 3

@@ -126,12 +126,17 @@ def _judge(path: str, status: os.stat_result, max_file_size: int) -> Seen:
     return fingerprint_of(status)
 
 
+def _state(directory: os.stat_result) -> tuple[int, int, int]:
+    return directory.st_dev, directory.st_ino, directory.st_mtime_ns
+
+
 class Walk:
     """A walk through a directory (or to one file): iterate over it once, to the end; it gives paths and what stands
     there.  Raises SourceError (as one iterates) when the directory itself can't be looked at.
 
     `entering` is told of each directory before it is listed.  At the end, `tree` says where it was; `notes` are
-    findings about names that are not taken for manifests; `git` are the paths of `.git` in it and above it.
+    findings about names that are not taken for manifests; `git` are the paths of `.git` in it and above it.  What it
+    did not find is only gone if it `was_undisturbed`.
     """
 
     def __init__(
@@ -149,10 +154,19 @@ class Walk:
         self._to_list: list[str] = []
         self._to_follow: list[str] = []
         self._identities = bytearray()  # of all files, one after the other
+        self._listed: dict[str, tuple[int, int, int]] = {}  # directories, as they were before they were listed
 
     @property
     def tree(self) -> Tree:
         return Tree(frozenset(self._directories), frozenset(self._links))
+
+    def was_undisturbed(self) -> bool:
+        """Whether all that was listed is as it was: no symlink leads elsewhere, no directory was renamed, and no name
+        came or went in one.  A listing beside which a file is renamed can miss it."""
+        try:
+            return all(_state(os.stat(path)) == state for path, state in self._listed.items())  # noqa: PTH116
+        except OSError:
+            return False
 
     def hides(self, path: str) -> bool:
         """Whether a path lies below a directory that could not be listed."""
@@ -188,6 +202,7 @@ class Walk:
     def _list(self, path: str, is_top: bool = False) -> Iterator[tuple[str, Seen]]:
         """The files of a directory; what is below is noted to be listed.  Raises OSError when it can't be listed."""
         self._entering(path)
+        self._listed[path] = _state(os.stat(path))  # noqa: PTH116
         with os.scandir(path) as listing:
             self._directories.append(path)
             for entry in listing:

@@ -46,6 +46,7 @@ __all__ = ["EVERYTHING_CHANGED", "NOTHING_CHANGED", "Hints", "Reading", "Source"
 GONE_S = 0.002
 GONE_POLICY_S = 0.008
 GIT_POLL_S = 0.02
+WALKS, WALK_AGAIN_S = 3, 0.2  # how often to walk again at once when something moved beside the walk, and then how soon
 RACY_SLICE_S = 0.003  # for how long to read files again in one reading whose fingerprint proves nothing
 
 # What stands for a file whose content is unknown: it may hold anything that was known of it before.
@@ -113,6 +114,9 @@ class Source:
         self._git = GitRepositories()
         self._git_state = GitState()
         self._walk_wanted = True
+        self._walk_at = 0.0  # not before; a tree that never rests is not to be walked through all the time
+        self._hurry = False  # the walk that is wanted has to look at what was swapped
+        self._undisturbed = True  # the last walk
         self._walks = 0
         self._sweep: Iterator[None] | None = None
         self._turn = 0  # the number of this reading
@@ -148,7 +152,7 @@ class Source:
             self._walk_wanted, self._sweep, self.due = True, None, None
             self._scanned(None)
             raise
-        if not git.locked and not self._waiting.awaited():
+        if not git.locked and not self._walk_wanted and not self._waiting.awaited():
             self._waiting.end_batch()
             self.complete = True
             self._remembered.loaded()
@@ -201,7 +205,8 @@ class Source:
 
     def _look(self, hints: Hints) -> None:
         """Look where the hints say."""
-        walk, hurry = hints.everything or hints.swapped or self._walk_wanted, hints.swapped
+        walk = hints.everything or hints.swapped or (self._walk_wanted and self._now >= self._walk_at)
+        hurry = hints.swapped or self._hurry
         for path, happened in hints.paths.items():
             try:
                 self._look_at(path, happened)
@@ -241,12 +246,16 @@ class Source:
     def _walk_through(self, hurry: bool = False, written: Set[str] = frozenset()) -> None:
         """Look at everything.  `hurry`: what differs was whole before it came, but for what was `written`."""
         self._sweep = None
-        for _ in self._walk(hurry, written):
-            pass
-        self._walk_wanted = False
+        for _ in range(WALKS):
+            for _ in self._walk(hurry, written):
+                pass
+            if self._undisturbed:
+                self._walk_wanted = self._hurry = False
+                return
+        self._walk_wanted, self._hurry, self._walk_at = True, hurry, time.monotonic() + WALK_AGAIN_S
 
     def _walk(self, hurry: bool = False, written: Set[str] = frozenset()) -> Iterator[None]:
-        """The same, pausing after each path."""
+        """The same once, pausing after each path.  A walk that was disturbed finds nothing gone."""
         self._walks += 1
         number = self._walks
         walk = Walk(self.directory, self._max_file_size, self._entering)
@@ -254,25 +263,29 @@ class Source:
             file, wait = self._files.get(path), self._waiting.get(path)
             if file:
                 file.visited = number
-            whole = hurry and path not in written and (wait is None or wait.seen is None)
-            self._note(path, seen, at_once=whole)
+            whole = hurry and path not in written and (wait is None or wait.seen is None or wait.swapped)
+            self._note(path, seen, swapped=whole)
             yield
+        self._notes, self._tree = tuple(walk.notes), walk.tree
+        self._git = GitRepositories(walk.git)
+        self._scanned(self._tree)
+        self._undisturbed = walk.was_undisturbed()
+        if not self._undisturbed:
+            return
         for path in list(self._files):
             file = self._files.get(path)
             if file and file.visited != number and not walk.hides(path):
-                self._note(path, None, at_once=hurry)
+                self._note(path, None, swapped=hurry)
             yield
         for path in list(self._waiting):
             wait = self._waiting.get(path)
             if wait and wait.looked != self._turn and path not in self._files:
                 self._waiting.pop(path, None)  # it came and went
             yield
-        self._notes, self._tree = tuple(walk.notes), walk.tree
-        self._git = GitRepositories(walk.git)
-        self._scanned(self._tree)
 
-    def _note(self, path: str, seen: Seen | None, at_once: bool = False) -> None:
-        """Let a path wait at which something else stands than what was acted on."""
+    def _note(self, path: str, seen: Seen | None, at_once: bool = False, swapped: bool = False) -> None:
+        """Let a path wait at which something else stands than what was acted on.  `at_once`: it is whole and for
+        itself; `swapped`: it is whole and part of a swap."""
         file, wait = self._files.get(path), self._waiting.get(path)
         if (file.seen if file else None) == seen:
             if wait:
@@ -280,16 +293,19 @@ class Source:
             return
         if wait and wait.seen == seen:
             wait.looked = self._turn
-            if at_once:
-                wait.rest_s, wait.alone = 0.0, True
+            if at_once or swapped:
+                wait.rest_s, wait.alone, wait.swapped = 0.0, at_once, swapped
             return
-        rest_s = 0.0 if at_once else self._settle_s if seen is not None else self._gone_s(path)
+        rest_s = self._settle_s if seen is not None else self._gone_s(path)
+        if at_once or swapped:
+            rest_s = 0.0
         since, began, given_up = self._now, self._now, False
         if isinstance(seen, bytes) and still_s(seen, self._now_ns) > rest_s:
             since = self._long_ago
         if wait:
             began, given_up = wait.began, wait.given_up
-        self._waiting[path] = Wait(seen, since, began, rest_s, at_once or seen is None, self._turn, given_up)
+        alone = at_once or (seen is None and not swapped)
+        self._waiting[path] = Wait(seen, since, began, rest_s, alone, swapped, self._turn, given_up)
 
     def _gone_s(self, path: str) -> float:
         """How long a file has to be gone."""
@@ -302,6 +318,8 @@ class Source:
     # Acting -------------------------------------------------------------------------------------------------------
 
     def _act(self, ripe: Ripe, changed: dict[str, Parsed | None]) -> None:
+        if ripe.swapped and not self._take_swapped(ripe.swapped, changed):
+            self._walk_wanted = self._hurry = True  # it was swapped again
         self._take(ripe.alone, changed)
         if ripe.late:
             self._take(ripe.together, changed, give_up=True)
@@ -321,6 +339,19 @@ class Source:
                 self._waiting.moves(path, time.monotonic(), self._settle_s, give_up)
             else:
                 self._replace(path, result, now_ns, changed)
+
+    def _take_swapped(self, paths: list[str], changed: dict[str, Parsed | None]) -> bool:
+        """Read these files and act on them all; on none of them, if one moves.  Whether they were acted on."""
+        if self._walk_wanted:
+            return False  # the walk was disturbed: there may be more
+        now_ns, found = time.time_ns(), dict(self._load(paths))
+        if any(isinstance(result, Moving) for result in found.values()):
+            return False
+        for path in paths:
+            result = found.get(path)
+            assert not isinstance(result, Moving)
+            self._replace(path, result, now_ns, changed)
+        return True
 
     def _take_whole(self, paths: list[str], changed: dict[str, Parsed | None]) -> None:
         """Read these files and act on them, unless one of them moves."""
@@ -431,7 +462,7 @@ class Source:
     def _next(self, now: float) -> float | None:
         """When to read again, after a reading at `now`."""
         if self._walk_wanted:
-            return now
+            return max(now, self._walk_at)
         if not self._racy:
             self._racy.clear()  # see Waiting.end_batch
         times = [*self._racy.values()]

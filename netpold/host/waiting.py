@@ -5,7 +5,8 @@ renamed into place, one that is gone.  Files that are written in place wait for 
 files stays one; but none waits long for the others, and after a deadline nobody waits for one that never rests: it is
 given up, until it rests.
 
-A batch (git's work, or the first look at everything) is all that waits now, as one change.
+A batch (git's work, or the first look at everything) is all that waits now, as one change.  What was found when a
+directory or a symlink was swapped is one change too, for itself.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ HOLD_S = 0.25  # how long a file that rests waits for others that are written in
 @dataclass(slots=True)
 class Wait:
     """`seen`: what stands at the path (None: nothing), as last `looked` (the number of the reading), since `since`; it
-    first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself.  Times are monotonic, in seconds."""
+    first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are.
+    Times are monotonic, in seconds."""
 
     seen: Seen | None
     since: float
     began: float
     rest_s: float
     alone: bool
+    swapped: bool
     looked: int
     given_up: bool = False
 
@@ -39,10 +42,11 @@ class Wait:
 
 @dataclass(slots=True)
 class Ripe:
-    """Paths to act on: each for itself, and those that are one change.  `late`: the deadline has passed, so that of
-    these nobody waits for the ones that move."""
+    """Paths to act on: each for itself, those that are one change, and those of a swap.  `late`: the deadline has
+    passed, so that of those that are one change nobody waits for the ones that move."""
 
     alone: list[str] = field(default_factory=list)
+    swapped: list[str] = field(default_factory=list)
     together: list[str] = field(default_factory=list)
     late: bool = False
 
@@ -58,7 +62,7 @@ class Waiting(dict[str, Wait]):
     def moves(self, path: str, now: float, rest_s: float, give_up: bool = False) -> None:
         """A file moved as it was about to be acted on: it has to rest anew, as one that is written in place."""
         wait = self[path]
-        wait.since, wait.rest_s, wait.alone, wait.looked = now, rest_s, False, 0
+        wait.since, wait.rest_s, wait.alone, wait.swapped, wait.looked = now, rest_s, False, False, 0
         wait.given_up |= give_up or now >= wait.began + DEADLINE_S
 
     def given_up(self) -> list[str]:
@@ -83,7 +87,9 @@ class Waiting(dict[str, Wait]):
         for path, wait in self.items():
             if wait.rested > now and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
                 wait.given_up = True
-            if wait.given_up or (wait.alone and not self.batch):
+            if wait.swapped and not self.batch and not wait.given_up:
+                ripe.swapped.append(path)
+            elif wait.given_up or (wait.alone and not self.batch):
                 if wait.rested <= now:
                     ripe.alone.append(path)
             else:
