@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from netpold.policy.model import Finding, Position
 
@@ -126,8 +126,16 @@ def _judge(path: str, status: os.stat_result, max_file_size: int) -> Seen:
     return fingerprint_of(status)
 
 
-def _state(directory: os.stat_result) -> tuple[int, int, int]:
-    return directory.st_dev, directory.st_ino, directory.st_mtime_ns
+class Directory(NamedTuple):
+    """What tells one directory from another, and what changes when a name comes or goes in it."""
+
+    device: int
+    inode: int
+    mtime_ns: int
+
+
+def _state(directory: os.stat_result) -> Directory:
+    return Directory(directory.st_dev, directory.st_ino, directory.st_mtime_ns)
 
 
 class Walk:
@@ -140,7 +148,11 @@ class Walk:
     """
 
     def __init__(
-        self, directory: Path, max_file_size: int, entering: Callable[[str], object] = lambda path: None
+        self,
+        directory: Path,
+        max_file_size: int,
+        entering: Callable[[str], object] = lambda path: None,
+        before: Mapping[str, Directory] | None = None,
     ) -> None:
         self.notes: list[Finding] = []
         self.git: list[str] = []
@@ -153,8 +165,10 @@ class Walk:
         self._visited: set[tuple[int, int]] = set()
         self._to_list: list[str] = []
         self._to_follow: list[str] = []
+        self._before = before or {}  # what an earlier walk listed
+        self._swapped: dict[str, bool] = {}  # by directory
         self._identities = bytearray()  # of all files, one after the other
-        self._listed: dict[str, tuple[int, int, int]] = {}  # directories, as they were before they were listed
+        self.listed: dict[str, Directory] = {}  # as they were before they were listed
 
     @property
     def tree(self) -> Tree:
@@ -164,9 +178,19 @@ class Walk:
         """Whether all that was listed is as it was: no symlink leads elsewhere, no directory was renamed, and no name
         came or went in one.  A listing beside which a file is renamed can miss it."""
         try:
-            return all(_state(os.stat(path)) == state for path, state in self._listed.items())  # noqa: PTH116
+            return all(_state(os.stat(path)) == state for path, state in self.listed.items())  # noqa: PTH116
         except OSError:
             return False
+
+    def swapped(self, path: str) -> bool:
+        """Whether a directory that is on the way to a path is another one than in the walk `before`."""
+        directory = path.rpartition("/")[0]
+        known = self._swapped.get(directory)
+        if known is None:
+            was, now = self._before.get(directory), self.listed.get(directory)
+            known = bool(was and now and was[:2] != now[:2]) or (bool(directory) and self.swapped(directory))
+            self._swapped[directory] = known
+        return known
 
     def hides(self, path: str) -> bool:
         """Whether a path lies below a directory that could not be listed."""
@@ -202,7 +226,7 @@ class Walk:
     def _list(self, path: str, is_top: bool = False) -> Iterator[tuple[str, Seen]]:
         """The files of a directory; what is below is noted to be listed.  Raises OSError when it can't be listed."""
         self._entering(path)
-        self._listed[path] = _state(os.stat(path))  # noqa: PTH116
+        self.listed[path] = _state(os.stat(path))  # noqa: PTH116
         with os.scandir(path) as listing:
             self._directories.append(path)
             for entry in listing:

@@ -23,6 +23,7 @@ from netpold.host.parsed_cache import ParsedCache
 from netpold.host.remembered import Remembered
 from netpold.host.scan import (
     Ambiguous,
+    Directory,
     Fingerprint,
     Seen,
     SourceError,
@@ -117,6 +118,7 @@ class Source:
         self._walk_at = 0.0  # not before; a tree that never rests is not to be walked through all the time
         self._hurry = False  # the walk that is wanted has to look at what was swapped
         self._undisturbed = True  # the last walk
+        self._listed: Mapping[str, Directory] = {}  # by the last walk that was undisturbed
         self._walks = 0
         self._sweep: Iterator[None] | None = None
         self._turn = 0  # the number of this reading
@@ -258,13 +260,14 @@ class Source:
         """The same once, pausing after each path.  A walk that was disturbed finds nothing gone."""
         self._walks += 1
         number = self._walks
-        walk = Walk(self.directory, self._max_file_size, self._entering)
+        walk = Walk(self.directory, self._max_file_size, self._entering, self._listed)
         for path, seen in walk:
             file, wait = self._files.get(path), self._waiting.get(path)
             if file:
                 file.visited = number
-            whole = hurry and path not in written and (wait is None or wait.seen is None or wait.swapped)
-            self._note(path, seen, swapped=whole)
+            new = wait is None or wait.seen is None or wait.swapped
+            whole = (hurry and new) or walk.swapped(path)
+            self._note(path, seen, swapped=whole and path not in written)
             yield
         self._notes, self._tree = tuple(walk.notes), walk.tree
         self._git = GitRepositories(walk.git)
@@ -275,13 +278,14 @@ class Source:
         for path in list(self._files):
             file = self._files.get(path)
             if file and file.visited != number and not walk.hides(path):
-                self._note(path, None, swapped=hurry)
+                self._note(path, None, swapped=hurry or walk.swapped(path))
             yield
         for path in list(self._waiting):
             wait = self._waiting.get(path)
             if wait and wait.looked != self._turn and path not in self._files:
                 self._waiting.pop(path, None)  # it came and went
             yield
+        self._listed = walk.listed
 
     def _note(self, path: str, seen: Seen | None, at_once: bool = False, swapped: bool = False) -> None:
         """Let a path wait at which something else stands than what was acted on.  `at_once`: it is whole and for
