@@ -22,6 +22,7 @@ from netpold.rules.plan import Installed, plan
 from netpold.rules.ruleset import (
     CHAIN_NAME_LIMIT,
     FAMILIES,
+    Address,
     Goto,
     Interface,
     Jump,
@@ -36,9 +37,13 @@ from tests.lab.namespace import NetworkNamespace, owner, sweep
 NAMES = st.text(alphabet="abv01", min_size=1, max_size=15)
 
 
+def begins(name: str) -> Interface:
+    return Interface("src", name, prefix=True)
+
+
 def tree_of(names: set[str]) -> Ruleset:
-    leaves = {name: (Rule((), Goto(f"leaf-{name}")),) for name in names}
-    rules, chains = dispatch.names("NETPOLD-FROM-", leaves, lambda name, prefix: Interface("src", name, prefix))
+    leaves = {name: (Rule((Interface("src", name),), Goto(f"leaf-{name}")),) for name in names}
+    rules, chains = dispatch.names("NETPOLD-FROM-", leaves, begins)
     ends = {f"leaf-{name}": (Rule((), "DROP", name),) for name in names}
     return Ruleset({4: {"root": tuple(rules), **chains, **ends}, 6: {}}, {}, {})
 
@@ -59,8 +64,9 @@ def test_every_interface_comes_to_its_own_leaf_and_others_to_none(names: set[str
 
 
 def test_a_name_that_misses_inside_the_tree_is_sent_on() -> None:
-    leaves = {name: (Rule((), "RETURN"),) for name in ("cali1", "cali2", "cali3", "cali4", "cali5", "eth0")}
-    rules, chains = dispatch.names("T-", leaves, lambda name, prefix: Interface("src", name, prefix), "missed")
+    names = ("cali1", "cali2", "cali3", "cali4", "cali5", "eth0")
+    leaves = {name: (Rule((Interface("src", name),), "RETURN"),) for name in names}
+    rules, chains = dispatch.names("T-", leaves, begins, "missed")
     chains |= {"root": (*rules, Rule((), Goto("missed"))), "missed": (Rule((), "DROP", "sent on"),)}
     ruleset = Ruleset({4: chains, 6: {}}, {}, {})
     assert [end_of(ruleset, name) for name in ("cali3", "eth0", "cali9", "eth1", "lo")] == ["", "", *["sent on"] * 3]
@@ -88,7 +94,7 @@ def test_a_tree_of_500_interfaces_takes_few_comparisons() -> None:
 def test_every_address_comes_to_its_own_leaf(numbers: set[int], other: int) -> None:
     base = int(ip_address("10.72.0.0"))
     addresses = {str(ip_address(base + number)) for number in numbers}
-    leaves = {address: (Rule((), "DROP", address),) for address in addresses}
+    leaves = {address: (Rule((Address("dst", address),), "DROP", address),) for address in addresses}
     rules, chains = dispatch.addresses("NETPOLD-TO@", leaves, "dst")
     ruleset = Ruleset({4: {"root": tuple(rules), **chains}, 6: {}}, {}, {})
     for address in [*addresses, str(ip_address(base + other))]:
@@ -100,7 +106,8 @@ def test_every_address_comes_to_its_own_leaf(numbers: set[int], other: int) -> N
 def test_a_tree_of_512_addresses_takes_few_comparisons() -> None:
     base = int(ip_address("10.72.0.0"))
     addresses = [str(ip_address(base + number)) for number in range(512)]
-    rules, chains = dispatch.addresses("NETPOLD-TO@", {each: (Rule((), "DROP"),) for each in addresses}, "dst")
+    leaves = {address: (Rule((Address("dst", address),), "DROP"),) for address in addresses}
+    rules, chains = dispatch.addresses("NETPOLD-TO@", leaves, "dst")
     ruleset = Ruleset({4: {"root": tuple(rules), **chains}, 6: {}}, {}, {})
     for address in addresses:
         assert evaluated(ruleset, "root", Packet("192.0.2.1", address, "tcp", 80)) <= 26

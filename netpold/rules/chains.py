@@ -22,7 +22,7 @@ tighter policy stops open connections.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -160,12 +160,15 @@ class Chains:
             self.chains["NETPOLD-INPUT"] = tuple(rules)
             return
         leaves = {
-            key: self._parts.once(("host", key), pods, partial(self._spoof_check, pods, "NETPOLD-ALIEN"))
+            key: self._parts.once(("host", key), pods, partial(self._host_leaf, *key, pods))
             for key, pods in self.on_interface.items()
             if self.spoof_checks
         }
         rules = self._interface_trees("NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules})
         self.chains["NETPOLD-INPUT"] = tuple(rules)
+
+    def _host_leaf(self, name: str, bridged: bool, pods: list[Local]) -> tuple[Rule, ...]:
+        return _where(_passes("src", name, bridged), self._spoof_check(pods, "NETPOLD-ALIEN"))
 
     def _accept(self) -> None:
         """Only traffic of this node's pods is accepted; the host's other rules judge the rest."""
@@ -201,10 +204,10 @@ class Chains:
         """
         by_address: dict[str, tuple[Rule, ...]] = {}
         for address, pods in self.at_address.items():
-            make = partial(self._address_chain, address, pods, direction)
-            chain = self._parts.once(("address", direction, address), pods, make)
-            if chain:
-                by_address[address] = (Rule((), Goto(chain)),)
+            make = partial(self._address_leaf, side, address, pods, direction)
+            leaf = self._parts.once(("address", direction, address), pods, make)
+            if leaf:
+                by_address[address] = leaf
         missed = f"{root}@"
         others = self._parts.once(missed, by_address, partial(self._address_tree, missed, by_address, side))
         if others:
@@ -213,7 +216,7 @@ class Chains:
             key: self._parts.once(
                 ("leaf", direction, key),
                 (pods, bool(others)),
-                partial(self._interface_leaf, *key, pods, direction, bool(others)),
+                partial(self._interface_leaf, side, *key, pods, direction, bool(others)),
             )
             for key, pods in self.on_interface.items()
         }
@@ -225,7 +228,7 @@ class Chains:
             self.chains[root] = tuple(rules)
         return rules
 
-    def _address_tree(self, root: str, leaves: dispatch.Leaves, side: Side) -> list[Rule]:
+    def _address_tree(self, root: str, leaves: dispatch.Leaves, side: Side) -> Sequence[Rule]:
         rules, chains = dispatch.addresses(root, leaves, side)
         self.chains.update(chains)
         return rules
@@ -234,39 +237,32 @@ class Chains:
         self, root: str, side: Side, leaves: Mapping[tuple[str, bool], tuple[Rule, ...]], missed: str = ""
     ) -> list[Rule]:
         rules: list[Rule] = []
-        kinds: tuple[tuple[bool, str, type[BridgePort] | type[Interface]], ...] = (
-            (True, f"{root}=", BridgePort),
-            (False, f"{root}-", Interface),
-        )
-        for bridged, tree, match in kinds:
+        for bridged, tree in ((True, f"{root}="), (False, f"{root}-")):
             of_kind = {name: leaf for (name, is_bridged), leaf in leaves.items() if is_bridged is bridged}
-            rules += self._parts.once(
-                tree, (of_kind, missed), partial(self._name_tree, tree, of_kind, partial(match, side), missed)
-            )
+            make = partial(self._name_tree, tree, of_kind, side, bridged, missed)
+            rules += self._parts.once(tree, (of_kind, missed), make)
         return rules
 
-    def _name_tree(
-        self, root: str, leaves: dispatch.Leaves, match: Callable[[str, bool], Match], missed: str
-    ) -> list[Rule]:
-        rules, chains = dispatch.names(root, leaves, match, missed)
+    def _name_tree(self, root: str, leaves: dispatch.Leaves, side: Side, bridged: bool, missed: str) -> Sequence[Rule]:
+        rules, chains = dispatch.names(root, leaves, lambda name: _passes(side, name, bridged, prefix=True), missed)
         self.chains.update(chains)
         return rules
 
     def _interface_leaf(
-        self, name: str, bridged: bool, pods: list[Local], direction: Direction, ends: bool
+        self, side: Side, name: str, bridged: bool, pods: list[Local], direction: Direction, ends: bool
     ) -> tuple[Rule, ...]:
         """What holds for packets from (to) one interface: a goto to its chain, or where no pod is isolated the check
         of the source address alone.  `ends`: there is more behind the tree that they need not pass."""
+        here = _passes(side, name, bridged)
         if not any(each.isolation[direction] for each in pods):
             check = self._spoof_check(pods, "NETPOLD-ALIEN") if direction is Direction.EGRESS else ()
-            return (*check, Rule((), "RETURN")) if ends else check
+            return _where(here, (*check, Rule((), "RETURN")) if ends else check)
         if direction is Direction.EGRESS:
             chain, rules = f"NP-OUT-{name}", self._egress_of_interface(pods)
         else:
-            own: Match = BridgePort("src", name) if bridged else Interface("src", name)
-            chain, rules = f"NP-IN-{name}", self._ingress_of_interface(own, pods)
+            chain, rules = f"NP-IN-{name}", self._ingress_of_interface(_passes("src", name, bridged), pods)
         self.chains[chain] = tuple(rules)
-        return (Rule((), Goto(chain)),)
+        return (Rule((here,), Goto(chain)),)
 
     def _egress_of_interface(self, pods: list[Local]) -> list[Rule]:
         if len(pods) == 1:
@@ -292,6 +288,10 @@ class Chains:
             chain = self._address_chain(address, claimants[address], direction)
             rules.append(Rule((Address(side, address),), Goto(chain) if chain else "RETURN"))
         return rules
+
+    def _address_leaf(self, side: Side, address: str, pods: list[Local], direction: Direction) -> tuple[Rule, ...]:
+        chain = self._address_chain(address, pods, direction)
+        return (Rule((Address(side, address),), Goto(chain)),) if chain else ()
 
     def _address_chain(self, address: str, pods: list[Local], direction: Direction) -> str:
         """The chain that judges for the pods at an address; '' where none is isolated."""
@@ -383,3 +383,13 @@ class Chains:
                 Rule((), spoof),
             )
         return chain
+
+
+def _passes(side: Side, name: str, bridged: bool, prefix: bool = False) -> Match:
+    """That a packet comes in by an interface or the port of a bridge (src), or goes out by it (dst)."""
+    return BridgePort(side, name, prefix) if bridged else Interface(side, name, prefix)
+
+
+def _where(match: Match, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules with one more match, in front of their own."""
+    return tuple(Rule((match, *rule.matches), rule.target, rule.comment, rule.origin) for rule in rules)

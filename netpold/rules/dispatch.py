@@ -14,14 +14,14 @@ node is split into; names that share their beginnings too many times over are li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from itertools import groupby
 
 from netpold.rules.ruleset import Address, Goto, Match, Rule, Side, short_hash
 
-# The rules of one leaf, without the match on the name or address: that is put in front of each.
+# By name or address, the rules of one leaf: each with a match on it.
 Leaves = Mapping[str, tuple[Rule, ...]]
 
 # A chain with so few leaves is not split further: a comparison costs less than a goto and another chain.
@@ -33,12 +33,12 @@ _Numbered = tuple[int, str]  # an address as a number and as text
 
 
 def names(
-    root: str, leaves: Leaves, match: Callable[[str, bool], Match], missed: str = ""
-) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
+    root: str, leaves: Leaves, begins: Callable[[str], Match], missed: str = ""
+) -> tuple[Sequence[Rule], dict[str, tuple[Rule, ...]]]:
     """A tree over interface names.
 
-    `root` begins the names of its chains; `match(name, prefix)` makes the match of a leaf or an inner step; `missed`
-    is the chain to go to from inside the tree when no leaf matches.
+    `root` begins the names of its chains; `begins` makes the match of all names that begin so; `missed` is the chain
+    to go to from inside the tree when no leaf matches.
     Returns the tree's first rules, and its chains.
     """
     otherwise = (Rule((), Goto(missed)),) if missed else ()
@@ -46,21 +46,18 @@ def names(
 
     def build(group: list[str], levels: int) -> list[Rule]:
         if len(group) <= FEW or not levels:
-            return [rule for name in group for rule in leaf(name)]
+            return [rule for name in group for rule in leaves[name]]
         depth = len(_common_prefix(group))
         parts = (list(part) for _, part in groupby(group, key=lambda name: name[: depth + 1]))
         return [rule for part in parts for rule in step(part, levels)]
 
-    def step(group: list[str], levels: int) -> list[Rule]:
+    def step(group: list[str], levels: int) -> Sequence[Rule]:
         if len(group) == 1:
-            return leaf(group[0])
+            return leaves[group[0]]
         prefix = _common_prefix(group)
         chain = f"{root}{prefix}"
         chains[chain] = (*build(group, levels - 1), *otherwise)
-        return [Rule((match(prefix, True),), Goto(chain))]
-
-    def leaf(name: str) -> list[Rule]:
-        return [_with(match(name, False), rule) for rule in leaves[name]]
+        return [Rule((begins(prefix),), Goto(chain))]
 
     ordered = sorted(leaves)
     if not ordered:
@@ -68,34 +65,30 @@ def names(
     return (step(ordered, LEVELS) if _common_prefix(ordered) else build(ordered, LEVELS)), chains
 
 
-def addresses(root: str, leaves: Leaves, side: Side) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
+def addresses(root: str, leaves: Leaves, side: Side) -> tuple[Sequence[Rule], dict[str, tuple[Rule, ...]]]:
     """The same over addresses of one family, by their bits."""
     chains: dict[str, tuple[Rule, ...]] = {}
     ordered = sorted((_number(text), text) for text in leaves)
     width = 128 if any(":" in text for text in leaves) else 32
-    bits = (
-        2  # that a node looks at; by them, and not by how many are on each side, so that one address changes few nodes
-    )
+    # a node looks at so many bits, and not at how many addresses are on each side: so one address changes few nodes
+    bits = 2
     while FEW << bits * (LEVELS - 1) < len(leaves):
         bits += 1
 
     def build(group: list[_Numbered], levels: int) -> list[Rule]:
         if len(group) <= FEW or not levels:
-            return [rule for _, address in group for rule in leaf(address)]
+            return [rule for _, address in group for rule in leaves[address]]
         shift = max(width - _common_length(group, width) - bits, 0)
         parts = (list(part) for _, part in groupby(group, key=lambda each: each[0] >> shift))
         return [rule for part in parts for rule in step(part, levels)]
 
-    def step(group: list[_Numbered], levels: int) -> list[Rule]:
+    def step(group: list[_Numbered], levels: int) -> Sequence[Rule]:
         if len(group) == 1:
-            return leaf(group[0][1])
+            return leaves[group[0][1]]
         network = _network(group[0][1], _common_length(group, width))
         chain = f"{root}{_hash(network)}"
         chains[chain] = tuple(build(group, levels - 1))
         return [Rule((Address(side, network),), Goto(chain))]
-
-    def leaf(address: str) -> list[Rule]:
-        return [_with(Address(side, address), rule) for rule in leaves[address]]
 
     return (build(ordered, LEVELS) if ordered else []), chains
 
@@ -123,7 +116,3 @@ def _network(address: str, length: int) -> str:
 
 
 _hash = lru_cache(maxsize=1 << 14)(short_hash)
-
-
-def _with(match: Match, rule: Rule) -> Rule:
-    return Rule((match, *rule.matches), rule.target, rule.comment, rule.origin)

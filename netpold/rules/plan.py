@@ -177,7 +177,9 @@ def _new_names(installed: Installed, desired: Ruleset, changed: Mapping[str, Set
 def _commit(family: Family, installed: Installed, desired: Ruleset, names: Mapping[str, str]) -> list[Step]:
     before: Chains = installed.ruleset.chains[family]
     renamed = {name for name in names if installed.names.get(name) != names[name]}
-    chains = {chain: rules for chain, rules in desired.chains[family].items() if before.get(chain) != rules}
+    chains: dict[str, tuple[Rule, ...]] = {}
+    if before is not desired.chains[family]:
+        chains = {chain: rules for chain, rules in desired.chains[family].items() if before.get(chain) != rules}
     if renamed:
         for chain, used in desired.uses[family].items():
             if not renamed.isdisjoint(used):
