@@ -1,4 +1,4 @@
-"""What the parts cost, each alone: a look at files, a parse beside libyaml's share of it, commits to the legacy backend.
+"""What the parts cost, each alone: a look at files, a parse beside the share of libyaml, commits to the legacy backend.
 
     sudo python3 -m tests.bench.parts
 
