@@ -13,6 +13,7 @@ look is also one at the flows of all members' servers.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Family
 from netpold.rules.plan import ChangeSet
 from netpold.rules.revoke import REVOKED, Connection, Enforced, Flow, Judge, connection
-from netpold.rules.ruleset import FAMILIES
+from netpold.rules.ruleset import FAMILIES, Ruleset
 
 _BLOCK = 250  # flows that the loop judges and cuts at once
 _LONGEST_PAUSE_S = 0.25
@@ -78,8 +79,8 @@ class Cutter:
             self._changed.notify_all()
 
     def release(self, enforced: Enforced, names: Mapping[str, str]) -> None:
-        """Let the answers of revoked connections pass again that `enforced` allows: to be called before it comes into
-        force, so that no packet is lost that it allows.
+        """Let the answers of revoked connections pass again that `enforced` allows: to be called when it has come into
+        force, at once.
 
         `names`: of the sets in the kernel, by logical name.  Raises KernelError.
         """
@@ -87,6 +88,14 @@ class Cutter:
             judge = Judge(enforced)
             allowed = {each for each in self._revoked.connections if not judge.refuses_connection(each)}
             self._revoked.change(names, remove=allowed)
+
+    def filled(self, ruleset: Ruleset) -> Ruleset:
+        """The ruleset with what is known of revoked connections in its sets: for sets that are made anew."""
+        sets = dict(ruleset.sets)
+        for family, name in REVOKED.items():
+            if name in sets:
+                sets[name] = dataclasses.replace(sets[name], members=_members(self._revoked.connections, family))
+        return dataclasses.replace(ruleset, sets=sets)
 
     def settle(self, enforced: Enforced, names: Mapping[str, str]) -> int:
         """Cut what was found and is refused by what is in force, a block of it; the number of flows cut.
@@ -98,6 +107,7 @@ class Cutter:
         if self._blocks:
             self._found()
         if block.error:
+            self._revoked.change(names)
             raise block.error
         judge = Judge(enforced)
         refused = [flow for flow in block.refused if judge.refuses(flow)]

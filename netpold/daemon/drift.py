@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from netpold.host.kernel.apply import installed as read_back
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES
+
+
+class _Answer(NamedTuple):
+    expected: Installed
+    hooked: bool
+    intact: bool
 
 
 class DriftCheck:
@@ -18,7 +25,7 @@ class DriftCheck:
         self._backend = backend
         self._done = done
         self._thread: threading.Thread | None = None
-        self._answer: tuple[Installed, bool | KernelError] | None = None
+        self._answer: _Answer | KernelError | None = None
 
     def begin(self, expected: Installed) -> None:
         """Look whether all chains, sets and jumps of `expected` are there, and no others with netpold's names."""
@@ -27,14 +34,19 @@ class DriftCheck:
             self._thread.start()
 
     def drifted(self, now: Installed | None) -> bool:
-        """Whether the look that ended last found something else.  What was looked for has to be what is installed
-        `now`: if anything was written since, the look says nothing.  Raises KernelError where it failed."""
+        """Whether the look that ended last found something else.  Chains and sets have to be those that are installed
+        `now`: if anything was written since, the look says nothing of them, and another one begins; the jumps to them
+        are always the same.  Raises KernelError where it failed."""
         answer, self._answer = self._answer, None
-        if answer is None or answer[0] is not now:
+        if answer is None or now is None:
             return False
-        if isinstance(answer[1], KernelError):
-            raise answer[1]
-        return not answer[1]
+        if isinstance(answer, KernelError):
+            raise answer
+        if answer.expected is now:
+            return not (answer.hooked and answer.intact)
+        if answer.hooked:
+            self.begin(now)
+        return not answer.hooked
 
     def close(self) -> None:
         if self._thread is not None:
@@ -42,20 +54,18 @@ class DriftCheck:
 
     def _look(self, expected: Installed) -> None:
         try:
-            self._answer = expected, is_intact(self._backend, expected)
+            self._answer = _look(self._backend, expected)
         except KernelError as error:
-            self._answer = expected, error
+            self._answer = error
         self._done()
 
 
-def is_intact(backend: Backend, expected: Installed) -> bool:
+def _look(backend: Backend, expected: Installed) -> _Answer:
     """Whether the kernel holds the chains, sets and jumps that it should, by their names.  Raises KernelError."""
     now, ruleset = read_back(backend), expected.ruleset
-    return (
-        now.stray_sets == frozenset(expected.names.values()) | expected.stray_sets
-        and all(
-            now.stray_chains[family] == ruleset.chains[family].keys() | expected.stray_chains.get(family, frozenset())
-            for family in FAMILIES
-        )
-        and all(backend.hooked(family, builtin, own) for family in FAMILIES for builtin, own in ruleset.hooks.items())
-    )
+    sets = frozenset(expected.names.values()) | expected.stray_sets
+    chains = {
+        family: ruleset.chains[family].keys() | expected.stray_chains.get(family, frozenset()) for family in FAMILIES
+    }
+    hooked = all(backend.hooked(family, builtin, own) for family in FAMILIES for builtin, own in ruleset.hooks.items())
+    return _Answer(expected, hooked, now.stray_sets == sets and now.stray_chains == chains)

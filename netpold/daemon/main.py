@@ -60,7 +60,10 @@ def _serve(settings: Settings) -> int:
         control = Control(settings.runtime_dir, reconciler)
         control.start()
         stack.callback(control.close)
-        reconciler.start()
+        try:
+            reconciler.start()
+        except OSError as error:
+            raise KernelError(f"changes of the network or of files can't be followed: {error.strerror}") from error
         stack.callback(reconciler.close)
 
         def stop(number: int, frame: object) -> None:

@@ -25,6 +25,7 @@ from netpold.daemon.cutter import Cutter
 from netpold.daemon.drift import DriftCheck
 from netpold.daemon.known import Known
 from netpold.daemon.status import LastApply, Status, timestamp
+from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply, clean_up, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.host.kernel.flush import flush, retire_other
@@ -53,7 +54,8 @@ CLEAN_UP_S = 0.1  # how long after the last change; in nf_tables a commit would 
 CLEAN_UP_AGAIN_S = 1.0  # when sets were still in use
 MOST_STRAYS = 500  # chains and sets that are left over; with more of them, changes wait until they are gone
 SLICE_S, PAUSE_S = 0.003, 0.01  # for how long to do at a time what takes long and nobody waits for, and the pause then
-SAVE_S = 0.1  # how long after the last change
+SAVE_S = 0.1  # how soon after a change
+OVERDUE_S = 3.0  # after so long it is done even though something else is to do
 SAVE_AT_STOP_S = 5.0  # for how long to go on with it when the daemon is to end
 
 
@@ -91,12 +93,14 @@ class Reconciler:
         self._known = Known(settings)
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._enforced: Enforced | None = None
-        self._walked_for = 0  # the last call of `wait` for which all files were looked at
+        self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
+        self._walked_at = 0.0
         self._flushed = False
         self._flush_error: KernelError | None = None
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._clean_up_at: float | None = None
+        self._stuck = False  # the last clean-up failed
         self._sweep_at: float | None = None
         self._save_at: float | None = None
         self._wishes = _Wishes()
@@ -231,8 +235,12 @@ class Reconciler:
             log.warning("another program changed netpold's chains or sets: putting them back")
             self._installed = None
         due = self._source.due is not None and self._source.due <= now
+        failure: SourceError | NetlinkError | None = None
         if wishes.files or wishes.network or due or self._installed is None:
-            self._update(wishes)
+            try:
+                self._update(wishes)
+            except (SourceError, NetlinkError) as error:
+                failure = error  # what is in force needs to be looked after all the same
         if wishes.flows:
             self._cut()
         if now >= self._look_at:
@@ -242,12 +250,15 @@ class Reconciler:
                 self._drift.begin(self._installed)
             if self._enforced is not None:
                 self._cutter.look(self._enforced, frozenset())  # at what an earlier look failed at, or has ended since
-        if not wishes.any() or self._is_cluttered():
+        overdue = self._is_cluttered() or (self._save_at is not None and now > self._save_at + OVERDUE_S)
+        if failure or overdue or not wishes.any():
             self._idle(now)
+        if failure:
+            raise failure
 
     def _update(self, wishes: _Wishes) -> None:
         """Take in what changed outside, and enforce it."""
-        view = self._network.view()
+        began, view = time.monotonic(), self._network.view()
         hints = self._watcher.take()
         if wishes.asked > self._walked_for or self._enforced is None:
             hints = replace(hints, everything=True)
@@ -268,10 +279,10 @@ class Reconciler:
         if failure is not None:
             raise failure
         if hints.everything:
-            self._walked_for = wishes.asked
+            self._walked_for, self._walked_at = wishes.asked, began
         if reading and reading.changed:
-            self._save_at = time.monotonic() + SAVE_S
-        if reading and reading.settled:
+            self._save_at = self._save_at or time.monotonic() + SAVE_S
+        if self._source.is_settled(self._walked_at):
             self._answer(self._walked_for)
 
     def _is_sure(self, reading: Reading | None) -> bool:
@@ -294,17 +305,14 @@ class Reconciler:
         enforced = Enforced(compiled.ruleset, endpoints, view.own)
         before, is_first = self._installed, self._enforced is None
         if before is None:
-            steps = plan(installed(self._backend), compiled.ruleset)
+            steps = plan(installed(self._backend), self._cutter.filled(compiled.ruleset))
         else:
-            steps = plan(before, compiled.ruleset, compiled.changed)
+            steps = plan(before, compiled.ruleset, compiled.changed, addresses(endpoints.values()))
         if steps.steps or before is None:
             self._installed = None  # until all of it is done, what the kernel holds has to be read
-            if before is not None:
-                self._cutter.release(enforced, before.names)
             self._installed = apply(steps, self._backend)
+            self._cutter.release(enforced, self._installed.names)
             self._clean_up_at = began + CLEAN_UP_S
-            if before is None:
-                self._wish(flows=True)  # a new set of revoked connections has to be filled
         if is_first:
             retire_other(self._backend)
         if self._enforced is None or self._enforced.endpoints is not endpoints:
@@ -337,7 +345,11 @@ class Reconciler:
 
     def _is_cluttered(self) -> bool:
         left = self._installed
-        return left is not None and sum(map(len, (*left.stray_chains.values(), left.stray_sets))) > MOST_STRAYS
+        return (
+            left is not None
+            and not self._stuck
+            and sum(map(len, (*left.stray_chains.values(), left.stray_sets))) > MOST_STRAYS
+        )
 
     def _idle(self, now: float) -> None:
         """What no packet waits for, a slice of it."""
@@ -358,8 +370,14 @@ class Reconciler:
         before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
         if before is None:
             return
-        left = clean_up(before, self._backend)
-        if left.stray_sets:
+        try:
+            left, self._stuck = clean_up(before, self._backend), False
+        except KernelError as error:  # another program's rule leads to an old chain of ours, say: it does no harm
+            log.log(logging.DEBUG if self._stuck else logging.WARNING, "old chains can't be taken away yet: %s", error)
+            left, self._stuck = replace(before, stray_sets=ipset.destroy(before.stray_sets)), True
+        if self._stuck:
+            self._clean_up_at = time.monotonic() + self.settings.rescan_s
+        elif left.stray_sets:
             self._clean_up_at = time.monotonic() + CLEAN_UP_AGAIN_S
         self._installed = left
 

@@ -98,7 +98,9 @@ class _Shared:
                 yield job, self._parse(job)
                 yield from self._delivered()
         while self._out:
-            wait(self._out, return_when=FIRST_COMPLETED)
+            if not wait(self._out, 2 * PATIENCE_S, return_when=FIRST_COMPLETED).done:
+                for helper, _ in self._out.values():
+                    helper.kill()  # it does not even take its work
             yield from self._delivered()
 
     def _hand_out(self) -> None:
@@ -150,6 +152,10 @@ class _Helper:
         if self._process:
             self._process.kill()
             self._process.communicate()
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
 
     def parse(self, batch: Batch) -> Sequence[Encoded] | None:
         """What each job's unit says; None where the helper failed."""

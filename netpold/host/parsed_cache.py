@@ -66,6 +66,10 @@ class _Corrupt(Exception):
     """A row is not as it was written."""
 
 
+# a damaged database can give values of other types, and texts that are none
+_TROUBLE = (OSError, sqlite3.Error, _Corrupt, ValueError, TypeError, AttributeError)
+
+
 def pack(parts: Sequence[Part]) -> Iterator[bytes]:
     """What a file's units say, for a Row, slice by slice."""
     encoder, rest = Encoder(), iter(parts)
@@ -97,7 +101,7 @@ class ParsedCache:
         self._thread: threading.Thread | None = None
         try:
             self._reader = self._open()
-        except (OSError, sqlite3.Error, _Corrupt) as error:
+        except _TROUBLE as error:
             self._fail(error)
 
     @property
@@ -153,7 +157,8 @@ class ParsedCache:
                 connection.execute("INSERT INTO version VALUES (?)", (version,))
         elif connection.execute("SELECT text FROM version").fetchone() != (version,):
             connection.close()
-            self._remove()
+            if not self._remove():
+                raise OSError("it is of another version and can't be removed")
             return self._open()
         return connection
 
@@ -173,7 +178,7 @@ class ParsedCache:
                 if row.sum() != stored:
                     raise _Corrupt
                 yield row
-        except (sqlite3.Error, _Corrupt) as error:
+        except _TROUBLE as error:
             self._fail(error)
 
     def _write(self) -> None:
@@ -183,7 +188,7 @@ class ParsedCache:
             while going:
                 going = self._write_some(connection)
             connection.close()
-        except sqlite3.Error as error:
+        except _TROUBLE as error:
             self._fail(error)
 
     def _write_some(self, connection: sqlite3.Connection) -> bool:
@@ -204,18 +209,21 @@ class ParsedCache:
     def _fail(self, error: Exception) -> None:
         """Do without, from now on."""
         self._usable = False
-        if isinstance(error, _Corrupt) or getattr(error, "sqlite_errorcode", None) in _DAMAGE:
+        if not isinstance(error, OSError | sqlite3.Error) or getattr(error, "sqlite_errorcode", None) in _DAMAGE:
             log.warning("the cache %s is damaged and thrown away; all manifests are parsed", self._path)
             self._remove()
         else:
             log.warning("the cache %s can't be used, so the next start parses all manifests: %s", self._path, error)
 
-    def _remove(self) -> None:
+    def _remove(self) -> bool:
+        removed = True
         for suffix in ("", "-wal", "-shm"):
             try:
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
             except OSError as error:
                 log.warning("the cache %s can't be removed: %s", self._path, error.strerror)
+                removed = False
+        return removed
 
 
 def _version() -> str:

@@ -16,7 +16,15 @@ def run(arguments: Sequence[str], stdin: str = "") -> str:
     Raises KernelError with what it wrote to standard error when it fails, is missing, or takes longer than TIMEOUT.
     """
     try:
-        done = subprocess.run(arguments, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            arguments,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # others' comments and names may hold any bytes, and come back as the same
+            timeout=TIMEOUT,
+            check=False,
+        )
     except FileNotFoundError:
         raise KernelError(f"{arguments[0]} is not installed") from None
     except subprocess.TimeoutExpired:

@@ -18,6 +18,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -126,6 +127,13 @@ def _judge(path: str, status: os.stat_result, max_file_size: int) -> Seen:
     return fingerprint_of(status)
 
 
+class Disturbed(Enum):
+    """What can happen beside a walk: names come and go in a directory, or another directory takes the place of one."""
+
+    NAMES = auto()
+    SWAPPED = auto()
+
+
 class Directory(NamedTuple):
     """What tells one directory from another, and what changes when a name comes or goes in it."""
 
@@ -144,7 +152,7 @@ class Walk:
 
     `entering` is told of each directory before it is listed.  At the end, `tree` says where it was; `notes` are
     findings about names that are not taken for manifests; `git` are the paths of `.git` in it and above it.  What it
-    did not find is only gone if it `was_undisturbed`.
+    did not find is only gone if it was not `disturbed`.
     """
 
     def __init__(
@@ -174,13 +182,19 @@ class Walk:
     def tree(self) -> Tree:
         return Tree(frozenset(self._directories), frozenset(self._links))
 
-    def was_undisturbed(self) -> bool:
-        """Whether all that was listed is as it was: no symlink leads elsewhere, no directory was renamed, and no name
-        came or went in one.  A listing beside which a file is renamed can miss it."""
-        try:
-            return all(_state(os.stat(path)) == state for path, state in self.listed.items())  # noqa: PTH116
-        except OSError:
-            return False
+    def disturbed(self) -> Disturbed | None:
+        """What happened beside the walk to what was listed.  A listing beside which a file is renamed can miss it."""
+        found = None
+        for path, before in self.listed.items():
+            try:
+                now = _state(os.stat(path))  # noqa: PTH116
+            except OSError:
+                return Disturbed.SWAPPED
+            if now[:2] != before[:2]:
+                return Disturbed.SWAPPED
+            if now != before:
+                found = Disturbed.NAMES
+        return found
 
     def swapped(self, path: str) -> bool:
         """Whether a directory that is on the way to a path is another one than in the walk `before`."""

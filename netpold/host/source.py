@@ -10,6 +10,7 @@ stays.  While git holds its lock nothing is acted on; what it did is one change.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from netpold.host.remembered import Remembered
 from netpold.host.scan import (
     Ambiguous,
     Directory,
+    Disturbed,
     Fingerprint,
     Seen,
     SourceError,
@@ -35,7 +37,7 @@ from netpold.host.scan import (
     problem,
     unreadable_problem,
 )
-from netpold.host.waiting import Ripe, Wait, Waiting
+from netpold.host.waiting import DEADLINE_S, Ripe, Wait, Waiting
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding, Pod
@@ -47,6 +49,8 @@ __all__ = ["EVERYTHING_CHANGED", "NOTHING_CHANGED", "Hints", "Reading", "Source"
 GONE_S = 0.002
 GONE_POLICY_S = 0.008
 GIT_POLL_S = 0.02
+FIRST_LOOK_S = 1.0  # for how long the first walk is repeated when names come and go beside it
+SWAP_AGAIN_S = 0.01  # how soon to look again at a swap that could not be read as a whole
 WALKS, WALK_AGAIN_S = 3, 0.2  # how often to walk again at once when something moved beside the walk, and then how soon
 RACY_SLICE_S = 0.003  # for how long to read files again in one reading whose fingerprint proves nothing
 
@@ -116,8 +120,10 @@ class Source:
         self._git_state = GitState()
         self._walk_wanted = True
         self._walk_at = 0.0  # not before; a tree that never rests is not to be walked through all the time
+        self._kept_back: dict[str, Parsed | None] = {}  # changed, and not handed out yet
         self._hurry = False  # the walk that is wanted has to look at what was swapped
-        self._undisturbed = True  # the last walk
+        self._first_until: float | None = None
+        self._disturbed: Disturbed | None = None  # the last walk
         self._listed: Mapping[str, Directory] = {}  # by the last walk that was undisturbed
         self._walks = 0
         self._sweep: Iterator[None] | None = None
@@ -138,7 +144,7 @@ class Source:
         self._turn += 1
         self._settle_s = settle_s
         self._tell_time()
-        changed: dict[str, Parsed | None] = {}
+        changed, self._kept_back = self._kept_back, {}
         try:
             self._look(hints)
             git, before = self._git.look(), self._git_state
@@ -152,6 +158,7 @@ class Source:
                 self._read_racy(hints.everything, changed)
         except SourceError:
             self._walk_wanted, self._sweep, self.due = True, None, None
+            self._kept_back = changed
             self._scanned(None)
             raise
         if not git.locked and not self._walk_wanted and not self._waiting.awaited():
@@ -159,6 +166,8 @@ class Source:
             self.complete = True
             self._remembered.loaded()
         self.due = now + GIT_POLL_S if git.locked else self._next(now)
+        if not self.complete:
+            self._kept_back, changed = changed, {}
         return self._reading(changed)
 
     def read_as_it_is(self) -> Reading:
@@ -168,6 +177,11 @@ class Source:
         self._look(EVERYTHING_CHANGED)
         self._act(Ripe(together=list(self._waiting), late=True), changed)
         return self._reading(changed)
+
+    def is_settled(self, moment: float) -> bool:
+        """Whether nothing is waited for that a look at that moment saw, but for what is given up."""
+        waits = self._git_state.locked or self._walk_wanted or self._waiting.began_before(moment)
+        return self.complete and not waits
 
     def sweep(self, seconds: float) -> bool:
         """Go on for about so long with a walk that finds what events missed; whether it came to its end.  What it finds
@@ -224,7 +238,10 @@ class Source:
             raise Ambiguous
         seen = look(path, self._max_file_size)
         if is_manifest(path.rpartition("/")[2]) or path in self._files:
-            self._note(path, seen, at_once=happened is (Happened.RENAMED if seen is None else Happened.MOVED_IN))
+            at_once = happened is (Happened.RENAMED if seen is None else Happened.MOVED_IN)
+            self._note(path, seen, at_once)
+            if happened is Happened.WRITTEN and path in self._waiting:
+                self._waiting[path].written = True
 
     def _look_again(self, now: float) -> None:
         """Look at all that may be ripe and was not looked at in this reading."""
@@ -251,10 +268,16 @@ class Source:
         for _ in range(WALKS):
             for _ in self._walk(hurry, written):
                 pass
-            if self._undisturbed:
-                self._walk_wanted = self._hurry = False
-                return
-        self._walk_wanted, self._hurry, self._walk_at = True, hurry, time.monotonic() + WALK_AGAIN_S
+            if not self._disturbed:
+                break
+        # of names that came or went beside the walk, events tell; but what was swapped has to be seen as one, and the
+        # first look at everything should be a whole one
+        now = time.monotonic()
+        self._first_until = self._first_until or now + FIRST_LOOK_S
+        first = self._disturbed is not None and not self.complete and now < self._first_until
+        self._walk_wanted = first or self._disturbed is Disturbed.SWAPPED
+        self._hurry = hurry and self._walk_wanted
+        self._walk_at = now + WALK_AGAIN_S if self._walk_wanted else now
 
     def _walk(self, hurry: bool = False, written: Set[str] = frozenset()) -> Iterator[None]:
         """The same once, pausing after each path.  A walk that was disturbed finds nothing gone."""
@@ -265,15 +288,15 @@ class Source:
             file, wait = self._files.get(path), self._waiting.get(path)
             if file:
                 file.visited = number
-            new = wait is None or wait.seen is None or wait.swapped
+            new = wait is None or not wait.written
             whole = (hurry and new) or walk.swapped(path)
             self._note(path, seen, swapped=whole and path not in written)
             yield
         self._notes, self._tree = tuple(walk.notes), walk.tree
         self._git = GitRepositories(walk.git)
         self._scanned(self._tree)
-        self._undisturbed = walk.was_undisturbed()
-        if not self._undisturbed:
+        self._disturbed = walk.disturbed()
+        if self._disturbed:
             return
         for path in list(self._files):
             file = self._files.get(path)
@@ -323,16 +346,20 @@ class Source:
 
     def _act(self, ripe: Ripe, changed: dict[str, Parsed | None]) -> None:
         if ripe.swapped and not self._take_swapped(ripe.swapped, changed):
-            self._walk_wanted = self._hurry = True  # it was swapped again
+            # it was swapped again, or a program writes to it
+            self._walk_wanted, self._hurry, self._walk_at = True, True, time.monotonic() + SWAP_AGAIN_S
         self._take(ripe.alone, changed)
         if ripe.late:
             self._take(ripe.together, changed, give_up=True)
         elif ripe.together:
             self._take_whole(ripe.together, changed)
+        if not self._waiting.is_coming():
+            self._take(ripe.gone, changed)
         for path in self._waiting.given_up():
             if path not in self._files:
-                self._files[path] = _File(_NEVER_READ, _UNKNOWN, self._walks)
-                changed[path] = UNKNOWN
+                content = self._unknown(path)
+                self._files[path] = _File(_NEVER_READ, content, self._walks)
+                changed[path] = content.parsed
 
     def _take(self, paths: list[str], changed: dict[str, Parsed | None], give_up: bool = False) -> None:
         """Read these files and act on them; those that move wait on, or are given up."""
@@ -349,8 +376,13 @@ class Source:
         if self._walk_wanted:
             return False  # the walk was disturbed: there may be more
         now_ns, found = time.time_ns(), dict(self._load(paths))
-        if any(isinstance(result, Moving) for result in found.values()):
+        moving = [path for path, result in found.items() if isinstance(result, Moving)]
+        late = any(self._waiting[path].began + DEADLINE_S <= time.monotonic() for path in paths)
+        if moving and not late:
             return False
+        for path in moving:
+            self._waiting.moves(path, time.monotonic(), self._settle_s, give_up=True)
+        paths = [path for path in paths if path not in moving]
         for path in paths:
             result = found.get(path)
             assert not isinstance(result, Moving)
@@ -420,7 +452,7 @@ class Source:
                 changed[path] = None
                 self._remembered.outdate(path)
             return
-        content = before.content if before else _UNKNOWN
+        content = before.content if before else self._unknown(path)
         if isinstance(seen, Finding):
             self._findings[path] = seen
         elif isinstance(found, OSError):
@@ -433,6 +465,13 @@ class Source:
         self._files[path] = _File(seen, content, self._walks)
         if before is None or before.content.parsed is not content.parsed:
             changed[path] = content.parsed
+
+    def _unknown(self, path: str) -> Content:
+        """What stands for a file that can't be read: what it said before a restart, or that it may hold anything."""
+        known = self._remembered.recall(path)
+        if known is None:
+            return _UNKNOWN
+        return dataclasses.replace(known, parsed=dataclasses.replace(known.parsed, truncated=True))
 
     def _doubt(self, path: str, fingerprint: Fingerprint, read_ns: int) -> None:
         """Look at a file again when it was read so early that its fingerprint proves nothing."""
@@ -453,13 +492,19 @@ class Source:
             now_ns = time.time_ns()
             for _, result in load([Request(path, file.seen, file.content)]):
                 if not isinstance(result, Content):
-                    file.seen, self._walk_wanted = _NEVER_READ, True
+                    self._look_once_more(path)
                     continue
                 self._doubt(path, file.seen, now_ns)
                 self._remembered.outdate(path)
                 if file.content.parsed is not result.parsed:
                     changed[path] = result.parsed
                 file.content = result
+
+    def _look_once_more(self, path: str) -> None:
+        try:
+            self._note(path, look(path, self._max_file_size, path in self._tree.links))
+        except Ambiguous:
+            self._walk_wanted = True
 
     # Telling ------------------------------------------------------------------------------------------------------
 

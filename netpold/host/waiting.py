@@ -5,6 +5,8 @@ renamed into place, one that is gone.  Files that are written in place wait for 
 files stays one; but none waits long for the others, and after a deadline nobody waits for one that never rests: it is
 given up, until it rests.
 
+What goes, goes after what comes: the same object may come under another name.
+
 A batch (git's work, or the first look at everything) is all that waits now, as one change.  What was found when a
 directory or a symlink was swapped is one change too, for itself.
 """
@@ -22,7 +24,8 @@ HOLD_S = 0.25  # how long a file that rests waits for others that are written in
 @dataclass(slots=True)
 class Wait:
     """`seen`: what stands at the path (None: nothing), as last `looked` (the number of the reading), since `since`; it
-    first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are.
+    first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are;
+    `written`: it is being written in place.
     Times are monotonic, in seconds."""
 
     seen: Seen | None
@@ -32,6 +35,7 @@ class Wait:
     alone: bool
     swapped: bool
     looked: int
+    written: bool = False
     given_up: bool = False
 
     @property
@@ -42,10 +46,11 @@ class Wait:
 
 @dataclass(slots=True)
 class Ripe:
-    """Paths to act on: each for itself, those that are one change, and those of a swap.  `late`: the deadline has
-    passed, so that of those that are one change nobody waits for the ones that move."""
+    """Paths to act on: each for itself, those that are one change, those of a swap, and those that are gone.  `late`:
+    the deadline has passed, so that of those that are one change nobody waits for the ones that move."""
 
     alone: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     swapped: list[str] = field(default_factory=list)
     together: list[str] = field(default_factory=list)
     late: bool = False
@@ -72,6 +77,14 @@ class Waiting(dict[str, Wait]):
         """Whether there is anything that was not given up."""
         return any(not wait.given_up for wait in self.values())
 
+    def is_coming(self) -> bool:
+        """Whether there is a file that was not read yet."""
+        return any(isinstance(wait.seen, bytes) and not wait.given_up for wait in self.values())
+
+    def began_before(self, moment: float) -> bool:
+        """Whether anything that is not given up changed before that moment."""
+        return any(wait.began <= moment and not wait.given_up for wait in self.values())
+
     def rested(self, now: float) -> list[str]:
         """The paths that have rested for long enough, if nothing changed there since they were looked at."""
         return [path for path, wait in self.items() if wait.rested <= now]
@@ -91,7 +104,7 @@ class Waiting(dict[str, Wait]):
                 ripe.swapped.append(path)
             elif wait.given_up or (wait.alone and not self.batch):
                 if wait.rested <= now:
-                    ripe.alone.append(path)
+                    (ripe.alone if wait.seen is not None else ripe.gone).append(path)
             else:
                 group.append((path, wait))
                 rest = rest and wait.rested <= now

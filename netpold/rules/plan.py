@@ -4,6 +4,7 @@ What makes every packet see the old or the new ruleset and never a mix (docs/des
   1. Sets of which all changes go one way, while no rule changes: in place.  One way means that all changed sets allow
      more after it, or all allow less (a larger set of peers allows more, a larger set of what is refused allows less).
      A verdict is a monotone function of the look-ups, so what a packet meets half-way lies between the old and the new.
+     That is asked of each address alone where no local pod's is among them: a packet that is judged has one local end.
   2. Anything else: new sets are built beside the old ones, where no rule refers to them yet; then one commit per
      family rewrites all chains that changed or that refer to a set under its new name.
 
@@ -16,7 +17,7 @@ Chains are compared by name and content, sets by name and members; the kernel is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from netpold.policy.model import Family
@@ -93,10 +94,16 @@ class Plan:
         return self.result.names
 
 
-def plan(installed: Installed, desired: Ruleset, changed: Mapping[str, SetChange] | None = None) -> Plan:
+def plan(
+    installed: Installed,
+    desired: Ruleset,
+    changed: Mapping[str, SetChange] | None = None,
+    local: Set[str] | None = None,
+) -> Plan:
     """The steps from `installed` to `desired`; none where they are the same.
 
     `changed`: what became of sets since `installed.ruleset`, by logical name; without it, members are compared.
+    `local`: all addresses of which packets are judged; None: these are not known.
     """
     old = installed.ruleset
     if changed is None:
@@ -105,7 +112,7 @@ def plan(installed: Installed, desired: Ruleset, changed: Mapping[str, SetChange
     same_rules = old.chains == desired.chains and old.hooks == desired.hooks
     steps: list[Step] = []
     names = installed.names
-    if not same_rules or not _one_way(desired, changed):
+    if not same_rules or not _one_way(desired, changed, local):
         names = _new_names(installed, desired, changed)
         steps += [
             CreateSet(names[name], ipset, "no rule refers to it yet")
@@ -128,15 +135,21 @@ def _compare(old: Ruleset, desired: Ruleset) -> dict[str, SetChange]:
     return found
 
 
-def _one_way(desired: Ruleset, changed: Mapping[str, SetChange]) -> bool:
-    """Whether all these changes allow more, or all allow less."""
-    ways: set[str] = set()
+def _one_way(desired: Ruleset, changed: Mapping[str, SetChange], local: Set[str] | None) -> bool:
+    """Whether all these changes allow more, or all allow less; or whether that is so for each address, where no packet
+    can meet the changes of two."""
+    ways: dict[str, set[str]] = {}
     for name, change in changed.items():
         larger = desired.sets[name].larger
-        if larger is None or (change.added and change.removed):
+        if larger is None:
             return False
-        ways.add("more" if bool(change.added) == (larger == "allows") else "less")
-    return len(ways) <= 1
+        for members, way in ((change.added, "more"), (change.removed, "less")):
+            allows = way if larger == "allows" else {"more": "less", "less": "more"}[way]
+            for member in members:
+                ways.setdefault(member.split(",")[0], set()).add(allows)
+    if len(set().union(*ways.values())) <= 1:
+        return True
+    return local is not None and ways.keys().isdisjoint(local) and all(len(way) == 1 for way in ways.values())
 
 
 def _in_place(name: str, change: SetChange) -> ChangeSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +32,18 @@ def apply(plan: Plan, backend: Backend) -> Installed:
     Raises KernelError at the first step that fails: up to then every packet met the old ruleset or, family by family,
     the new one; the caller starts over from what `installed` reads.
     """
+    try:
+        busy = _carry_out(plan, backend)
+    except KernelError:
+        # else every attempt would leave another copy; those that rules use already, the kernel keeps
+        with suppress(KernelError):
+            ipset.destroy(step.name for step in plan.steps if isinstance(step, CreateSet))
+        raise
+    return replace(plan.result, stray_sets=plan.result.stray_sets | busy)
+
+
+def _carry_out(plan: Plan, backend: Backend) -> frozenset[str]:
+    """All steps; returns the sets that were to go and are still in use."""
     busy: frozenset[str] = frozenset()
     for _, group in groupby(plan.steps, key=type):
         steps = list(group)
@@ -47,7 +60,7 @@ def apply(plan: Plan, backend: Backend) -> Installed:
                     backend.commit(Commit(family, remove=chains))
                 case DestroySets(names):
                     busy |= ipset.destroy(names)
-    return replace(plan.result, stray_sets=plan.result.stray_sets | busy)
+    return busy
 
 
 def clean_up(installed: Installed, backend: Backend) -> Installed:

@@ -76,7 +76,7 @@ def names() -> frozenset[str]:
     try:
         with opened() as channel:
             found = [
-                data[start : end - 1].decode()
+                data[start : end - 1].decode(errors="surrogateescape")
                 for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _PREAMBLE + flags))
                 for kind, start, end in attributes(data, begin, behind)
                 if kind == _SETNAME

@@ -113,7 +113,7 @@ class _Process:
         """Give it lines and a comment; whether the comment came back in time (s).  Raises _Ended."""
         self._given += 1
         comment = f"# done {self._given}\n".encode()
-        left = memoryview(text.encode() + comment)
+        left = memoryview(text.encode(errors="surrogateescape") + comment)
         deadline = time.monotonic() + timeout
         said = {self._stdout.fileno(): b"", self._stderr.fileno(): b""}
         poll = select.poll()
