@@ -10,7 +10,6 @@ stays.  While git holds its lock nothing is acted on; what it did is one change.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -284,7 +283,9 @@ class Source:
         self._walks += 1
         number = self._walks
         walk = Walk(self.directory, self._max_file_size, self._entering, self._listed)
+        unconfirmed = set(self._waiting)
         for path, seen in walk:
+            unconfirmed.discard(path)
             file, wait = self._files.get(path), self._waiting.get(path)
             if file:
                 file.visited = number
@@ -303,11 +304,9 @@ class Source:
             if file and file.visited != number and not walk.hides(path):
                 self._note(path, None, swapped=hurry or walk.swapped(path))
             yield
-        for path in list(self._waiting):
-            wait = self._waiting.get(path)
-            if wait and wait.looked != self._turn and path not in self._files:
-                self._waiting.pop(path, None)  # it came and went
-            yield
+        for path in unconfirmed - self._files.keys():
+            self._waiting.pop(path, None)  # it came and went, or is known by another name
+        yield
         self._listed = walk.listed
 
     def _note(self, path: str, seen: Seen | None, at_once: bool = False, swapped: bool = False) -> None:
@@ -468,10 +467,7 @@ class Source:
 
     def _unknown(self, path: str) -> Content:
         """What stands for a file that can't be read: what it said before a restart, or that it may hold anything."""
-        known = self._remembered.recall(path)
-        if known is None:
-            return _UNKNOWN
-        return dataclasses.replace(known, parsed=dataclasses.replace(known.parsed, truncated=True))
+        return self._remembered.recall(path) or _UNKNOWN
 
     def _doubt(self, path: str, fingerprint: Fingerprint, read_ns: int) -> None:
         """Look at a file again when it was read so early that its fingerprint proves nothing."""
