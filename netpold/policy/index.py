@@ -21,6 +21,9 @@ from netpold.policy.model import Direction, Namespace, Operator, Pod, Policy, Se
 from netpold.policy.selector import holds, matches
 from netpold.policy.watches import Watches
 
+# Of labels that no selector asks for any more so many stay indexed: they may be asked for again.
+KEPT_LABELS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
@@ -86,6 +89,12 @@ class Index:
 
     def unwatch(self, group: PodGroup) -> None:
         self._watches.remove(group)
+        unused = self._labelled.keys() - self._watches.label_keys.keys()
+        if len(unused) > KEPT_LABELS:
+            for label in unused:
+                del self._labelled[label]
+        for selector in self._selected.keys() - self._watches.by_namespace_selector.keys():
+            del self._selected[selector]
 
     # Questions ----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ label.  Only groups that say nothing of the kind have to be compared with every 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 
 from netpold.policy.groups import PodGroup
@@ -19,6 +20,7 @@ class Watches:
 
     def __init__(self) -> None:
         self.by_namespace_selector: dict[Selector, set[PodGroup]] = {}
+        self.label_keys: Counter[str] = Counter()  # how many groups mention each
         self._count: dict[PodGroup, int] = {}
         # by namespace, by (label, value), by (label,), or anywhere
         self._hanging: dict[Hashable, set[PodGroup]] = {}
@@ -32,6 +34,7 @@ class Watches:
             return
         for hook in _hooks(group):
             self._hanging.setdefault(hook, set()).add(group)
+        self.label_keys.update(requirement.key for requirement in group.pods.requirements)
         if not group.namespace:
             self.by_namespace_selector.setdefault(group.namespaces, set()).add(group)
 
@@ -45,6 +48,8 @@ class Watches:
             self._hanging[hook].discard(group)
             if not self._hanging[hook]:
                 del self._hanging[hook]
+        self.label_keys.subtract(requirement.key for requirement in group.pods.requirements)
+        self.label_keys += Counter()  # without those of none
         if not group.namespace:
             same = self.by_namespace_selector[group.namespaces]
             same.discard(group)
