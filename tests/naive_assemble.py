@@ -2,22 +2,25 @@
 
 An object is, in this order: its one good version; where its manifest is rejected, its good version in `last_good`; else
 its closed version.  A file that could not be read to its end may hold any object that it held before, so those stay.
+
+What is naive is when and of what a world is made.  What a closed version is, and what a finding of claimed addresses
+says, does not depend on that: these are netpold's own, and tests/test_assemble.py has what they should be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import TypeVar
 
+from netpold.policy.assemble import closed_namespace, closed_pod, closed_policy, place
+from netpold.policy.claims import claim_finding
 from netpold.policy.manifest import Parsed
-from netpold.policy.model import EVERYTHING, NAME_LABEL, Finding, Namespace, Pod, Policy, Position, World
+from netpold.policy.model import Finding, Namespace, Pod, Policy, Position, World
 
 _T = TypeVar("_T", Pod, Namespace, Policy)
 
 _NOWHERE = Position("", 0)
-_MOST_NAMED = 3  # of the pods that claim one address
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,9 @@ def assemble(parsed: Mapping[str, Parsed], last_good: World) -> Assembled:
     broken = frozenset(file for file, says in parsed.items() if says.truncated)
     merge = _Merge(broken, findings)
     world = World(
-        merge.objects("Pod", pods, last_good.pods, _closed_pod),
-        merge.objects("Namespace", namespaces, last_good.namespaces, _closed_namespace),
-        merge.objects("NetworkPolicy", policies, last_good.policies, _closed_policy),
+        merge.objects("Pod", pods, last_good.pods, closed_pod),
+        merge.objects("Namespace", namespaces, last_good.namespaces, closed_namespace),
+        merge.objects("NetworkPolicy", policies, last_good.policies, closed_policy),
     )
     findings += _claimed_twice(world.pods.values())
     findings.sort(key=lambda finding: (finding.position, finding.code, finding.path, finding.fault))
@@ -82,7 +85,7 @@ class _Merge:
             if each.quarantined:
                 bad.add(key)
         for key, several in copies.items():
-            several.sort(key=_place)
+            several.sort(key=place)
             merged[key] = several[0]
             same = all(each == several[0] for each in several)
             self._note_copies(f"{kind} {key}", several, same)
@@ -117,49 +120,6 @@ class _Merge:
             self._findings.append(note)
 
 
-def _place(found: Pod | Namespace | Policy) -> Position:
-    return found.position or _NOWHERE
-
-
-def _closed_policy(copies: list[Policy]) -> Policy:
-    """What all copies may select, in all their directions, and no grant."""
-    first = copies[0]
-    return Policy(
-        first.namespace,
-        first.name,
-        first.selector if all(copy.selector == first.selector for copy in copies) else EVERYTHING,
-        None if all(copy.ingress is None for copy in copies) else (),
-        None if all(copy.egress is None for copy in copies) else (),
-        first.position,
-        quarantined=True,
-    )
-
-
-def _closed_pod(copies: list[Pod]) -> Pod:
-    """Wherever any copy says that it is; an address that only a copy on the host's network has is the host's."""
-    first = copies[0]
-    host_network = all(copy.host_network for copy in copies)
-    placed = copies if host_network else [copy for copy in copies if not copy.host_network]
-    return Pod(
-        first.namespace,
-        first.name,
-        dict(reduce(lambda common, copy: common & copy.labels.items(), copies, set(first.labels.items()))),
-        tuple(dict.fromkeys(address for copy in placed for address in copy.addresses)),
-        first.node if all(copy.node == first.node for copy in copies) else None,
-        host_network,
-        all(copy.finished for copy in copies),
-        (),
-        tuple(dict.fromkeys(interface for copy in placed for interface in copy.interfaces)),
-        first.position,
-        quarantined=True,
-    )
-
-
-def _closed_namespace(copies: list[Namespace]) -> Namespace:
-    first = copies[0]
-    return Namespace(first.name, {NAME_LABEL: first.name}, first.position, quarantined=True)
-
-
 def _claimed_twice(pods: Iterable[Pod]) -> list[Finding]:
     """A finding for each address that two live pods have; those on the host's network share its addresses."""
     owners: dict[str, Pod] = {}
@@ -171,15 +131,4 @@ def _claimed_twice(pods: Iterable[Pod]) -> list[Finding]:
             owner = owners.setdefault(address, pod)
             if owner is not pod:
                 claims.setdefault(address, [owner]).append(pod)
-    return [_claim(address, claimants) for address, claimants in claims.items()]
-
-
-def _claim(address: str, claimants: list[Pod]) -> Finding:
-    claimants.sort(key=lambda pod: (_place(pod), pod.key))
-    last = claimants[-1]
-    names = [f"{pod.key} ({_place(pod)})" for pod in claimants[:_MOST_NAMED]]
-    if len(claimants) > _MOST_NAMED:
-        names.append(f"{len(claimants) - _MOST_NAMED} more")
-    fault = f"the address {address} is claimed by {', '.join(names[:-1])} and {names[-1]}"
-    cure = "give each live pod its own address, or take out the manifest of the one that is gone"
-    return Finding(_place(last), "address-claimed-twice", "status.podIPs", fault, cure, f"Pod {last.key}")
+    return [claim_finding(address, claimants) for address, claimants in claims.items()]

@@ -10,6 +10,7 @@ stays.  While git holds its lock nothing is acted on; what it did is one change.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -177,9 +178,9 @@ class Source:
         self._act(Ripe(together=list(self._waiting), late=True), changed)
         return self._reading(changed)
 
-    def is_settled(self, moment: float) -> bool:
+    def is_settled(self, moment: float = math.inf) -> bool:
         """Whether nothing is waited for that a look at that moment saw, but for what is given up."""
-        waits = self._git_state.locked or self._walk_wanted or self._waiting.began_before(moment)
+        waits = self._git_state.locked or self._walk_wanted or self._waiting.awaited(moment)
         return self.complete and not waits
 
     def sweep(self, seconds: float) -> bool:
@@ -249,12 +250,17 @@ class Source:
             wait = self._waiting.get(path)
             if wait is None or wait.looked == self._turn or self._is_gone_for_sure(path, wait):
                 continue
-            try:
-                self._note(path, look(path, self._max_file_size, path in self._tree.links))
-            except Ambiguous:
-                walk = True
+            walk |= not self._look_once_more(path)
         if walk:
             self._walk_through()
+
+    def _look_once_more(self, path: str) -> bool:
+        """Look at a path of which something was seen before; False where a walk has to look."""
+        try:
+            self._note(path, look(path, self._max_file_size, path in self._tree.links))
+        except Ambiguous:
+            return False
+        return True
 
     def _is_gone_for_sure(self, path: str, wait: Wait) -> bool:
         """Whether a walk found that a path is not taken any more: it may lead to a file that has another name."""
@@ -488,19 +494,13 @@ class Source:
             now_ns = time.time_ns()
             for _, result in load([Request(path, file.seen, file.content)]):
                 if not isinstance(result, Content):
-                    self._look_once_more(path)
+                    self._walk_wanted |= not self._look_once_more(path)
                     continue
                 self._doubt(path, file.seen, now_ns)
                 self._remembered.outdate(path)
                 if file.content.parsed is not result.parsed:
                     changed[path] = result.parsed
                 file.content = result
-
-    def _look_once_more(self, path: str) -> None:
-        try:
-            self._note(path, look(path, self._max_file_size, path in self._tree.links))
-        except Ambiguous:
-            self._walk_wanted = True
 
     # Telling ------------------------------------------------------------------------------------------------------
 
@@ -518,8 +518,7 @@ class Source:
         moving = self._waiting.given_up()
         findings = [*self._notes, *self._findings.values(), *self._git_state.stale, *map(_still_changing, moving)]
         findings.sort(key=lambda finding: (finding.position, finding.code, finding.fault))
-        settled = self.complete and not self._git_state.locked and not self._walk_wanted and not self._waiting.awaited()
-        return Reading(changed, tuple(findings), frozenset(moving), settled)
+        return Reading(changed, tuple(findings), frozenset(moving), self.is_settled())
 
 
 def _still_changing(path: str) -> Finding:

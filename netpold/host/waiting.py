@@ -13,6 +13,7 @@ directory or a symlink was swapped is one change too, for itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from netpold.host.scan import Seen
@@ -73,17 +74,13 @@ class Waiting(dict[str, Wait]):
     def given_up(self) -> list[str]:
         return [path for path, wait in self.items() if wait.given_up]
 
-    def awaited(self) -> bool:
-        """Whether there is anything that was not given up."""
-        return any(not wait.given_up for wait in self.values())
+    def awaited(self, moment: float = math.inf) -> bool:
+        """Whether there is anything that was not given up, and first changed by that moment."""
+        return any(wait.began <= moment and not wait.given_up for wait in self.values())
 
     def is_coming(self) -> bool:
         """Whether there is a file that was not read yet."""
         return any(isinstance(wait.seen, bytes) and not wait.given_up for wait in self.values())
-
-    def began_before(self, moment: float) -> bool:
-        """Whether anything that is not given up changed before that moment."""
-        return any(wait.began <= moment and not wait.given_up for wait in self.values())
 
     def rested(self, now: float) -> list[str]:
         """The paths that have rested for long enough, if nothing changed there since they were looked at."""

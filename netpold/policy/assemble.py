@@ -28,9 +28,9 @@ class Assembly:
     """What should be in force.  `world` is always the same object; its mappings change with every `update`."""
 
     def __init__(self) -> None:
-        self._pods = _Table[Pod]("Pod", _closed_pod)
-        self._namespaces = _Table[Namespace]("Namespace", _closed_namespace)
-        self._policies = _Table[Policy]("NetworkPolicy", _closed_policy)
+        self._pods = _Table[Pod]("Pod", closed_pod)
+        self._namespaces = _Table[Namespace]("Namespace", closed_namespace)
+        self._policies = _Table[Policy]("NetworkPolicy", closed_policy)
         self._by_type: Mapping[type, _Table[Any]] = {
             Pod: self._pods,
             Namespace: self._namespaces,
@@ -162,7 +162,7 @@ class _Table(Generic[_T]):
             self._kept.setdefault(file, set()).add(key)
             now, rejected = good, True
         else:
-            copies.sort(key=_place)
+            copies.sort(key=place)
             same = all(copy == copies[0] for copy in copies)
             if len(copies) > 1:
                 self.notes[key] = list(_notes(f"{self.kind} {key}", copies, same))
@@ -200,11 +200,12 @@ def _notes(subject: str, copies: Sequence[_T], same: bool) -> Iterable[Finding]:
             yield Finding(where, "conflicting-objects", "", fault, "keep one of them", subject)
 
 
-def _place(found: Pod | Namespace | Policy) -> Position:
+def place(found: Pod | Namespace | Policy) -> Position:
+    """Where it is written."""
     return found.position or _NOWHERE
 
 
-def _closed_policy(copies: Sequence[Policy]) -> Policy:
+def closed_policy(copies: Sequence[Policy]) -> Policy:
     """What all copies may select, in all their directions, and no grant."""
     first = copies[0]
     return Policy(
@@ -218,7 +219,7 @@ def _closed_policy(copies: Sequence[Policy]) -> Policy:
     )
 
 
-def _closed_pod(copies: Sequence[Pod]) -> Pod:
+def closed_pod(copies: Sequence[Pod]) -> Pod:
     """Wherever any copy says that it is; an address that only a copy on the host's network has is the host's."""
     first = copies[0]
     host_network = all(copy.host_network for copy in copies)
@@ -238,6 +239,7 @@ def _closed_pod(copies: Sequence[Pod]) -> Pod:
     )
 
 
-def _closed_namespace(copies: Sequence[Namespace]) -> Namespace:
+def closed_namespace(copies: Sequence[Namespace]) -> Namespace:
+    """No selector finds it."""
     first = copies[0]
     return Namespace(first.name, {NAME_LABEL: first.name}, first.position, quarantined=True)

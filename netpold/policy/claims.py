@@ -46,14 +46,15 @@ class Claims:
 
     def findings(self, pods: Mapping[str, Pod]) -> list[Finding]:
         """One for each address that several pods claim."""
-        return [_finding(address, [pods[key] for key in keys]) for address, keys in self.contested.items()]
+        return [claim_finding(address, [pods[key] for key in keys]) for address, keys in self.contested.items()]
 
 
 def _place(pod: Pod) -> Position:
     return pod.position or _NOWHERE
 
 
-def _finding(address: str, claimants: list[Pod]) -> Finding:
+def claim_finding(address: str, claimants: list[Pod]) -> Finding:
+    """That these pods claim one address."""
     claimants.sort(key=lambda pod: (_place(pod), pod.key))
     last = claimants[-1]
     names = [f"{pod.key} ({_place(pod)})" for pod in claimants[:_MOST_NAMED]]

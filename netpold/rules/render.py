@@ -32,6 +32,8 @@ from netpold.rules.ruleset import (
     SourcePort,
 )
 
+MOST_MEMBERS = 4194304  # `maxelem` is no allocation; the default of 65,536 would overflow in a large cluster
+
 # (option without its dashes, value or None, negated)
 Option = tuple[str, str | None, bool]
 
@@ -149,11 +151,12 @@ def _words(all_options: tuple[Option, ...]) -> list[str]:
 def set_header(ipset: IPSet) -> str:
     """Type and options of a set, as `ipset create NAME` takes them behind the name."""
     family = "inet" if ipset.family == 4 else "inet6"
-    size = 64
-    while size < len(ipset.members):
-        size *= 2
-    # maxelem is no allocation; the default of 65,536 would overflow in a large cluster
-    return f"{ipset.kind} family {family} hashsize {size} maxelem 4194304"
+    return f"{ipset.kind} family {family} hashsize {hash_size(ipset)} maxelem {MOST_MEMBERS}"
+
+
+def hash_size(ipset: IPSet) -> int:
+    """The `hashsize` with room for all members from the start."""
+    return max(64, 1 << (len(ipset.members) - 1).bit_length())
 
 
 def ruleset_text(ruleset: Ruleset) -> str:

@@ -21,19 +21,17 @@ import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 from netpold.ctl.client import NotRunning, ask
 from tests.bench.bed import add_options, await_enforced, wire
 from tests.bench.cluster import Size
 from tests.bench.manifests import FORMATS, write
 from tests.bench.table import quantile, table
-from tests.bench.usage import MemorySampler, cpu_s, peak_rss_mib
+from tests.bench.usage import Beside, MemorySampler, cpu_s, peak_rss_mib
 from tests.lab import Backend, Lab
 from tests.lab.daemon import Daemon
 
@@ -66,24 +64,13 @@ class Result:
     restart: list[Start]
 
 
-class StatusPoller:
-    """A context manager that asks for the status every POLL_S; `taken_ms` is how long the answers took."""
+class StatusPoller(Beside):
+    """Asks for the status every POLL_S; `taken_ms` is how long the answers took."""
 
     def __init__(self, socket: Path) -> None:
+        super().__init__()
         self.taken_ms: list[float] = []
         self._socket = socket
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> StatusPoller:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
 
     def _run(self) -> None:
         due = time.monotonic()

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / (1 << 20)
@@ -63,16 +64,14 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-class MemorySampler:
-    """A context manager that samples the memory of a process tree; `rss_mib` and `pss_mib` are the largest sums."""
+class Beside:
+    """A context manager with a thread that does `_run` until `_done` is set."""
 
-    def __init__(self, pid: int) -> None:
-        self.rss_mib = self.pss_mib = 0.0
-        self._pid = pid
+    def __init__(self) -> None:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> MemorySampler:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -81,6 +80,18 @@ class MemorySampler:
     ) -> None:
         self._done.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class MemorySampler(Beside):
+    """Samples the memory of a process tree; `rss_mib` and `pss_mib` are the largest sums."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.rss_mib = self.pss_mib = 0.0
+        self._pid = pid
 
     def _run(self) -> None:
         count = 0

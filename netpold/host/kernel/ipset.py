@@ -25,6 +25,7 @@ from netpold.host.kernel.nfnetlink import (
 )
 from netpold.host.kernel.set_members import LONGEST, decode, encode
 from netpold.rules.plan import ChangeSet, CreateSet
+from netpold.rules.render import MOST_MEMBERS, hash_size
 from netpold.rules.ruleset import SET_PREFIXES, IPSet
 
 # linux/netfilter/ipset/ip_set.h
@@ -35,7 +36,6 @@ _HASHSIZE, _MAXELEM = 18, 19
 _FLAG_LIST_SETNAME = 1 << 1
 _ERR_BUSY = 4100
 
-_MOST = 4_194_304  # members of a set: no allocation; the kernel's default of 65,536 would overflow in a large cluster
 _BATCH = 65_531 // LONGEST  # members to a message: they are one attribute
 
 # Of each type the revision of Linux 3.18, whose options netpold uses none of.  A later one would only keep an older
@@ -154,11 +154,10 @@ def _create(step: CreateSet) -> Iterator[tuple[_Sent, Request]]:
 
 
 def _options(ipset: IPSet) -> bytes:
-    """As render.set_header has them: room for all members from the start."""
-    size = max(64, 1 << (len(ipset.members) - 1).bit_length())
+    """Those that render.set_header has."""
     return b"".join(
         attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value))
-        for kind, value in ((_HASHSIZE, size), (_MAXELEM, _MOST))
+        for kind, value in ((_HASHSIZE, hash_size(ipset)), (_MAXELEM, MOST_MEMBERS))
     )
 
 
