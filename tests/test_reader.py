@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from netpold.policy.chunks import Limits, split
 from netpold.policy.reader import Document, read
 from netpold.policy.tree import Map, Scalar, Seq, Type, Unread, int_of, path_of, plain_type, type_of
+from tests.hang import hang_guard
 
 
 def only(data: bytes, limits: Limits | None = None) -> Document:
@@ -131,22 +130,8 @@ def test_aliases_and_merge_keys():
 def test_a_billion_laughs_is_refused_at_once():
     lines = [b"a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [b"a%d: &a%d [%s]" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 12)]
-    began = time.process_time()
-    assert "alias" in codes(b"\n".join(lines))
-    assert time.process_time() - began < 0.5
-
-
-USUAL = b"".join(
-    b"---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: web-%d\n  labels: {app: web}\nstatus:\n  podIP: 10.0.0.1\n" % i
-    for i in range(500)
-)
-
-
-def cpu_time(data: bytes) -> float:
-    began = time.process_time()
-    for _ in read(data):
-        pass
-    return time.process_time() - began
+    with hang_guard():
+        assert "alias" in codes(b"\n".join(lines))
 
 
 @pytest.mark.parametrize(
@@ -188,11 +173,11 @@ def cpu_time(data: bytes) -> float:
     ],
     ids=lambda data: repr(data[:14]),
 )
-def test_nothing_takes_long_or_crashes(data: bytes):
-    took, usual = cpu_time(data), cpu_time(USUAL) / len(USUAL)  # an idle machine takes 0.3 us a byte for the usual
-    assert took < 10 * usual * max(len(data), 100_000), (
-        f"{took:.2f} s for {len(data)} bytes, usual are {usual} s a byte"
-    )
+def test_nothing_hangs_or_crashes(data: bytes):
+    """In time that grows with the size; where it grew with the square, this would not end within the guard."""
+    with hang_guard():
+        for _ in read(data):
+            pass
 
 
 def test_depth():
