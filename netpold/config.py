@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from netpold.rules.settings import CompileSettings
 
@@ -106,6 +106,29 @@ class Settings:
             "After how many seconds without a file event the manifests are looked through anyway.", low=1, high=86_400
         ),
     )
+    pod_interfaces: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            'Names of the interfaces on the host that pods are behind, such as ["cali*", "veth*"]; a `*` at the end '
+            "stands for any rest.  Where a boot finds no snapshot of the last good rules, nothing is forwarded from "
+            "these and to these until netpold runs."
+        ),
+    )
+    metrics_port: int = field(
+        default=0,
+        metadata=_row(
+            "TCP port on 127.0.0.1 and ::1 for Prometheus, path /metrics; 0: none.  The control socket always has it.",
+            low=0,
+            high=65535,
+        ),
+    )
+    metrics_textfile: Path | None = field(
+        default=None,
+        metadata=_row(
+            "File to write the metrics to, for the textfile collector of Prometheus' node exporter, which wants a name "
+            "that ends in .prom.  Empty: none."
+        ),
+    )
 
 
 def compile_settings(settings: Settings) -> CompileSettings:
@@ -128,7 +151,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give a parser the daemon's flags.  Flags that are not given stay None."""
     for name, row in _ROWS.items():
         if row["flag"]:
-            choices = get_args(_TYPES[name]) or None
+            choices = _choices(name) or None
             metavar = None if choices else ("DIR" if _TYPES[name] is Path else "NAME")
             text = f"{row['help']}  Default: {default_text(name)}.".replace("%", "%%")
             parser.add_argument(_flag(name), dest=name, choices=choices, metavar=metavar, help=text)
@@ -195,7 +218,7 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
     """The value of setting `name`, or a ConfigError that says where it is written and under which key."""
     kind = _TYPES[name]
     row = _ROWS[name]
-    choices = get_args(kind)
+    choices = _choices(name)
     if choices:
         if value not in choices or not isinstance(value, str):
             cure = f"write {_in_words([f'{chr(34)}{each}{chr(34)}' for each in choices])}"
@@ -207,10 +230,20 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
         low, high = row["low"], row["high"]
         if type(value) is not int or not low <= value <= high:
             raise ConfigError(where, key, f"{_shown(value)} can't be", f"write a whole number from {low} to {high}")
-    if kind is Path:
+    if kind == Path | None and value == "":
+        return None
+    if kind in (Path, Path | None):
         if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
             raise ConfigError(where, key, f"{_shown(value)} is not an absolute path", 'write it as "/path/to/it"')
         return Path(value)
+    if kind == tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ConfigError(where, key, f"{_shown(value)} is not a list", 'write it as ["cali*", "veth*"]')
+        for each in value:
+            if not isinstance(each, str) or not _INTERFACE.fullmatch(each):
+                cure = "write at most 15 letters, digits, `-`, `_`, `.`, `:` or `@`, with a `*` at most at the end"
+                raise ConfigError(where, key, f"{_shown(each)} is not the name of an interface", cure)
+        return tuple(value)
     if kind is str and (not isinstance(value, str) or not _NODE_NAME.fullmatch(value)):
         cure = 'write it as `kubectl get nodes` shows it: lower-case letters, digits, "-" and "."'
         raise ConfigError(where, key, f"{_shown(value)} is not a node name", cure)
@@ -218,6 +251,7 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
 
 
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_INTERFACE = re.compile(r"(?!\.{1,2}$)(?:[-\w.:@]{1,15}|[-\w.:@]{1,14}\*)", re.ASCII)
 
 
 def _shown(value: Any) -> str:
@@ -227,6 +261,12 @@ def _shown(value: Any) -> str:
 
 def _in_words(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    """The values that a setting may have, where they are counted."""
+    kind = _TYPES[name]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _flag(name: str) -> str:
@@ -239,11 +279,18 @@ def _flag(name: str) -> str:
 def allowed_text(name: str) -> str:
     """What may be written for a setting, in words."""
     kind, row = _TYPES[name], _ROWS[name]
-    if choices := get_args(kind):
+    if choices := _choices(name):
         return _in_words([f'"{each}"' for each in choices])
     if kind is int:
         return f"a whole number from {row['low']} to {row['high']}"
-    return {bool: "true or false", Path: "an absolute path", str: "a node name"}[kind]
+    words: dict[Any, str] = {
+        bool: "true or false",
+        Path: "an absolute path",
+        Path | None: "an absolute path, or empty",
+        str: "a node name",
+        tuple[str, ...]: "a list of names of interfaces",
+    }
+    return words[kind]
 
 
 def default_text(name: str) -> str:
@@ -253,7 +300,9 @@ def default_text(name: str) -> str:
         return "the host name, in lower case"
     if isinstance(default, bool | int):
         return str(default).lower()
-    return f'"{default}"'
+    if default == ():
+        return "[]"
+    return f'"{default or ""}"'
 
 
 def example() -> str:

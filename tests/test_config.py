@@ -55,6 +55,14 @@ def test_later_ones_win(tmp_path: Path) -> None:
         ("backend = 1", "backend", "1 is none of its values", '"legacy"'),
         ('manifests = "relative"', "manifests", "not an absolute path", "/path/to/it"),
         ("manifests = 7", "manifests", "7 is not an absolute path", "/path/to/it"),
+        ('pod_interfaces = "cali*"', "pod_interfaces", "is not a list", '["cali*", "veth*"]'),
+        ('pod_interfaces = ["ca*li"]', "pod_interfaces", "'ca*li' is not the name of an interface", "at the end"),
+        ('pod_interfaces = ["sixteencharacter"]', "pod_interfaces", "not the name of an interface", "at most 15"),
+        ('pod_interfaces = ["a b"]', "pod_interfaces", "'a b' is not the name of an interface", "letters"),
+        ('pod_interfaces = ["*"]', "pod_interfaces", "'*' is not the name of an interface", "at the end"),
+        ("pod_interfaces = [1]", "pod_interfaces", "1 is not the name of an interface", "letters"),
+        ('metrics_textfile = "x.prom"', "metrics_textfile", "not an absolute path", "/path/to/it"),
+        ("metrics_port = -1", "metrics_port", "-1 can't be", "from 0 to 65535"),
         ('node = "Node A"', "node", "'Node A' is not a node name", "lower-case"),
         ('node = ""', "node", "'' is not a node name", "lower-case"),
         ("node", "", "is not TOML", "name = value"),
@@ -69,6 +77,13 @@ def test_wrong_settings_are_named(tmp_path: Path, text: str, key: str, fault: st
     assert fault in caught.value.fault
     assert cure in caught.value.cure
     assert str(file) in str(caught.value)
+
+
+def test_interfaces_and_an_empty_path(tmp_path: Path) -> None:
+    file = write(tmp_path, 'pod_interfaces = ["cali*", "veth-1.2"]\nmetrics_textfile = ""')
+    settings = config.load(file=file)
+    assert settings.pod_interfaces == ("cali*", "veth-1.2")
+    assert settings.metrics_textfile is None
 
 
 def test_error_in_a_part_names_the_part(tmp_path: Path) -> None:
