@@ -7,7 +7,8 @@ import argparse
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import count, line, number
 from netpold.ctl.offline import read, settings_of
-from netpold.ctl.output import printable, say, say_json
+from netpold.ctl.output import say, say_json
+from netpold.printable import printable
 
 
 def run(arguments: argparse.Namespace) -> Exit:

@@ -8,9 +8,10 @@ from typing import Any
 from netpold.ctl import ports
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.offline import model
-from netpold.ctl.output import paint, pairs, printable, say, say_json, word
+from netpold.ctl.output import paint, pairs, say, say_json, word
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Position
+from netpold.printable import printable
 from netpold.rules.explain import Explanation, Judgement, UnknownEndpoint, explain
 from netpold.rules.ruleset import Origin
 

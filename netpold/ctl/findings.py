@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from netpold.ctl.output import paint, printable, word
+from netpold.ctl.output import paint, word
+from netpold.printable import printable
 
 
 def line(finding: Mapping[str, Any]) -> str:

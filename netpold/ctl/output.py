@@ -42,11 +42,6 @@ def word(text: str) -> str:
     return paint(text, _VERDICTS[text])
 
 
-def printable(text: str) -> str:
-    """The text with everything that is no printable character written as an escape."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
 def say(*lines: str) -> None:
     for line in lines:
         print(line)

@@ -13,7 +13,8 @@ from netpold.ctl import findings
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
-from netpold.ctl.output import Colour, is_terminal, paint, pairs, printable, say, say_json, word, wrapped
+from netpold.ctl.output import Colour, is_terminal, paint, pairs, say, say_json, word, wrapped
+from netpold.printable import printable
 
 WATCH_S = 1.0
 FINDINGS_SHOWN = 50
