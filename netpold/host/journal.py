@@ -16,9 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from systemd import journal
-
 from netpold.printable import printable
+from systemd import journal
 
 LOGGER = "netpold"
 MOST_VALUES = 100  # of one field in one entry
@@ -66,7 +65,7 @@ QUARANTINED = Message(
     "quarantined",
     "7f97d622c35b46139e01f3a9d1a0921c",
     logging.ERROR,
-    "A policy failed the checks and no good version of it is known: the pods that it selects are isolated.",
+    "A manifest failed the checks and no good version is known: a policy isolates what it selects and grants nothing.",
 )
 FLAWED = Message(
     "flawed", "35613ccadf9249378ed2185f8caf6efe", logging.WARNING, "A manifest is in force, with something to look at."

@@ -1,0 +1,203 @@
+"""From what the rounds of the loop did to lines in the journal: one for each change, finding and turn for the worse or
+the better, and none for what stays as it is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+
+from netpold.daemon.status import Status
+from netpold.host import journal
+from netpold.host.journal import Message, say
+from netpold.policy.changes import Changes
+from netpold.policy.model import Finding, Namespace, Pod, Policy, World
+from netpold.rules.endpoint import Endpoint
+
+MOST_NAMES = 3  # that one line tells of each kind
+MOST_FINDINGS = 200  # that one round tells; `netpoldctl status` has all
+
+log = logging.getLogger(journal.LOGGER)
+
+_Object = Pod | Namespace | Policy
+
+
+class Report:
+    """What was said so far.  For use by one thread."""
+
+    def __init__(self, manifests: str) -> None:
+        self._manifests = manifests
+        self._waiting = _Waiting()  # not in force yet
+        self._findings: frozenset[Finding] = frozenset()
+        self._rejected: Set[str] = frozenset()
+        self._warnings: Set[str] = frozenset()
+        self._failure = ""
+        self._failing_since = 0.0
+
+    def changed(self, changes: Changes, before: Mapping[str, Endpoint], now: Mapping[str, Endpoint]) -> None:
+        """Objects that are others now, and the local pods as they were placed before and are now."""
+        self._waiting.note(changes, before, now)
+
+    def applied(self, status: Status, took_s: float | None) -> None:
+        """All that was noted is in force.  `took_s`: how long the change of the kernel took; None: there was none."""
+        waiting = self._waiting
+        if took_s is None and not waiting:
+            return
+        self._waiting = _Waiting()
+        what = f"revision {status.revision}" if took_s is not None else f"revision {status.revision} stays"
+        took = {} if took_s is None else {"duration_us": round(took_s * 1e6)}
+        text = f"{what}: {'; '.join([*waiting.words(), status.summary()])}"
+        say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
+
+    def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
+        """All findings there are now, in order, and the `Kind namespace/name` of what is rejected."""
+        new = [each for each in findings if each not in self._findings]
+        for finding in new[:MOST_FINDINGS]:
+            _say_finding(finding, rejected, world)
+        if len(new) > MOST_FINDINGS:
+            log.error("and %d more findings; `netpoldctl status` has all of them", len(new) - MOST_FINDINGS)
+        for subject in sorted(self._rejected - rejected):
+            if _object(subject, world) is not None:
+                say(journal.MENDED, f"{subject} is in force as it is written", **_subject_fields(subject))
+        self._findings, self._rejected = frozenset(findings), rejected
+
+    def warned(self, warnings: Collection[str]) -> None:
+        """What on the host weakens what is enforced, all of it."""
+        for each in warnings:
+            if each not in self._warnings:
+                say(journal.ADVICE, each)
+        self._warnings = frozenset(warnings)
+
+    def failed(self, error: Exception, again_s: float) -> None:
+        """A round failed.  The same failure is told once."""
+        text = str(error)
+        if not self._failure:
+            self._failing_since = time.monotonic()
+        if text != self._failure:
+            say(journal.DEGRADED, f"degraded: {text}; trying again in {again_s:.1f} s", error=text)
+        self._failure = text
+
+    def recovered(self, status: Status) -> None:
+        """What the manifests say is in force."""
+        if self._failure:
+            after = time.monotonic() - self._failing_since
+            say(journal.RECOVERED, f"recovered after {after:.1f} s: {self._failure}", revision=status.revision)
+        self._failure = ""
+
+
+class _Waiting:
+    """Changes that are not in force yet, by kind and key: the object before all of them and after."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[str, tuple[_Object | None, _Object | None]]] = {
+            "policy": {},
+            "namespace": {},
+            "pod": {},
+        }
+        self._moved: dict[str, tuple[Endpoint | None, Endpoint | None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.words())
+
+    def note(self, changes: Changes, before: Mapping[str, Endpoint], now: Mapping[str, Endpoint]) -> None:
+        for kind, found in (
+            ("policy", changes.policies),
+            ("namespace", changes.namespaces),
+            ("pod", changes.pods),
+        ):
+            noted = self._objects[kind]
+            for key, (old, new) in found.items():
+                noted[key] = (noted[key][0] if key in noted else old), new
+        if now is not before:
+            for key in before.keys() | now.keys():
+                if before.get(key) != now.get(key):
+                    self._moved[key] = self._moved.get(key, (before.get(key),))[0], now.get(key)
+
+    def words(self) -> list[str]:
+        """`policies a/b, a/c added`, each kind and what became of it apart."""
+        said: list[str] = []
+        for kind, found in self._objects.items():
+            for became, keys in (
+                ("added", [key for key, (old, new) in found.items() if old is None and new is not None]),
+                ("changed", [key for key, (old, new) in found.items() if old and new and old != new]),
+                ("removed", [key for key, (old, new) in found.items() if old is not None and new is None]),
+            ):
+                if keys:
+                    said.append(f"{_several(kind, keys)} {became}")
+        if moved := self._moved_keys():
+            said.append(f"{_several('pod', moved)} at another interface or address")
+        return said
+
+    def fields(self) -> dict[str, list[str]]:
+        changed = {
+            kind: [key for key, (old, new) in found.items() if old != new] for kind, found in self._objects.items()
+        }
+        changed["pod"] = [*changed["pod"], *self._moved_keys()]
+        files = {
+            each.position.file: None
+            for found in self._objects.values()
+            for old, new in found.values()
+            for each in (new or old,)
+            if old != new and each is not None and each.position is not None
+        }
+        return {**{kind: keys for kind, keys in changed.items() if keys}, **({"file": list(files)} if files else {})}
+
+    def _moved_keys(self) -> list[str]:
+        """Pods that are elsewhere on this node, though their manifests say nothing else."""
+        pods = self._objects["pod"]
+        return sorted(key for key, (old, new) in self._moved.items() if old != new and key not in pods)
+
+
+_PLURAL = {"policy": "policies", "namespace": "namespaces", "pod": "pods"}
+
+
+def _several(kind: str, keys: Sequence[str]) -> str:
+    if len(keys) == 1:
+        return f"{kind} {keys[0]}"
+    shown = ", ".join(sorted(keys)[:MOST_NAMES])
+    more = len(keys) - MOST_NAMES
+    return f"{len(keys)} {_PLURAL[kind]} ({shown}, ...)" if more > 0 else f"{_PLURAL[kind]} {shown}"
+
+
+def _say_finding(finding: Finding, rejected: Set[str], world: World) -> None:
+    message, consequence = _consequence(finding, rejected, world)
+    where = finding.position
+    say(
+        message,
+        f"{finding}{consequence}",
+        file=where.file,
+        line=where.line,
+        code=finding.code,
+        **_subject_fields(finding.subject),
+    )
+
+
+def _consequence(finding: Finding, rejected: Set[str], world: World) -> tuple[Message, str]:
+    """The kind of event that an error is, and what becomes of the object, in words."""
+    if finding.severity == "warning":
+        return journal.FLAWED, ""
+    subject = finding.subject
+    found = _object(subject, world)
+    if subject not in rejected or found is None:
+        return journal.REJECTED, ""
+    if not found.quarantined:
+        return journal.REJECTED, f": the last good version of {subject} stays in force"
+    if isinstance(found, Policy):
+        return journal.QUARANTINED, f": {subject} is quarantined, what it selects is isolated"
+    return journal.QUARANTINED, f": {subject} is quarantined"
+
+
+def _object(subject: str, world: World) -> _Object | None:
+    kind, _, key = subject.partition(" ")
+    tables: Mapping[str, Mapping[str, _Object]] = {
+        "NetworkPolicy": world.policies,
+        "Pod": world.pods,
+        "Namespace": world.namespaces,
+    }
+    return tables.get(kind, {}).get(key)
+
+
+def _subject_fields(subject: str) -> dict[str, Iterable[str]]:
+    kind, _, key = subject.partition(" ")
+    name = {"NetworkPolicy": "policy", "Pod": "pod", "Namespace": "namespace"}.get(kind)
+    return {name: [key]} if name and key else {}
