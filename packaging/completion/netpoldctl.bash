@@ -1,0 +1,91 @@
+# bash completion for netpoldctl(8), made by packaging/completion/make.py: change that, and run it.
+
+_netpoldctl() {
+    local cur prev words cword split
+    _init_completion -s || return
+
+    case $prev in
+        --socket)
+            _filedir
+            return
+            ;;
+        --manifests)
+            _filedir -d
+            return
+            ;;
+        -o | --output)
+            COMPREPLY=($(compgen -W 'text json' -- "$cur"))
+            return
+            ;;
+        --timeout | --addresses | --node)
+            return
+            ;;
+        --ports)
+            _netpoldctl_ports list
+            return
+            ;;
+    esac
+    $split && return
+
+    local verb='' arguments=0 index
+    for ((index = 1; index < cword; index++)); do
+        case ${words[index]} in
+            --socket | --manifests | -o | --output | --timeout | --ports | --addresses | --node) ((index++)) ;;
+            -*) ;;
+            *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
+        esac
+    done
+
+    case $verb:$arguments:$cur in
+        :*:-*)
+            COMPREPLY=($(compgen -W '-h --help --version --socket --manifests' -- "$cur"))
+            ;;
+        status:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --watch' -- "$cur"))
+            ;;
+        wait:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --timeout' -- "$cur"))
+            ;;
+        flush:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
+            ;;
+        check:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output' -- "$cur"))
+            ;;
+        check:*:*)
+            _filedir '@(yaml|yml|json)'
+            ;;
+        explain:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --manifests' -- "$cur"))
+            ;;
+        explain:2:*)
+            _netpoldctl_ports
+            ;;
+        matrix:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --manifests --ports --addresses' -- "$cur"))
+            ;;
+        render:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
+            ;;
+        :0:*)
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix render' -- "$cur"))
+            ;;
+    esac
+} && complete -F _netpoldctl netpoldctl
+
+# Ports as they are written for netpoldctl; with `list`, several with commas between them.
+_netpoldctl_ports() {
+    local before='' last=$cur
+    if [[ $1 == list ]]; then
+        compopt -o nospace
+        if [[ $cur == *,* ]]; then
+            before=${cur%,*},
+            last=${cur##*,}
+        fi
+    fi
+    local ports=(ICMP 53/UDP 80/TCP 443/TCP)
+    if [[ $last =~ ^[0-9]+ ]]; then
+        ports=("${BASH_REMATCH[0]}"/{TCP,UDP,SCTP})
+    fi
+    COMPREPLY=($(compgen -P "$before" -W "${ports[*]}" -- "$last"))
+}

@@ -1,0 +1,82 @@
+# fish completion for netpoldctl(8), made by packaging/completion/make.py: change that, and run it.
+
+# Whether the word to complete comes after the verb $argv[1] ('': before any verb); with a number $argv[2], whether it
+# is the argument of that number, from 1.
+function __netpoldctl_after
+    set -l plain
+    set -l words (commandline -opc)
+    while set --query words[2]
+        set --erase words[1] # the program's name, and then what was looked at
+        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --addresses --node
+            set --erase words[1]
+        else if not string match --quiet -- '-*' $words[1]
+            set --append plain $words[1]
+        end
+    end
+    test "$plain[1]" = "$argv[1]"
+    and test (count $argv) = 1 -o (count $plain) = "$argv[2]"
+end
+
+# Ports as they are written for netpoldctl; with `list`, several with commas between them.
+function __netpoldctl_ports
+    set -l word (commandline -ct)
+    set -l before ''
+    if test "$argv[1]" = list
+        set before (string match --regex -- '^(?:--ports=)?(.*,)' $word)[2]
+        set word (string replace --regex -- '^(--ports=)?(.*,)?' '' $word)
+    end
+    set -l number (string match --regex -- '^[0-9]+' $word)
+    if test -n "$number"
+        printf '%s\n' "$before$number"/{TCP,UDP,SCTP}
+    else
+        printf '%s\n' "$before"{ICMP,53/UDP,80/TCP,443/TCP}
+    end
+end
+
+complete -c netpoldctl -f
+complete -c netpoldctl -n '__netpoldctl_after ""' -a status -d 'what the daemon enforces, and what it found wrong'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a wait -d 'until everything that is on disk now is enforced or rejected'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a flush -d 'take all rules and sets out of the kernel, so that nothing is enforced'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a check -d 'what is wrong in manifests'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a explain -d 'whether one end reaches another, and which policy rule says so'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a matrix -d 'who reaches whom'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
+
+complete -c netpoldctl -n '__netpoldctl_after ""' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after ""' -l version -d 'show program'\''s version number and exit'
+complete -c netpoldctl -n '__netpoldctl_after ""' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after ""' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+
+complete -c netpoldctl -n '__netpoldctl_after status' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after status' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after status' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after status' -l watch -d 'go on, and show every change'
+
+complete -c netpoldctl -n '__netpoldctl_after wait' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after wait' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after wait' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after wait' -l timeout -r -f -d 'give up after S seconds (30)'
+
+complete -c netpoldctl -n '__netpoldctl_after flush' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after flush' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after flush' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+
+complete -c netpoldctl -n '__netpoldctl_after check' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after check' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after check' -F
+
+complete -c netpoldctl -n '__netpoldctl_after explain' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after explain' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
+
+complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l addresses -r -f -d 'addresses outside of the cluster to ask about'
+
+complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after render' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after render' -l node -r -f -d 'for the pods of this node (all pods)'
