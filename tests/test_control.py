@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from netpold import __version__
 from netpold.config import Settings
 from netpold.daemon import control
 from netpold.daemon.control import Control, ControlError
@@ -149,8 +150,12 @@ def test_one_connection_serves_many_requests(server: Control) -> None:
 
 
 def test_large_bodies_are_refused(server: Control) -> None:
-    status, _ = ask(server, "POST", "/v1/wait?timeout=0", body=b"x" * (control.BODY_LIMIT + 1))
-    assert status == 413
+    """Before they are sent: who sends without waiting for the answer may find the connection closed."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(server.path))
+        client.sendall(b"POST /v1/wait?timeout=0 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (control.BODY_LIMIT + 1))
+        assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
 def test_what_is_not_http_is_refused(server: Control) -> None:
@@ -274,6 +279,7 @@ def test_status_shape() -> None:
     )
     assert json.loads(json.dumps(status.as_json())) == {
         "version": 1,
+        "release": __version__,
         "state": "degraded",
         "since": "2026-01-31T08:15:30.125Z",
         "node": "n1",
@@ -303,10 +309,9 @@ def test_status_shape() -> None:
         ],
         "warnings": ["careful"],
     }
-    assert status.summary() == (
-        "revision 7: 3 policies, 4 local pods of 10, 2 isolated, 58 rules, 6 sets, applied in 12.5 ms; "
-        "1 policies rejected"
-    )
+    summary = "3 policies (and 1 rejected) isolate 2 of 4 pods on this node (10 known), by 58 rules and 6 sets"
+    assert status.summary() == summary
+    assert status.line() == f"degraded, revision 7: {summary}; no"
 
 
 def test_timestamps_are_utc() -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from netpold.config import Settings
-from netpold.ctl import output
 from netpold.ctl.main import VERBS
 from netpold.daemon.control import Control
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Finding, Position
+from netpold.printable import printable
 
 ROOT = Path(__file__).parent.parent
 CTL = ("/usr/bin/python3", "-m", "netpold.ctl")
@@ -603,4 +603,4 @@ class TestSettings:
 
 
 def test_nothing_that_a_terminal_would_obey() -> None:
-    assert output.printable("a\x1b[2Jb\u202e\nü") == "a\\x1b[2Jb\\u202e\\nü"
+    assert printable("a\x1b[2Jb\u202e\nü") == "a\\x1b[2Jb\\u202e\\nü"

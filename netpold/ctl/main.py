@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from netpold import __version__
 from netpold.ctl.failure import Exit, Failure
 
 DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
@@ -142,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
         description="Questions about network policies on this node, to the daemon and to manifests.",
         epilog="Exit codes: 0 fine, 1 findings or a no, 2 usage, 3 no daemon runs, 4 not permitted, 5 timed out.",
     )
+    top.add_argument("--version", action="version", version=f"netpoldctl {__version__}")
     top.add_argument("--socket", type=Path, metavar="PATH", default=DEFAULT_SOCKET, help=_SOCKET.options["help"])
     top.add_argument("--manifests", type=Path, metavar="DIR", default=None, help=_MANIFESTS.options["help"])
     verbs = top.add_subparsers(dest="verb", metavar="COMMAND", required=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from netpold.config import Settings, compile_settings
 from netpold.daemon.status import PodCounts, PolicyCounts
 from netpold.host.locate import Places
@@ -12,11 +10,9 @@ from netpold.host.view import HostView
 from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.model import Finding
+from netpold.policy.model import Finding, World
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.ruleset import FAMILIES
-
-log = logging.getLogger("netpold")
 
 
 class Known:
@@ -29,12 +25,14 @@ class Known:
         self._compiler = Compiler(self._index, compile_settings(settings))
         self._view = HostView()
         self._source_findings: tuple[Finding, ...] = ()
-        self._findings: tuple[Finding, ...] = ()
+        self.findings: tuple[Finding, ...] = ()  # all there are, in order
+        self.changes = Changes()  # what the last update took in
         self._unfiltered: list[str] = []  # families of which iptables does not see bridged packets
 
     def update(self, reading: Reading | None, view: HostView) -> Compiled:
         """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
         changes = self._assembly.update(reading.changed) if reading and reading.changed else Changes()
+        self.changes = changes
         places = self.places
         before = places.endpoints
         places.update(view, changes.pods)
@@ -45,21 +43,24 @@ class Known:
             self._view = view
         if reading and (reading.changed or reading.findings != self._source_findings):
             self._source_findings = reading.findings
-            self._report()
+            self._collect_findings()
         return compiled
 
-    def _report(self) -> None:
-        """Log each finding when it is new."""
+    @property
+    def world(self) -> World:
+        return self._assembly.world
+
+    @property
+    def rejected(self) -> frozenset[str]:
+        """`Kind namespace/name` of what is not in force as it is written."""
+        return self._assembly.rejected
+
+    def _collect_findings(self) -> None:
         claimed = self._index.claims.findings(self._assembly.world.pods)
         found = [*self._source_findings, *self._assembly.findings(), *claimed]
-        if not found and not self._findings:
-            return
-        found.sort(key=lambda each: (each.position, each.code, each.path, each.fault))
-        before = set(self._findings)
-        for finding in found:
-            if finding not in before:
-                log.log(logging.ERROR if finding.severity == "error" else logging.WARNING, "%s", finding)
-        self._findings = tuple(found)
+        if found or self.findings:
+            found.sort(key=lambda each: (each.position, each.code, each.path, each.fault))
+            self.findings = tuple(found)
 
     def told(self) -> dict[str, object]:
         """The fields of Status that the inputs tell."""
@@ -75,7 +76,7 @@ class Known:
             ),
             "namespaces": len(world.namespaces),
             "passed_over": dict(+self._assembly.passed_over),
-            "findings": self._findings,
+            "findings": self.findings,
         }
 
     def warnings(self) -> list[str]:

@@ -24,7 +24,9 @@ from netpold.config import Settings
 from netpold.daemon.cutter import Cutter
 from netpold.daemon.drift import DriftCheck
 from netpold.daemon.known import Known
+from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status, timestamp
+from netpold.host import journal
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply, clean_up, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
@@ -57,6 +59,7 @@ SLICE_S, PAUSE_S = 0.003, 0.01  # for how long to do at a time what takes long a
 SAVE_S = 0.1  # how soon after a change
 OVERDUE_S = 3.0  # after so long it is done even though something else is to do
 SAVE_AT_STOP_S = 5.0  # for how long to go on with it when the daemon is to end
+ALIVE_S = 5.0  # how often to tell of being alive when nothing happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Reconciler:
         self._cutter = Cutter(lambda: self._wish(flows=True))
         self._drift = DriftCheck(backend, lambda: self._wish(drift=True))
         self._known = Known(settings)
+        self._report = Report()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._enforced: Enforced | None = None
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
@@ -101,6 +105,7 @@ class Reconciler:
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._clean_up_at: float | None = None
         self._stuck = False  # the last clean-up failed
+        self._drifted = False  # another program changed what is installed, and that is not repaired yet
         self._sweep_at: float | None = None
         self._save_at: float | None = None
         self._wishes = _Wishes()
@@ -182,9 +187,10 @@ class Reconciler:
 
     # The loop -----------------------------------------------------------------------------------------------------
 
-    def run(self, after_round: Callable[[], None] = lambda: None) -> None:
-        """Reconcile until `stop`.  `after_round` is called after each round, failed or not."""
-        pause = 0.0
+    def run(self, after_round: Callable[[], None] = lambda: None, alive: Callable[[], None] = lambda: None) -> None:
+        """Reconcile until `stop`.  `after_round` is called after each round, failed or not, `alive` within each, and
+        every ALIVE_S when there is nothing to do."""
+        pause, self._alive = 0.0, alive
         while True:
             wishes = self._next(pause)
             if wishes.stop:
@@ -195,7 +201,7 @@ class Reconciler:
                 pause = 0.0
             except (KernelError, SourceError, NetlinkError) as error:
                 pause = min(max(pause * 2, FIRST_RETRY_S), LAST_RETRY_S)
-                log.error("%s; trying again in %.1f s", error, pause)
+                self._report.failed(error, pause)
                 if isinstance(error, KernelError):
                     self._installed = None
                 self._publish(state="degraded", error=str(error))
@@ -205,19 +211,30 @@ class Reconciler:
         """Wait for something to do, or until it is time to look anyway (`pause` s after a failure)."""
         with self._changed:
             if self._flushed:
-                self._changed.wait_for(self._urgent)
+                self._wait_for(self._urgent, None)
             elif pause:
                 # something new may be the cure, but no storm of events is to become a storm of attempts
-                if not self._changed.wait_for(self._urgent, FIRST_RETRY_S):
-                    self._changed.wait_for(self._wishes_any, pause - FIRST_RETRY_S)
+                if not self._wait_for(self._urgent, FIRST_RETRY_S):
+                    self._wait_for(self._wishes_any, pause - FIRST_RETRY_S)
                 self._wishes = replace(self._wishes, files=True)
             else:
                 times = (self._look_at, self._source.due, self._clean_up_at, self._sweep_at, self._save_at)
                 soonest = min(each for each in times if each is not None)
-                self._changed.wait_for(self._wishes_any, max(soonest - time.monotonic(), 0.0))
+                self._wait_for(self._wishes_any, max(soonest - time.monotonic(), 0.0))
             taken = self._wishes
             self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
             return taken
+
+    def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """As Condition.wait_for of `_changed`, with signs of life."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = ALIVE_S if end is None else end - time.monotonic()
+            if self._changed.wait_for(condition, min(left, ALIVE_S)):
+                return True
+            if left <= ALIVE_S and end is not None:
+                return False
+            self._alive()
 
     def _wishes_any(self) -> bool:
         return self._wishes.any()
@@ -232,8 +249,7 @@ class Reconciler:
             return  # who waits for its manifests to be enforced waits in vain
         now = time.monotonic()
         if wishes.drift and self._drift.drifted(self._installed):
-            log.warning("another program changed netpold's chains or sets: putting them back")
-            self._installed = None
+            self._installed, self._drifted = None, True
         due = self._source.due is not None and self._source.due <= now
         failure: SourceError | NetlinkError | None = None
         if wishes.files or wishes.network or due or self._installed is None:
@@ -267,15 +283,17 @@ class Reconciler:
             reading = self._source.read(hints, self.settings.settle_ms / 1000)
         except SourceError as error:
             failure = error  # what was known before stays in force, where the pods are now
+        self._alive()
         if self._source.complete:
+            before = self._known.places.endpoints
             compiled = self._known.update(reading, view)
+            self._report.changed(self._known.changes, before, self._known.places.endpoints)
+            self._report.found(self._known.findings, self._known.rejected, self._known.world)
+            self._alive()
             if self._enforced is None and not self._is_sure(reading):
                 return
             applied = self._enforce(compiled, view)
-            if failure is None:
-                self._publish(state="enforcing", error=None, **applied)
-            if applied:
-                log.info("%s", self._status.summary())
+            self._tell(applied, failed=failure is not None)
         if failure is not None:
             raise failure
         if hints.everything:
@@ -284,6 +302,22 @@ class Reconciler:
             self._save_at = self._save_at or time.monotonic() + SAVE_S
         if self._source.is_settled(self._walked_at):
             self._answer(self._walked_for)
+
+    def _tell(self, applied: dict[str, object], *, failed: bool) -> None:
+        """Publish and log what is in force now.  `failed`: the files could not be read, so it may be what they said
+        before."""
+        if failed:
+            self._publish(state=self._status.state, error=self._status.error, **applied)
+        else:
+            self._publish(state="enforcing", error=None, **applied)
+            self._report.recovered(self._status)
+        if self._drifted and applied:
+            text = "another program had changed netpold's chains or sets: they are put back"
+            journal.say(journal.DRIFT_REPAIRED, text, revision=self._status.revision)
+            self._drifted = False
+        last = self._status.last_apply if applied else None
+        self._report.applied(self._status, last.duration_ms / 1000 if last else None)
+        self._report.warned(self._status.warnings)
 
     def _is_sure(self, reading: Reading | None) -> bool:
         """Whether the first look at everything can be acted on.  A look beside which a file is renamed can miss it, and
@@ -341,7 +375,7 @@ class Reconciler:
             log.error("open flows that are no longer allowed could not be cut: %s", error)
         else:
             if gone:
-                log.info("cut %d open flows that are no longer allowed", gone)
+                journal.say(journal.CUT, f"cut {gone} open flow(s), no longer allowed", flows=gone)
 
     def _is_cluttered(self) -> bool:
         left = self._installed
@@ -391,8 +425,9 @@ class Reconciler:
             self._wish(flush=False)  # asked once is tried once: to try again at once would never end
             raise
         self._flushed, self._installed, self._enforced = True, None, None
-        log.warning("flushed on request: nothing is enforced until netpold is restarted")
-        self._publish(state="degraded", error="flushed on request: nothing is enforced until netpold is restarted")
+        text = "flushed on request: nothing is enforced until netpold is restarted"
+        journal.say(journal.FLUSHED, text)
+        self._publish(state="degraded", error=text)
         self._wish(flush=False)
 
     def _answer(self, asked: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from heapq import nsmallest
 
 from netpold.daemon.status import Status
 from netpold.host import journal
@@ -25,10 +26,9 @@ _Object = Pod | Namespace | Policy
 class Report:
     """What was said so far.  For use by one thread."""
 
-    def __init__(self, manifests: str) -> None:
-        self._manifests = manifests
+    def __init__(self) -> None:
         self._waiting = _Waiting()  # not in force yet
-        self._findings: frozenset[Finding] = frozenset()
+        self._findings: Sequence[Finding] = ()
         self._rejected: Set[str] = frozenset()
         self._warnings: Set[str] = frozenset()
         self._failure = ""
@@ -44,14 +44,20 @@ class Report:
         if took_s is None and not waiting:
             return
         self._waiting = _Waiting()
-        what = f"revision {status.revision}" if took_s is not None else f"revision {status.revision} stays"
-        took = {} if took_s is None else {"duration_us": round(took_s * 1e6)}
+        if took_s is None:
+            what, took = f"revision {status.revision} stays", {}
+        else:
+            what = f"revision {status.revision} in {took_s * 1000:.1f} ms"
+            took = {"duration_us": round(took_s * 1e6)}
         text = f"{what}: {'; '.join([*waiting.words(), status.summary()])}"
         say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
 
     def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
         """All findings there are now, in order, and the `Kind namespace/name` of what is rejected."""
-        new = [each for each in findings if each not in self._findings]
+        if findings is self._findings and rejected == self._rejected:
+            return
+        before = frozenset(self._findings)
+        new = [each for each in findings if each not in before]
         for finding in new[:MOST_FINDINGS]:
             _say_finding(finding, rejected, world)
         if len(new) > MOST_FINDINGS:
@@ -59,7 +65,7 @@ class Report:
         for subject in sorted(self._rejected - rejected):
             if _object(subject, world) is not None:
                 say(journal.MENDED, f"{subject} is in force as it is written", **_subject_fields(subject))
-        self._findings, self._rejected = frozenset(findings), rejected
+        self._findings, self._rejected = findings, rejected
 
     def warned(self, warnings: Collection[str]) -> None:
         """What on the host weakens what is enforced, all of it."""
@@ -154,7 +160,7 @@ _PLURAL = {"policy": "policies", "namespace": "namespaces", "pod": "pods"}
 def _several(kind: str, keys: Sequence[str]) -> str:
     if len(keys) == 1:
         return f"{kind} {keys[0]}"
-    shown = ", ".join(sorted(keys)[:MOST_NAMES])
+    shown = ", ".join(nsmallest(MOST_NAMES, keys))
     more = len(keys) - MOST_NAMES
     return f"{len(keys)} {_PLURAL[kind]} ({shown}, ...)" if more > 0 else f"{_PLURAL[kind]} {shown}"
 

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from netpold import __version__
 from netpold.config import Settings
 from netpold.policy.model import Finding
+from netpold.printable import printable
 
 VERSION = 1  # of the JSON shape; goes up when a field changes its meaning or goes away
 
@@ -83,6 +85,7 @@ class Status:
         """The shape of `GET /v1/status` and `netpoldctl status -o json`."""
         return {
             "version": VERSION,
+            "release": __version__,
             "state": self.state,
             "since": self.since,
             "node": self.node,
@@ -101,17 +104,18 @@ class Status:
             "warnings": list(self.warnings),
         }
 
+    def line(self) -> str:
+        """What is enforced, or why it is not, in one line: the service's STATUS."""
+        text = f"{self.state}, revision {self.revision}: {self.summary()}"
+        return printable(f"{text}; {self.error}" if self.error else text)
+
     def summary(self) -> str:
-        """One line for the log."""
-        text = (
-            f"revision {self.revision}: {self.policies.accepted} policies, {self.pods.local} local pods of "
-            f"{self.pods.total}, {self.pods.isolated} isolated, {sum(self.rules.values())} rules, {self.sets} sets"
+        """What is in force, in numbers."""
+        rejected = f" (and {self.policies.rejected} rejected)" if self.policies.rejected else ""
+        return (
+            f"{self.policies.accepted} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
+            f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets"
         )
-        if self.last_apply:
-            text += f", applied in {self.last_apply.duration_ms:g} ms"
-        if self.policies.rejected:
-            text += f"; {self.policies.rejected} policies rejected"
-        return text
 
 
 def finding_json(finding: Finding) -> dict[str, object]:
