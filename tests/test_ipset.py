@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.set_members import Count
 from netpold.policy.model import Family
 from netpold.rules.plan import ChangeSet, CreateSet
 from netpold.rules.render import set_header
@@ -41,6 +42,7 @@ def namespace() -> Iterator[None]:
 def no_sets(namespace: None) -> Iterator[None]:
     yield
     run("iptables-nft", "-F")
+    run("ip6tables-nft", "-F")
     run("ipset", "destroy")
 
 
@@ -182,6 +184,53 @@ def test_hundreds_of_sets_in_use_are_all_returned() -> None:
     assert ipset.destroy(names) == names
     run("ipset", "destroy", "holder")
     assert ipset.destroy(names) == frozenset()
+
+
+def counting(family: Family, kind: str, members: frozenset[str]) -> IPSet:
+    return IPSet(NAME, family, cast(SetKind, kind), "", members, "counts")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["hash:ip", "hash:net"])
+@pytest.mark.parametrize("count", [0, 1, 2000])
+def test_a_set_that_counts_has_the_header_that_the_ruleset_shows(family: Family, kind: str, count: int) -> None:
+    base = "10.0.{}.{}" if family == 4 else "fd00:1:1:1:1:1:{:x}:{:x}"
+    members = frozenset(base.format(number >> 8, number & 255) for number in range(1, count + 1))
+    wanted = counting(family, kind, members)
+    ipset.create([CreateSet(NAME, wanted, "")])
+    shown = run("ipset", "save", NAME).splitlines()[0]
+    made, header = shown.removeprefix(f"create {NAME} ").split(), set_header(wanted).split()
+    assert made[-1] == header[-1] == "counters"
+    assert [each for each in made if not each.isdecimal()] == [each for each in header if not each.isdecimal()]
+    assert ipset.members(NAME) == members
+    assert ipset.counters(NAME) == dict.fromkeys(members, Count(0, 0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_look_up_counts_for_the_member_that_it_finds(family: Family) -> None:
+    own, other = ("127.0.0.1", "127.0.0.2") if family == 4 else ("::1", "::2")
+    run("ip", "link", "set", "lo", "up")
+    ipset.create([CreateSet(NAME, counting(family, "hash:ip", frozenset({own, other})), "")])
+    tables = "iptables-nft" if family == 4 else "ip6tables-nft"
+    run(tables, "-A", "INPUT", "-m", "set", "--match-set", NAME, "dst")
+    before = {own: Count(0, 0), other: Count(0, 0)}
+    assert ipset.counters(NAME) == before
+    run("ping", "-c3", "-i0.2", "-s100", own)
+    size = 100 + 8 + (20 if family == 4 else 40)
+    assert ipset.counters(NAME) == {own: Count(6, 6 * size), other: Count(0, 0)}  # requests and replies
+    change(remove=(own,))
+    change(add=(own,))
+    assert ipset.counters(NAME) == before
+
+
+def test_a_set_that_is_not_there_has_counted_nothing() -> None:
+    assert ipset.counters("NP4-none") == {}
+
+
+def test_a_set_without_counters_is_told() -> None:
+    make(frozenset({"10.0.0.1"}))
+    with pytest.raises(KernelError, match=f"^ipset list {NAME}: "):
+        ipset.counters(NAME)
 
 
 # What the kernel refuses ---------------------------------------------------------------------------------------------

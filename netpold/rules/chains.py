@@ -30,6 +30,7 @@ from typing import Literal
 from netpold.policy.index import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family
 from netpold.rules import dispatch
+from netpold.rules.count import dropped, dropped_spoofed
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.parts import Parts
 from netpold.rules.peers import PolicyRules
@@ -340,7 +341,7 @@ class Chains:
             if self.settings.nflog_group:
                 rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]
             keys = " ".join(policy.key for policy in isolation.policies)
-            rules.append(Rule((), "DROP", f"no rule allows: {keys}"[:COMMENT_LIMIT]))
+            rules += dropped(self.family, direction, f"no rule allows: {keys}"[:COMMENT_LIMIT])
         content = "\n".join(text(rule, self.family) for rule in rules)
         chain = f"NP-RULES-{short_hash(content)}"
         self.chains[chain] = tuple(rules)
@@ -367,7 +368,7 @@ class Chains:
     def _spoof_chain(self, chain: str) -> str:
         """NETPOLD-SPOOF drops; NETPOLD-ALIEN first lets pass what a host sends before it has or without its address."""
         log = [Rule((), Log(self.settings.nflog_group, "netpold drop spoofed"))] if self.settings.nflog_group else []
-        self.chains["NETPOLD-SPOOF"] = (*log, Rule((), "DROP", "not the pod's own source address"))
+        self.chains["NETPOLD-SPOOF"] = (*log, *dropped_spoofed(self.family, "not the pod's own source address"))
         spoof = Goto("NETPOLD-SPOOF")
         if chain == "NETPOLD-SPOOF":
             return chain

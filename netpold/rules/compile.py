@@ -7,26 +7,25 @@ policy did.  Only when something changed for one of these are chains made (chain
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.model import Direction
 from netpold.rules.chains import Chains, Local
+from netpold.rules.count import Isolated, counting_sets
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.peers import PolicyRules
 from netpold.rules.revoke import REVOKED, revoked_set
 from netpold.rules.ruleset import (
     FAMILIES,
+    IPSet,
     Ruleset,
     SetChange,
 )
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +33,13 @@ class Compiled:
     """A ruleset, and how it came from the one before.
 
     `changed`: by name, what became of the members of sets that were there before.  `lost`: addresses of which flows may
-    be refused now that were allowed before.
+    be refused now that were allowed before.  `isolated`: for whom packets may be dropped.
     """
 
     ruleset: Ruleset
     changed: Mapping[str, SetChange] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
+    isolated: tuple[Isolated, ...] = ()
 
 
 def compile_ruleset(index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings) -> Ruleset:
@@ -59,6 +59,7 @@ class Compiler:
         self._endpoints: Mapping[str, Endpoint] = {}
         self._local: dict[str, Local] = {}
         self._active = False
+        self._isolated: tuple[Isolated, ...] = ()
         self._ruleset: Ruleset | None = None
 
     def update(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> Compiled:
@@ -74,7 +75,7 @@ class Compiler:
             lost.update(address for each in moved for address in each.endpoint.addresses)
             changed |= self._build()
         assert self._ruleset is not None
-        return Compiled(self._ruleset, changed, frozenset(lost))
+        return Compiled(self._ruleset, changed, frozenset(lost), self._isolated)
 
     def isolated(self) -> int:
         """How many local pods some policy isolates."""
@@ -114,11 +115,29 @@ class Compiler:
         uses = {each.family: each.uses for each in self._families}
         # a policy that allows everybody makes the peers of the others superfluous
         used = {name for family in FAMILIES for names in uses[family].values() for name in names}
-        revoked = {name: revoked_set(family) for family, name in REVOKED.items() if name in used}
-        changed = self._sets.retain(used - revoked.keys())
+        self._isolated = tuple(_isolated(local))
+        fixed = {REVOKED[family]: revoked_set(family) for family in FAMILIES} | counting_sets(self._isolated)
+        fixed = {name: ipset for name, ipset in fixed.items() if name in used}
+        changed = self._sets.retain(used - fixed.keys())
+        if self._ruleset is not None:
+            changed |= _compare(self._ruleset.sets, fixed)
         self._rules.retain(used)
         hooks = {"FORWARD": "NETPOLD-FORWARD", "INPUT": "NETPOLD-INPUT"}
         if self._settings.host_to_pods == "policy":
             hooks["OUTPUT"] = "NETPOLD-OUTPUT"
-        self._ruleset = Ruleset(chains, self._sets.sets | revoked, hooks, uses)
+        self._ruleset = Ruleset(chains, self._sets.sets | fixed, hooks, uses)
         return changed
+
+
+def _isolated(local: Iterable[Local]) -> Iterator[Isolated]:
+    for each in local:
+        for direction, isolation in each.isolation.items():
+            if isolation:
+                policies = tuple(policy.key for policy in isolation.policies)
+                yield Isolated(each.key, direction, each.endpoint.addresses, policies)
+
+
+def _compare(before: Mapping[str, IPSet], now: Mapping[str, IPSet]) -> dict[str, SetChange]:
+    """What became of the members of sets that are in both."""
+    both = ((name, before[name].members, now[name].members) for name in now.keys() & before.keys())
+    return {name: SetChange(frozenset(new - old), frozenset(old - new)) for name, old, new in both if old != new}

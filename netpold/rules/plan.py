@@ -5,12 +5,14 @@ What makes every packet see the old or the new ruleset and never a mix (docs/des
      more after it, or all allow less (a larger set of peers allows more, a larger set of what is refused allows less).
      A verdict is a monotone function of the look-ups, so what a packet meets half-way lies between the old and the new.
      That is asked of each address alone where no local pod's is among them: a packet that is judged has one local end.
+     Sets that only count have no say in that, and never are built anew, which would lose what they counted: new
+     members come before everything else, and old ones are left over.
   2. Anything else: new sets are built beside the old ones, where no rule refers to them yet; then one commit per
      family rewrites all chains that changed or that refer to a set under its new name.
 
 What nothing refers to any more is noted as left over, and taken away later by `leftovers`: chains in a commit of their
 own (some versions of iptables-nft delete a chain only when it was unreferenced before the transaction began), then
-sets.  It costs no packet anything, and in nf_tables the next commit would wait for it.
+sets, and members of sets that count.  It costs no packet anything, and in nf_tables the next commit would wait for it.
 
 Chains are compared by name and content, sets by name and members; the kernel is not read back for that.
 """
@@ -30,12 +32,14 @@ class Installed:
 
     `ruleset` is what was applied last, `names` its sets' names in the kernel by logical name.  `stray_chains` and
     `stray_sets` are there too, and are to go: left over from a change, from before, or from a plan that failed.
+    So are `stray_members`, by the logical name of their set: nothing is counted for them any more.
     """
 
     ruleset: Ruleset = EMPTY
     names: Mapping[str, str] = field(default_factory=dict)
     stray_chains: Mapping[Family, frozenset[str]] = field(default_factory=dict)
     stray_sets: frozenset[str] = frozenset()
+    stray_members: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,13 @@ def plan(
     if changed is None:
         changed = _compare(old, desired)
     changed = {name: change for name, change in changed.items() if name in desired.sets and name in installed.names}
+    counted = {name: changed.pop(name) for name in list(changed) if desired.sets[name].larger == "counts"}
     same_rules = old.chains == desired.chains and old.hooks == desired.hooks
-    steps: list[Step] = []
+    steps: list[Step] = [
+        ChangeSet(installed.names[name], change.added, frozenset(), "it only counts what is dropped")
+        for name, change in counted.items()
+        if change.added
+    ]
     names = installed.names
     if not same_rules or not _one_way(desired, changed, local):
         names = _new_names(installed, desired, changed)
@@ -123,7 +132,7 @@ def plan(
             steps += _commit(family, installed, desired, names)
     else:
         steps += [_in_place(names[name], change) for name, change in changed.items()]
-    return Plan(tuple(steps), _result(installed, desired, names))
+    return Plan(tuple(steps), _result(installed, desired, names, counted))
 
 
 def _compare(old: Ruleset, desired: Ruleset) -> dict[str, SetChange]:
@@ -156,7 +165,9 @@ def _in_place(name: str, change: SetChange) -> ChangeSet:
     return ChangeSet(name, change.added, change.removed, "one-way: every look-up is the old or the new one")
 
 
-def _result(installed: Installed, desired: Ruleset, names: Mapping[str, str]) -> Installed:
+def _result(
+    installed: Installed, desired: Ruleset, names: Mapping[str, str], counted: Mapping[str, SetChange]
+) -> Installed:
     chains: dict[Family, frozenset[str]] = {}
     for family in FAMILIES:
         before, now = installed.ruleset.chains[family], desired.chains[family]
@@ -168,7 +179,13 @@ def _result(installed: Installed, desired: Ruleset, names: Mapping[str, str]) ->
     sets = installed.stray_sets
     if names is not installed.names:
         sets = (sets | frozenset(installed.names.values())) - frozenset(names.values())
-    return Installed(desired, names, chains, sets)
+    members: dict[str, frozenset[str]] = {}
+    for name in installed.stray_members.keys() | counted.keys():
+        gone = counted[name].removed if name in counted else frozenset()
+        stray = installed.stray_members.get(name, frozenset()) | gone
+        if name in desired.sets and (left := stray - desired.sets[name].members):
+            members[name] = left
+    return Installed(desired, names, chains, sets, members)
 
 
 def _new_names(installed: Installed, desired: Ruleset, changed: Mapping[str, SetChange]) -> dict[str, str]:
@@ -210,6 +227,10 @@ def leftovers(installed: Installed) -> Plan:
         RemoveChains(family, tuple(sorted(chains)), "nothing refers to them since the last commit")
         for family, chains in installed.stray_chains.items()
         if chains
+    ]
+    steps += [
+        ChangeSet(installed.names[name], frozenset(), members, "nothing is counted for them since the last commit")
+        for name, members in installed.stray_members.items()
     ]
     if installed.stray_sets:
         steps.append(DestroySets(tuple(sorted(installed.stray_sets)), "no rule refers to them since the last commit"))

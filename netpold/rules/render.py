@@ -33,6 +33,7 @@ from netpold.rules.ruleset import (
 )
 
 MOST_MEMBERS = 4194304  # `maxelem` is no allocation; the default of 65,536 would overflow in a large cluster
+LEAST_COUNTING = 1024  # to make room, the kernel copies members, and loses what is counted meanwhile
 
 # (option without its dashes, value or None, negated)
 Option = tuple[str, str | None, bool]
@@ -151,12 +152,14 @@ def _words(all_options: tuple[Option, ...]) -> list[str]:
 def set_header(ipset: IPSet) -> str:
     """Type and options of a set, as `ipset create NAME` takes them behind the name."""
     family = "inet" if ipset.family == 4 else "inet6"
-    return f"{ipset.kind} family {family} hashsize {hash_size(ipset)} maxelem {MOST_MEMBERS}"
+    counters = " counters" if ipset.larger == "counts" else ""
+    return f"{ipset.kind} family {family} hashsize {hash_size(ipset)} maxelem {MOST_MEMBERS}{counters}"
 
 
 def hash_size(ipset: IPSet) -> int:
     """The `hashsize` with room for all members from the start."""
-    return max(64, 1 << (len(ipset.members) - 1).bit_length())
+    least = LEAST_COUNTING if ipset.larger == "counts" else 64
+    return max(least, 1 << (len(ipset.members) - 1).bit_length())
 
 
 def ruleset_text(ruleset: Ruleset) -> str:

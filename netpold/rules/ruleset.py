@@ -188,7 +188,8 @@ class IPSet:
     `10.0.0.1,tcp:80,10.0.0.2`.
     They may be another's who goes on to change them (rules/sets.py); a SetChange then says what became of them.
     `larger`: what more members mean to packets, wherever the set is used: more of them are allowed, or fewer; None: it
-    depends, so that a set that rules use must never be changed.
+    depends, so that a set that rules use must never be changed; "counts": nothing, the kernel counts for each member
+    the packets that were found in it (count.py).
     """
 
     name: str
@@ -196,7 +197,7 @@ class IPSet:
     kind: SetKind
     meaning: str
     members: Set[str]
-    larger: Literal["allows", "forbids"] | None = "allows"
+    larger: Literal["allows", "forbids", "counts"] | None = "allows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.nfnetlink import (
@@ -23,7 +23,7 @@ from netpold.host.kernel.nfnetlink import (
     attributes,
     opened,
 )
-from netpold.host.kernel.set_members import LONGEST, decode, encode
+from netpold.host.kernel.set_members import LONGEST, Count, decode, decode_counted, encode
 from netpold.rules.plan import ChangeSet, CreateSet
 from netpold.rules.render import MOST_MEMBERS, hash_size
 from netpold.rules.ruleset import SET_PREFIXES, IPSet
@@ -32,8 +32,8 @@ from netpold.rules.ruleset import SET_PREFIXES, IPSet
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _CREATE, _DESTROY, _LIST, _ADD, _DEL = 2, 3, 7, 9, 10
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = range(1, 10)
-_HASHSIZE, _MAXELEM = 18, 19
-_FLAG_LIST_SETNAME = 1 << 1
+_CADT_FLAGS, _HASHSIZE, _MAXELEM = 8, 18, 19
+_FLAG_LIST_SETNAME, _FLAG_WITH_COUNTERS = 1 << 1, 1 << 3
 _ERR_BUSY = 4100
 
 _BATCH = 65_531 // LONGEST  # members to a message: they are one attribute
@@ -60,6 +60,9 @@ _SAID = {
     4352: "the set is full",
     4353: "the unspecified address can't be in a set",
 }
+
+
+_T = TypeVar("_T")
 
 
 class _Sent(NamedTuple):
@@ -91,19 +94,12 @@ def members(name: str) -> frozenset[str]:
 
     Raises KernelError, also where there is no such set.
     """
-    try:
-        with opened() as channel:
-            return frozenset(
-                member
-                for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _head(name)))
-                for kind, start, end in attributes(data, begin, behind)
-                if kind == _ADT
-                for member in decode(data, start, end)
-            )
-    except Refused as refusal:
-        raise KernelError(f"ipset list {name}: {_said(refusal.code)}") from refusal
-    except LookupError as error:
-        raise KernelError(f"ipset list {name}: it is of a type that netpold has no sets of") from error
+    return frozenset(_listed(name, decode))
+
+
+def counters(name: str) -> dict[str, Count]:
+    """What a set that counts has found, by member; nothing where there is no such set.  Raises KernelError."""
+    return dict(_listed(name, decode_counted, may_miss=True))
 
 
 def create(steps: Iterable[CreateSet]) -> None:
@@ -140,6 +136,25 @@ def destroy(sets: Iterable[str]) -> frozenset[str]:
     return frozenset(busy)
 
 
+def _listed(name: str, decoded: Callable[[bytes, int, int], Iterable[_T]], may_miss: bool = False) -> list[_T]:
+    """What `decoded` makes of a set's members; `may_miss`: nothing where there is no such set.  Raises KernelError."""
+    try:
+        with opened() as channel:
+            return [
+                each
+                for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _head(name)))
+                for kind, start, end in attributes(data, begin, behind)
+                if kind == _ADT
+                for each in decoded(data, start, end)
+            ]
+    except Refused as refusal:
+        if may_miss and refusal.code == errno.ENOENT:
+            return []
+        raise KernelError(f"ipset list {name}: {_said(refusal.code)}") from refusal
+    except LookupError as error:
+        raise KernelError(f"ipset list {name}: it is of a type that netpold has no sets of") from error
+
+
 def _create(step: CreateSet) -> Iterator[tuple[_Sent, Request]]:
     ipset = step.ipset
     header = (
@@ -155,10 +170,10 @@ def _create(step: CreateSet) -> Iterator[tuple[_Sent, Request]]:
 
 def _options(ipset: IPSet) -> bytes:
     """Those that render.set_header has."""
-    return b"".join(
-        attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value))
-        for kind, value in ((_HASHSIZE, hash_size(ipset)), (_MAXELEM, MOST_MEMBERS))
-    )
+    found = [(_HASHSIZE, hash_size(ipset)), (_MAXELEM, MOST_MEMBERS)]
+    if ipset.larger == "counts":
+        found.append((_CADT_FLAGS, _FLAG_WITH_COUNTERS))
+    return b"".join(attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value)) for kind, value in found)
 
 
 def _members(

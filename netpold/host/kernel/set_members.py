@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.nfnetlink import NLA_F_NESTED, NLA_F_NET_BYTEORDER, attribute, attributes
@@ -19,7 +20,7 @@ from netpold.host.kernel.nfnetlink import NLA_F_NESTED, NLA_F_NET_BYTEORDER, att
 LONGEST = 68  # bytes, of an IPv6 address with port and a second address
 
 _DATA = 7
-_IP, _CIDR, _PORT, _PROTO, _CADT_FLAGS, _IP2 = 1, 3, 4, 7, 8, 20
+_IP, _CIDR, _PORT, _PROTO, _CADT_FLAGS, _IP2, _BYTES, _PACKETS = 1, 3, 4, 7, 8, 20, 24, 25
 _NOMATCH = 1 << 2
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -28,9 +29,17 @@ _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 _PARTS = re.compile("([^/, ]+)(.*)")
 _BEHIND = re.compile("(?:/([0-9]+))?(?:,([a-z]+):([0-9]+)(?:,([^/, ]+))?)?( nomatch)?")
 _HEADER = struct.Struct("=HH")
+_COUNTER = struct.Struct("!Q")
 
 _SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _IPADDR: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 2}
+
+
+class Count(NamedTuple):
+    """What was found in a set, or at one of its members; bytes are those of whole IP packets."""
+
+    packets: int = 0
+    bytes: int = 0
 
 
 def _before_address(kind: int, family: int, flag: int = NLA_F_NET_BYTEORDER) -> bytes:
@@ -67,8 +76,19 @@ def decode(data: bytes, start: int, end: int) -> Iterable[str]:
         records = list(struct.iter_unpack(f"12s{_SIZE[family]}s", data[start:end]))
         if all(each == prefix for each, _ in records):
             return [socket.inet_ntop(family, address) for _, address in records]
+    return map(_text, _listed(data, start, end))
+
+
+def decode_counted(data: bytes, start: int, end: int) -> Iterable[tuple[str, Count]]:
+    """The same of a set with counters, with what these say."""
+    for found in _listed(data, start, end):
+        yield _text(found), Count(_COUNTER.unpack(found[_PACKETS])[0], _COUNTER.unpack(found[_BYTES])[0])
+
+
+def _listed(data: bytes, start: int, end: int) -> Iterable[dict[int, bytes]]:
+    """The attributes of each member."""
     return (
-        _text({kind: data[first:last] for kind, first, last in attributes(data, inner, behind)})
+        {kind: data[first:last] for kind, first, last in attributes(data, inner, behind)}
         for _, inner, behind in attributes(data, start, end)
     )
 
