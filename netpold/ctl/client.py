@@ -10,6 +10,7 @@ from typing import Any
 
 from netpold.ctl.failure import Exit, Failure
 
+DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
 ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait for anything
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from netpold import __version__
+from netpold.ctl.client import DEFAULT_SOCKET
 from netpold.ctl.failure import Exit, Failure
-
-DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,16 @@ for changes that no event told of, reading the kernel back.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from netpold.config import Settings
 from netpold.daemon.cutter import Cutter
 from netpold.daemon.drift import DriftCheck
+from netpold.daemon.inbox import Inbox, Wishes
 from netpold.daemon.known import Known
 from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status, timestamp
@@ -36,6 +36,7 @@ from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.parsed_cache import ParsedCache
 from netpold.host.scan import SourceError
+from netpold.host.snapshot import Snapshots
 from netpold.host.source import Reading, Source
 from netpold.host.view import HostView
 from netpold.host.watch import Watcher
@@ -59,24 +60,7 @@ SLICE_S, PAUSE_S = 0.003, 0.01  # for how long to do at a time what takes long a
 SAVE_S = 0.1  # how soon after a change
 OVERDUE_S = 3.0  # after so long it is done even though something else is to do
 SAVE_AT_STOP_S = 5.0  # for how long to go on with it when the daemon is to end
-ALIVE_S = 5.0  # how often to tell of being alive when nothing happens
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """What woke the loop, and whom it has to answer.  Guarded by the reconciler's condition."""
-
-    files: bool = True
-    network: bool = True
-    flows: bool = False  # the cutter has found some
-    drift: bool = False  # the kernel was read back
-    flush: bool = False
-    stop: bool = False
-    asked: int = 0  # how many calls of `wait` came so far; who asks wants all files looked at
-    answered: int = 0  # the last of them that was served
-
-    def any(self) -> bool:
-        return self.files or self.network or self.flows or self.drift or self.flush or self.stop
+FLUSH_S = 60.0  # how long who asks for a flush waits
 
 
 class Reconciler:
@@ -85,14 +69,16 @@ class Reconciler:
     def __init__(self, settings: Settings, backend: Backend) -> None:
         self.settings = settings
         self._backend = backend
-        self._network = Network(self.wake_network)
-        self._watcher = Watcher(settings.manifests, self.wake_files)
+        self._inbox = inbox = Inbox()
+        self._network = Network(lambda: inbox.wish(network=True))
+        self._watcher = Watcher(settings.manifests, lambda: inbox.wish(files=True))
         self._cache = ParsedCache(settings.state_dir / CACHE_NAME)
         self._source = Source(
             settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache
         )
-        self._cutter = Cutter(lambda: self._wish(flows=True))
-        self._drift = DriftCheck(backend, lambda: self._wish(drift=True))
+        self._cutter = Cutter(lambda: inbox.wish(flows=True))
+        self._drift = DriftCheck(backend, lambda: inbox.wish(drift=True))
+        self._snapshots = Snapshots(settings.state_dir, backend.name)
         self._known = Known(settings)
         self._report = Report()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
@@ -100,7 +86,6 @@ class Reconciler:
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
         self._flushed = False
-        self._flush_error: KernelError | None = None
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._clean_up_at: float | None = None
@@ -108,8 +93,6 @@ class Reconciler:
         self._drifted = False  # another program changed what is installed, and that is not repaired yet
         self._sweep_at: float | None = None
         self._save_at: float | None = None
-        self._wishes = _Wishes()
-        self._changed = threading.Condition()
         self._status = Status.starting(settings, backend.name)
 
     def start(self) -> None:
@@ -124,24 +107,28 @@ class Reconciler:
         self._cutter.close()
         self._drift.close()
         self._cache.close()
+        self._snapshots.close()
 
     # From any thread ----------------------------------------------------------------------------------------------
 
-    def wake_files(self) -> None:
-        self._wish(files=True)
-
     def rescan(self) -> None:
         """Look at all files, whether anything told of a change or not."""
-        with self._changed:
-            self._wishes = replace(self._wishes, files=True, asked=self._wishes.asked + 1)
-            self._changed.notify_all()
-
-    def wake_network(self) -> None:
-        self._wish(network=True)
+        self._inbox.look_at_all()
 
     def stop(self) -> None:
         """Let the loop end after the round it is in.  The rules stay in force."""
-        self._wish(stop=True)
+        self._inbox.wish(stop=True)
+
+    def wait(self, timeout: float) -> bool:
+        """Until everything that is on disk now is enforced or rejected.  False when that took too long."""
+        return self._inbox.wait(timeout)
+
+    def flush(self) -> None:
+        """Take everything of netpold's out of the kernel, and enforce nothing until the daemon starts again.
+
+        Raises KernelError when the kernel refuses, or has not done it within FLUSH_S seconds.
+        """
+        self._inbox.flush(FLUSH_S)
 
     @property
     def current(self) -> Status:
@@ -159,38 +146,12 @@ class Reconciler:
         sets = {name: replace(ipset, members=frozenset(ipset.members)) for name, ipset in enforced.ruleset.sets.items()}
         return ruleset_text(replace(enforced.ruleset, sets=sets))
 
-    def wait(self, timeout: float) -> bool:
-        """Until everything that is on disk now is enforced or rejected.  False when that took too long."""
-        with self._changed:
-            ticket = self._wishes.asked + 1
-            self._wishes = replace(self._wishes, asked=ticket, files=True)
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._wishes.answered >= ticket, timeout)
-
-    def flush(self, timeout: float = 60.0) -> None:
-        """Take everything of netpold's out of the kernel, and enforce nothing until the daemon starts again.
-
-        Raises KernelError when the kernel refuses, or has not done it within `timeout` seconds.
-        """
-        with self._changed:
-            self._wishes = replace(self._wishes, flush=True)
-            self._changed.notify_all()
-            if not self._changed.wait_for(lambda: not self._wishes.flush, timeout):
-                raise KernelError(f"not flushed within {timeout:.0f} s; see the daemon's log")
-            if self._flush_error:
-                raise self._flush_error
-
-    def _wish(self, **wishes: bool) -> None:
-        with self._changed:
-            self._wishes = replace(self._wishes, **wishes)
-            self._changed.notify_all()
-
     # The loop -----------------------------------------------------------------------------------------------------
 
     def run(self, after_round: Callable[[], None] = lambda: None, alive: Callable[[], None] = lambda: None) -> None:
         """Reconcile until `stop`.  `after_round` is called after each round, failed or not, `alive` within each, and
         every ALIVE_S when there is nothing to do."""
-        pause, self._alive = 0.0, alive
+        pause, self._inbox.alive = 0.0, alive
         while True:
             wishes = self._next(pause)
             if wishes.stop:
@@ -207,42 +168,23 @@ class Reconciler:
                 self._publish(state="degraded", error=str(error))
             after_round()
 
-    def _next(self, pause: float) -> _Wishes:
+    def _next(self, pause: float) -> Wishes:
         """Wait for something to do, or until it is time to look anyway (`pause` s after a failure)."""
-        with self._changed:
-            if self._flushed:
-                self._wait_for(self._urgent, None)
-            elif pause:
-                # something new may be the cure, but no storm of events is to become a storm of attempts
-                if not self._wait_for(self._urgent, FIRST_RETRY_S):
-                    self._wait_for(self._wishes_any, pause - FIRST_RETRY_S)
-                self._wishes = replace(self._wishes, files=True)
-            else:
-                times = (self._look_at, self._source.due, self._clean_up_at, self._sweep_at, self._save_at)
-                soonest = min(each for each in times if each is not None)
-                self._wait_for(self._wishes_any, max(soonest - time.monotonic(), 0.0))
-            taken = self._wishes
-            self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
-            return taken
+        if self._flushed:
+            return self._inbox.take_urgent()
+        if pause:
+            return self._inbox.take_after_failure(FIRST_RETRY_S, pause)
+        times = (
+            self._look_at,
+            self._source.due,
+            self._clean_up_at,
+            self._sweep_at,
+            self._save_at,
+            self._snapshots.due,
+        )
+        return self._inbox.take(min(each for each in times if each is not None))
 
-    def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        """As Condition.wait_for of `_changed`, with signs of life."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = ALIVE_S if end is None else end - time.monotonic()
-            if self._changed.wait_for(condition, min(left, ALIVE_S)):
-                return True
-            if left <= ALIVE_S and end is not None:
-                return False
-            self._alive()
-
-    def _wishes_any(self) -> bool:
-        return self._wishes.any()
-
-    def _urgent(self) -> bool:
-        return self._wishes.stop or self._wishes.flush
-
-    def _round(self, wishes: _Wishes) -> None:
+    def _round(self, wishes: Wishes) -> None:
         if wishes.flush:
             self._flush()
         if self._flushed:
@@ -266,13 +208,12 @@ class Reconciler:
                 self._drift.begin(self._installed)
             if self._enforced is not None:
                 self._cutter.look(self._enforced, frozenset())  # at what an earlier look failed at, or has ended since
-        overdue = self._is_cluttered() or (self._save_at is not None and now > self._save_at + OVERDUE_S)
-        if failure or overdue or not wishes.any():
+        if failure or self._is_overdue(now) or not wishes.any():
             self._idle(now)
         if failure:
             raise failure
 
-    def _update(self, wishes: _Wishes) -> None:
+    def _update(self, wishes: Wishes) -> None:
         """Take in what changed outside, and enforce it."""
         began, view = time.monotonic(), self._network.view()
         hints = self._watcher.take()
@@ -283,13 +224,13 @@ class Reconciler:
             reading = self._source.read(hints, self.settings.settle_ms / 1000)
         except SourceError as error:
             failure = error  # what was known before stays in force, where the pods are now
-        self._alive()
+        self._inbox.alive()
         if self._source.complete:
             before = self._known.places.endpoints
             compiled = self._known.update(reading, view)
             self._report.changed(self._known.changes, before, self._known.places.endpoints)
             self._report.found(self._known.findings, self._known.rejected, self._known.world)
-            self._alive()
+            self._inbox.alive()
             if self._enforced is None and not self._is_sure(reading):
                 return
             applied = self._enforce(compiled, view)
@@ -301,7 +242,7 @@ class Reconciler:
         if reading and reading.changed:
             self._save_at = self._save_at or time.monotonic() + SAVE_S
         if self._source.is_settled(self._walked_at):
-            self._answer(self._walked_for)
+            self._inbox.answer(self._walked_for)
 
     def _tell(self, applied: dict[str, object], *, failed: bool) -> None:
         """Publish and log what is in force now.  `failed`: the files could not be read, so it may be what they said
@@ -329,7 +270,7 @@ class Reconciler:
         time.sleep(self.settings.settle_ms / 1000)  # so that events come in
         if reading is not None and reading.settled and not self._watcher.take():
             return True
-        self._wish(files=True)
+        self._inbox.wish(files=True)
         return False
 
     def _enforce(self, compiled: Compiled, view: HostView) -> dict[str, object]:
@@ -346,6 +287,7 @@ class Reconciler:
             self._installed = None  # until all of it is done, what the kernel holds has to be read
             self._installed = apply(steps, self._backend)
             self._cutter.release(enforced, self._installed.names)
+            self._snapshots.changed()
             self._clean_up_at = began + CLEAN_UP_S
         if is_first:
             retire_other(self._backend)
@@ -385,6 +327,11 @@ class Reconciler:
             and sum(map(len, (*left.stray_chains.values(), left.stray_sets))) > MOST_STRAYS
         )
 
+    def _is_overdue(self, now: float) -> bool:
+        """Whether what no packet waits for has waited too long."""
+        waiting = (self._save_at, self._snapshots.due)
+        return self._is_cluttered() or any(each is not None and now > each + OVERDUE_S for each in waiting)
+
     def _idle(self, now: float) -> None:
         """What no packet waits for, a slice of it."""
         if self._clean_up_at is not None and (now >= self._clean_up_at or self._is_cluttered()):
@@ -393,8 +340,17 @@ class Reconciler:
             self._sweep_at = None if self._source.sweep(SLICE_S) else time.monotonic() + PAUSE_S
         if self._save_at is not None and now >= self._save_at:
             self._save_at = None if self._source.save(SLICE_S) else time.monotonic() + PAUSE_S
+        due = self._snapshots.due
+        if due is not None and now >= due:
+            self._take_snapshot()
+
+    def _take_snapshot(self) -> None:
+        if self._installed is not None and self._enforced is not None:
+            self._snapshots.take(self._enforced.ruleset, self._installed.names)
 
     def _save_what_is_left(self) -> None:
+        if self._snapshots.due is not None:
+            self._take_snapshot()
         end = time.monotonic() + SAVE_AT_STOP_S
         while not self._source.save(SLICE_S) and time.monotonic() < end:
             time.sleep(SLICE_S)  # the disk may be what is slow
@@ -417,23 +373,17 @@ class Reconciler:
 
     def _flush(self) -> None:
         """Raises KernelError, which is told to who asked, too; then everything is enforced again."""
-        self._flush_error = None
         try:
             flush()
         except KernelError as error:
-            self._flush_error = error
-            self._wish(flush=False)  # asked once is tried once: to try again at once would never end
+            self._inbox.flushed(error)
             raise
+        self._snapshots.forget()
         self._flushed, self._installed, self._enforced = True, None, None
         text = "flushed on request: nothing is enforced until netpold is restarted"
         journal.say(journal.FLUSHED, text)
         self._publish(state="degraded", error=text)
-        self._wish(flush=False)
-
-    def _answer(self, asked: int) -> None:
-        with self._changed:
-            self._wishes = replace(self._wishes, answered=max(self._wishes.answered, asked))
-            self._changed.notify_all()
+        self._inbox.flushed(None)
 
     def _publish(self, **changes: object) -> None:
         """Say how things are; `changes` are fields of Status beyond what the inputs tell."""
@@ -450,6 +400,8 @@ class Reconciler:
         found = self._known.warnings()
         if self._watcher.warning:
             found.append(self._watcher.warning)
+        if self._snapshots.warning:
+            found.append(self._snapshots.warning)
         if self._backend.name == "nft" and any(legacy_in_use()):
             found.append("iptables-legacy has a filter table too, whose rules are in force as well")
         return tuple(found)

@@ -1,0 +1,133 @@
+"""What woke the loop, and who waits for an answer: how other threads talk to it, and how it waits.
+
+The loop takes all that came at once, so ten thousand events are one round.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from netpold.host.kernel.backend import KernelError
+
+ALIVE_S = 5.0  # how often to give a sign of life while nothing happens
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What came since the last time.  `asked`: how many calls of `look_at_all` came so far; `answered`: the last of
+    them that was served."""
+
+    files: bool = True
+    network: bool = True
+    flows: bool = False  # the cutter has found some
+    drift: bool = False  # the kernel was read back
+    flush: bool = False
+    stop: bool = False
+    asked: int = 0
+    answered: int = 0
+
+    def any(self) -> bool:
+        return self.files or self.network or self.flows or self.drift or self.flush or self.stop
+
+
+class Inbox:
+    """`take...` and the answers are the loop's; the rest is for any thread."""
+
+    def __init__(self) -> None:
+        self.alive: Callable[[], None] = lambda: None  # the sign of life
+        self._changed = threading.Condition()  # guards the rest
+        self._wishes = Wishes()
+        self._flush_error: KernelError | None = None
+
+    # From any thread ----------------------------------------------------------------------------------------------
+
+    def wish(self, **wishes: bool) -> None:
+        with self._changed:
+            self._wishes = replace(self._wishes, **wishes)
+            self._changed.notify_all()
+
+    def look_at_all(self) -> int:
+        """Have all files looked at, whether anything told of a change or not; returns what `answer` will be given."""
+        with self._changed:
+            self._wishes = replace(self._wishes, files=True, asked=self._wishes.asked + 1)
+            self._changed.notify_all()
+            return self._wishes.asked
+
+    def wait(self, timeout: float) -> bool:
+        """Until everything that is on disk now is enforced or rejected.  False when that took too long."""
+        ticket = self.look_at_all()
+        with self._changed:
+            return self._changed.wait_for(lambda: self._wishes.answered >= ticket, timeout)
+
+    def flush(self, timeout: float) -> None:
+        """Have everything taken out of the kernel.
+
+        Raises KernelError when the kernel refuses, or that is not done within `timeout` seconds.
+        """
+        with self._changed:
+            self._wishes = replace(self._wishes, flush=True)
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not self._wishes.flush, timeout):
+                raise KernelError(f"not flushed within {timeout:.0f} s; see the daemon's log")
+            if self._flush_error:
+                raise self._flush_error
+
+    # The loop's ---------------------------------------------------------------------------------------------------
+
+    def answer(self, asked: int) -> None:
+        """What was asked for up to `asked` is enforced or rejected."""
+        with self._changed:
+            self._wishes = replace(self._wishes, answered=max(self._wishes.answered, asked))
+            self._changed.notify_all()
+
+    def flushed(self, error: KernelError | None) -> None:
+        """A flush was tried; asked once is tried once."""
+        with self._changed:
+            self._flush_error = error
+            self._wishes = replace(self._wishes, flush=False)
+            self._changed.notify_all()
+
+    def take(self, until: float) -> Wishes:
+        """What there is to do, at the latest at `until` (time.monotonic())."""
+        with self._changed:
+            self._wait_for(self._any, max(until - time.monotonic(), 0.0))
+            return self._take()
+
+    def take_after_failure(self, at_least_s: float, at_most_s: float) -> Wishes:
+        """What there is to do, after a pause: something new may be the cure, but no storm of events is to become a
+        storm of attempts."""
+        with self._changed:
+            if not self._wait_for(self._urgent, at_least_s):
+                self._wait_for(self._any, at_most_s - at_least_s)
+            return replace(self._take(), files=True)
+
+    def take_urgent(self) -> Wishes:
+        """What there is to do once a flush or the end is asked for."""
+        with self._changed:
+            self._wait_for(self._urgent, None)
+            return self._take()
+
+    def _take(self) -> Wishes:
+        taken = self._wishes
+        self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
+        return taken
+
+    def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """As Condition.wait_for, with signs of life."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = ALIVE_S if end is None else end - time.monotonic()
+            if self._changed.wait_for(condition, min(left, ALIVE_S)):
+                return True
+            if end is not None and time.monotonic() >= end:
+                return False
+            self.alive()
+
+    def _any(self) -> bool:
+        return self._wishes.any()
+
+    def _urgent(self) -> bool:
+        return self._wishes.stop or self._wishes.flush
