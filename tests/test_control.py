@@ -286,7 +286,7 @@ def test_status_shape() -> None:
         "backend": "legacy",
         "revision": 7,
         "manifests": "/etc/netpold",
-        "policies": {"accepted": 3, "rejected": 1},
+        "policies": {"accepted": 3, "rejected": 1, "quarantined": 0},
         "pods": {"total": 10, "local": 4, "isolated": 2, "without_interface": 1},
         "namespaces": 2,
         "passed_over": {"Service": 5},

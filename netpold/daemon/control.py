@@ -2,6 +2,7 @@
 
     GET  /v1/status               what the daemon says about itself
     GET  /v1/ruleset              the ruleset in force, as text
+    GET  /metrics                 for Prometheus
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
 
@@ -27,6 +28,7 @@ from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from netpold.host.kernel.backend import KernelError
+from netpold.host.metrics import CONTENT_TYPE
 
 log = logging.getLogger("netpold")
 
@@ -52,6 +54,8 @@ class Controlled(Protocol):
         ...
 
     def ruleset_text(self) -> str: ...
+
+    def metrics(self) -> bytes: ...
 
 
 class ControlError(Exception):
@@ -246,6 +250,10 @@ def _ruleset(controlled: Controlled, query: Query) -> _Answer:
     return _Answer(HTTPStatus.OK, controlled.ruleset_text().encode(), "text/plain; charset=utf-8")
 
 
+def _metrics(controlled: Controlled, query: Query) -> _Answer:
+    return _Answer(HTTPStatus.OK, controlled.metrics(), CONTENT_TYPE)
+
+
 def _wait(controlled: Controlled, query: Query) -> _Answer:
     text = query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
     try:
@@ -272,6 +280,7 @@ def _flush(controlled: Controlled, query: Query) -> _Answer:
 _ROUTES: dict[str, tuple[str, Callable[[Controlled, Query], _Answer]]] = {
     "/v1/status": ("GET", _status),
     "/v1/ruleset": ("GET", _ruleset),
+    "/metrics": ("GET", _metrics),
     "/v1/wait": ("POST", _wait),
     "/v1/flush": ("POST", _flush),
 }

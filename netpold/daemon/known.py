@@ -67,7 +67,9 @@ class Known:
         world, endpoints = self._assembly.world, self.places.endpoints
         rejected = self._assembly.rejected_policies
         return {
-            "policies": PolicyCounts(max(len(world.policies) - rejected, 0), rejected),
+            "policies": PolicyCounts(
+                max(len(world.policies) - rejected, 0), rejected, self._assembly.quarantined_policies
+            ),
             "pods": PodCounts(
                 total=len(world.pods),
                 local=len(endpoints),

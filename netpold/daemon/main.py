@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from netpold import __version__
@@ -26,6 +26,8 @@ from netpold.host.kernel.apply import choose
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
+from netpold.host.metrics_file import MetricsFile
+from netpold.host.metrics_port import MetricsPort
 from netpold.host.netlink import NetlinkError
 from systemd import daemon as systemd
 
@@ -66,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _exporters(settings: Settings, reconciler: Reconciler) -> Iterator[MetricsPort | MetricsFile]:
+    """Where the metrics go, beside the control socket."""
+    if settings.metrics_port:
+        yield MetricsPort(settings.metrics_port, reconciler.metrics)
+    if settings.metrics_textfile:
+        yield MetricsFile(settings.metrics_textfile, reconciler.metrics)
+
+
 class _Process:
     """One run of the daemon.  `begin_anew`: it ended because the settings say something else now."""
 
@@ -97,6 +107,9 @@ class _Process:
             except OSError as error:
                 raise KernelError(f"changes of the network or of files can't be followed: {error.strerror}") from error
             stack.callback(reconciler.close)
+            for each in _exporters(settings, reconciler):
+                each.start()
+                stack.callback(each.close)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, self._signalled)
             text = f"netpold {__version__} on node {settings.node}: {settings.manifests} to {backend.name}"

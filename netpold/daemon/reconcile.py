@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from netpold import __version__
 from netpold.config import Settings
 from netpold.daemon.cutter import Cutter
 from netpold.daemon.drift import DriftCheck
@@ -27,11 +28,13 @@ from netpold.daemon.known import Known
 from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status, timestamp
 from netpold.host import journal
+from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply, clean_up, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.host.kernel.flush import flush, retire_other
 from netpold.host.locate import addresses
+from netpold.host.metrics import Metrics
 from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.parsed_cache import ParsedCache
@@ -79,6 +82,8 @@ class Reconciler:
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = DriftCheck(backend, lambda: inbox.wish(drift=True))
         self._snapshots = Snapshots(settings.state_dir, backend.name)
+        self._drops = Drops()
+        self._metrics = Metrics(__version__, self._drops.totals)
         self._known = Known(settings)
         self._report = Report()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
@@ -137,6 +142,10 @@ class Reconciler:
     def status(self) -> dict[str, object]:
         return self._status.as_json()
 
+    def metrics(self) -> bytes:
+        """As Prometheus wants them."""
+        return self._metrics.text(self._status)
+
     def ruleset_text(self) -> str:
         """The ruleset in force, for a person."""
         enforced = self._enforced
@@ -163,6 +172,7 @@ class Reconciler:
             except (KernelError, SourceError, NetlinkError) as error:
                 pause = min(max(pause * 2, FIRST_RETRY_S), LAST_RETRY_S)
                 self._report.failed(error, pause)
+                self._metrics.failed()
                 if isinstance(error, KernelError):
                     self._installed = None
                 self._publish(state="degraded", error=str(error))
@@ -255,6 +265,7 @@ class Reconciler:
         if self._drifted and applied:
             text = "another program had changed netpold's chains or sets: they are put back"
             journal.say(journal.DRIFT_REPAIRED, text, revision=self._status.revision)
+            self._metrics.repaired()
             self._drifted = False
         last = self._status.last_apply if applied else None
         self._report.applied(self._status, last.duration_ms / 1000 if last else None)
@@ -283,12 +294,16 @@ class Reconciler:
             steps = plan(installed(self._backend), self._cutter.filled(compiled.ruleset))
         else:
             steps = plan(before, compiled.ruleset, compiled.changed, addresses(endpoints.values()))
-        if steps.steps or before is None:
+        if before is not None and not steps.steps:
+            current = before
+        else:
             self._installed = None  # until all of it is done, what the kernel holds has to be read
-            self._installed = apply(steps, self._backend)
-            self._cutter.release(enforced, self._installed.names)
+            self._installed = current = apply(steps, self._backend)
+            self._metrics.applied(time.monotonic() - began)
+            self._cutter.release(enforced, current.names)
             self._snapshots.changed()
             self._clean_up_at = began + CLEAN_UP_S
+        self._drops.follow(compiled.isolated, current)
         if is_first:
             retire_other(self._backend)
         if self._enforced is None or self._enforced.endpoints is not endpoints:
@@ -317,6 +332,7 @@ class Reconciler:
             log.error("open flows that are no longer allowed could not be cut: %s", error)
         else:
             if gone:
+                self._metrics.cut(gone)
                 journal.say(journal.CUT, f"cut {gone} open flow(s), no longer allowed", flows=gone)
 
     def _is_cluttered(self) -> bool:
@@ -360,11 +376,12 @@ class Reconciler:
         before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
         if before is None:
             return
-        try:
-            left, self._stuck = clean_up(before, self._backend), False
-        except KernelError as error:  # another program's rule leads to an old chain of ours, say: it does no harm
-            log.log(logging.DEBUG if self._stuck else logging.WARNING, "old chains can't be taken away yet: %s", error)
-            left, self._stuck = replace(before, stray_sets=ipset.destroy(before.stray_sets)), True
+        with self._drops.settling(before):
+            try:
+                left, self._stuck = clean_up(before, self._backend), False
+            except KernelError as error:  # another program's rule leads to an old chain of ours, say: it does no harm
+                log.log(logging.DEBUG if self._stuck else logging.WARNING, "old chains can't be taken away: %s", error)
+                left, self._stuck = replace(before, stray_sets=ipset.destroy(before.stray_sets)), True
         if self._stuck:
             self._clean_up_at = time.monotonic() + self.settings.rescan_s
         elif left.stray_sets:

@@ -19,10 +19,12 @@ State = Literal["enforcing", "degraded", "starting"]
 
 @dataclass(frozen=True, slots=True)
 class PolicyCounts:
-    """NetworkPolicies in force, and those whose manifests failed the checks."""
+    """NetworkPolicies in force, and those whose manifests failed the checks; of the latter, those of which no good
+    version is known, so that what they select is isolated."""
 
     accepted: int = 0
     rejected: int = 0
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,12 @@ class Assembly:
     def rejected_policies(self) -> int:
         return len(self._policies.rejected)
 
+    @property
+    def quarantined_policies(self) -> int:
+        """Of the rejected ones, those of which a closed version is in force."""
+        found = map(self._policies.objects.get, self._policies.rejected)
+        return sum(each is not None and each.quarantined for each in found)
+
     def findings(self) -> list[Finding]:
         """Those of the files and those between files, in no order."""
         found = [finding for file in self._with_findings for finding in self._parsed[file].findings]
