@@ -151,6 +151,13 @@ def test_metrics_are_real() -> None:
     assert set(metrics) <= set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
 
 
+def test_the_service_is_confined_as_it_says() -> None:
+    capabilities = set(re.findall("CAP_[A-Z_]+", " ".join(lines("netpold.8", "THE SERVICE"))))
+    unit = (ROOT / "systemd/netpold.service").read_text()
+    allowed = re.search("^AmbientCapabilities=(.*)$", unit, re.MULTILINE)
+    assert allowed and set(allowed[1].split()) == capabilities
+
+
 @each_page
 def test_documents_that_are_referred_to(page: Path) -> None:
     installed = (ROOT / "debian/netpold.docs").read_text().split()
