@@ -29,6 +29,7 @@ from netpold.host.kernel.nft import Nft
 from netpold.host.metrics_file import MetricsFile
 from netpold.host.metrics_port import MetricsPort
 from netpold.host.netlink import NetlinkError
+from netpold.host.privilege import may_change_rules
 from systemd import daemon as systemd
 
 READY_ANYWAY_S = 10.0  # others wait for us to be ready; a node whose daemon can't enforce has to boot, too
@@ -91,8 +92,9 @@ class _Process:
 
     def run(self) -> int:
         """Until it is to end; returns the exit code.  Raises KernelError, ControlError or NetlinkError."""
-        if os.geteuid() != 0:
-            print("netpold: only root may change the kernel's rules; run it with sudo or as a service", file=sys.stderr)
+        if not may_change_rules():
+            text = "only root, or who has CAP_NET_ADMIN, may change the kernel's rules; run it with sudo or as a service"
+            print(f"netpold: {text}", file=sys.stderr)
             return 4
         settings = self._settings
         with ExitStack() as stack:
