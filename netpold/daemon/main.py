@@ -93,7 +93,7 @@ class _Process:
     def run(self) -> int:
         """Until it is to end; returns the exit code.  Raises KernelError, ControlError or NetlinkError."""
         if not may_change_rules():
-            text = "only root, or who has CAP_NET_ADMIN, may change the kernel's rules; run it with sudo or as a service"
+            text = "the kernel's rules are for root, or who has CAP_NET_ADMIN; run it with sudo or as a service"
             print(f"netpold: {text}", file=sys.stderr)
             return 4
         settings = self._settings
