@@ -169,10 +169,15 @@ def test_documents_that_are_referred_to(page: Path) -> None:
 # Clean ---------------------------------------------------------------------------------------------------------------
 
 
+def at_80_columns(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MANWIDTH": "80", "MANROFFSEQ": "", "LC_ALL": "C.UTF-8"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
 @needs("man", "man-db")
 @each_page
 def test_groff_has_nothing_to_say(page: Path) -> None:
-    done = subprocess.run(["man", "--warnings", "-l", "-Tutf8", page], capture_output=True, text=True, timeout=60)
+    done = at_80_columns("man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page)  # as lintian does
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -186,8 +191,7 @@ def test_mandoc_has_nothing_to_say(page: Path) -> None:
 @needs("man", "man-db")
 @each_page
 def test_it_fits_80_columns(page: Path) -> None:
-    environment = {**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(["man", "-l", page], capture_output=True, text=True, timeout=60, env=environment)
+    done = at_80_columns("man", "-l", page)
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
 
 
