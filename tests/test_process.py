@@ -1,0 +1,222 @@
+"""The daemon's process on a real node: what systemd hears, SIGHUP, its log, and what it saves for the next boot."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from netpold import __version__
+from netpold.daemon import inbox
+from tests.lab import Lab, Node
+from tests.lab.daemon import CHECKOUT, PYTHON, Daemon
+
+pytestmark = pytest.mark.kernel
+
+DENY_ALL = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: x, name: deny}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+"""
+UNREADABLE = DENY_ALL.replace("podSelector: {}", "podSelector: {}, ingress: {from: []}").replace("deny", "wrong")
+
+
+class Systemd:
+    """What systemd would hear: the datagrams of sd_notify(3), in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.heard: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+
+    def listen(self) -> list[str]:
+        try:
+            while True:
+                self.heard += self._socket.recv(65536).decode().splitlines()
+        except BlockingIOError:
+            return self.heard
+
+    def forget(self) -> None:
+        self.listen()
+        self.heard.clear()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with Lab() as lab:
+        node = lab.node("n1")
+        for name in "ab":
+            node.routed_pod("x", name)
+        yield node
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
+    made = Systemd(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(made.path))
+    yield made
+    made.close()
+
+
+def daemon(node: Node, config: str = "") -> Daemon:
+    settings = node.site.directory / "netpold.toml"
+    settings.write_text(config)
+    made = Daemon(node, "nft", args=["--config", str(settings)])
+    made.write("pods.json", *(pod.manifest(node=False) for pod in node.pods))
+    return made
+
+
+def rules_of(node: Node) -> str:
+    return node.iptables_save("nft", 4)
+
+
+def eventually(condition: Callable[[], object], timeout: float = 20.0) -> bool:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def test_systemd_hears_of_readiness_state_and_life(node: Node, systemd: Systemd) -> None:
+    with daemon(node) as running:
+        running.write("deny.yaml", DENY_ALL)
+        assert eventually(lambda: "READY=1" in systemd.listen())
+        assert eventually(lambda: any("1 policies isolate 2 of 2 pods" in each for each in systemd.listen()))
+        assert [each for each in systemd.heard if each.startswith("STATUS=enforcing, revision ")]
+        systemd.forget()
+        assert eventually(lambda: systemd.listen().count("WATCHDOG=1") >= 2), "no sign of life while nothing happens"
+        assert running.stop() == 0
+        assert "STOPPING=1" in systemd.listen()
+
+
+def test_signs_of_life_come_from_who_waits_and_from_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that hangs in its work gives none."""
+    monkeypatch.setattr(inbox, "ALIVE_S", 0.05)
+    box, alive = inbox.Inbox(), threading.Event()
+    box.alive = alive.set
+    box.take(time.monotonic())
+    assert not alive.wait(0.3), "nobody waits"
+    waiting = threading.Thread(target=box.take, args=(time.monotonic() + 60,))
+    waiting.start()
+    assert alive.wait(10)
+    box.wish(files=True)
+    waiting.join()
+    for wait in (box.take_urgent, lambda: box.take_after_failure(60, 60)):
+        alive.clear()
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert alive.wait(10)
+        box.wish(stop=True)
+        waiting.join()
+        box.wish(stop=False)
+
+
+def test_a_daemon_that_can_not_enforce_lets_the_node_boot(node: Node, systemd: Systemd) -> None:
+    running = daemon(node)
+    with running:
+        assert eventually(lambda: "READY=1" in systemd.listen())
+    running.manifests.rename(running.manifests.with_name("elsewhere"))
+    systemd.forget()
+    with running:
+        assert eventually(lambda: any(each.startswith("STATUS=degraded") for each in systemd.listen()))
+        assert "READY=1" not in systemd.heard
+        assert eventually(lambda: "READY=1" in systemd.listen(), 40)
+        assert any(each.startswith("STATUS=degraded") and "manifests" in each for each in systemd.heard)
+        running.manifests.with_name("elsewhere").rename(running.manifests)
+        assert eventually(lambda: "STATUS=enforcing" in systemd.listen()[-1], 40)
+
+
+def test_sighup_takes_new_settings_in_and_keeps_the_rules(node: Node, systemd: Systemd) -> None:
+    with daemon(node) as running:
+        running.write("deny.yaml", DENY_ALL)
+        running.wait()
+        pid, rules = running.pid, rules_of(node)
+        assert "NFLOG" in rules
+        settings = node.site.directory / "netpold.toml"
+        settings.write_text("nflog_group = 0\n")
+        systemd.forget()
+        os.kill(pid, signal.SIGHUP)
+        assert eventually(lambda: "READY=1" in systemd.listen())
+        assert "RELOADING=1" in systemd.heard
+        running.wait()
+        assert running.pid == pid and running.running
+        rules = rules_of(node)
+        assert "NFLOG" not in rules and "deny" in rules
+        settings.write_text("nflog_group = many\n")
+        os.kill(pid, signal.SIGHUP)
+        assert eventually(lambda: "the settings are not changed: " in running.errors())
+        assert running.running and "NFLOG" not in rules_of(node)
+        assert running.stop() == 0
+
+
+def test_sighup_with_the_same_settings_looks_at_the_files(node: Node, systemd: Systemd) -> None:
+    with daemon(node) as running:
+        running.wait()
+        systemd.forget()
+        os.kill(running.pid, signal.SIGHUP)
+        assert eventually(lambda: "READY=1" in systemd.listen())
+        assert running.errors().count(f"netpold {__version__} on node") == 1, "it did not start anew"
+
+
+def test_the_log_tells_each_change_once(node: Node) -> None:
+    with daemon(node) as running:
+        running.wait()
+        running.write("deny.yaml", DENY_ALL)
+        running.wait()
+        running.write("wrong.yaml", UNREADABLE)
+        running.wait()
+        running.write("wrong.yaml", DENY_ALL.replace("deny", "wrong"))
+        running.wait()
+        log = running.errors()
+    assert len(re.findall(r"INFO revision \d+ in [\d.]+ ms: policy x/deny added; ", log)) == 1
+    assert (
+        len(re.findall(r"wrong.yaml:5:.*NetworkPolicy x/wrong is quarantined, what it selects is isolated", log)) == 1
+    )
+    assert len(re.findall(r"INFO NetworkPolicy x/wrong is in force as it is written", log)) == 1
+    assert log.count("x/deny added") == 1
+
+
+def test_rules_are_saved_for_the_next_boot_and_a_flush_forgets_them(node: Node) -> None:
+    with daemon(node) as running:
+        saved = running.state / "snapshot/current/ipv4.rules"
+        running.write("deny.yaml", DENY_ALL)
+        running.wait()
+        assert eventually(lambda: saved.exists() and "deny" in saved.read_text())
+        (running.manifests / "deny.yaml").unlink()
+        running.wait()
+        running.stop()
+        assert "deny" not in saved.read_text(), "what changed last is saved at the end"
+        running.start()
+        running.wait()
+        assert running.ctl("flush").returncode == 0
+        assert not saved.exists()
+
+
+def test_a_user_with_the_capability_is_enough(node: Node) -> None:
+    """As the service runs it; and without the capability, it says what is missing."""
+    command = [PYTHON, "-m", "netpold", "--manifests", "/nonexistent"]
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 4
+    assert "CAP_NET_ADMIN" in done.stderr
