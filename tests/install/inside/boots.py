@@ -1,0 +1,182 @@
+"""Stages around a reboot, with the flood on from the moment that the first pod has an interface.
+
+The pods come up by a unit of their own, as early as systemd lets any network begin: after network-pre.target, and with
+no regard for netpold.service.  That one is held back for HELD_BACK_S, so that what the boot script did is seen alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from . import life, pods
+from .flood import Flow, Stream, read, serve, summary
+from .machine import SERVICE, STATE, await_enforcing, drop_in, run, saved, seconds_of, settings, show, status, until
+from .report import Report, expect
+
+HELD_BACK_S = 3
+BOOT_SERVICE = "netpold-boot.service"
+_RESULT = Path("/run/netpold-test-boot.json")
+_UNITS = Path("/etc/systemd/system")
+_HEAD = "[Service]\nEnvironment=PYTHONPATH=/opt/netpold-test\nTimeoutStopSec=20\nExecStart=/usr/bin/python3 -m inside"
+_WANTED = "[Install]\nWantedBy=multi-user.target\n"
+_PODS = f"""[Unit]
+DefaultDependencies=no
+Wants=network-pre.target
+After=local-fs.target network-pre.target
+Before=network.target shutdown.target
+Conflicts=shutdown.target
+{_HEAD} boot
+{_WANTED}"""
+_SSH = f"""[Unit]
+After=network.target
+{_HEAD} ssh
+{_WANTED}"""
+_SSH_PORT = 22
+
+
+def bring_up() -> None:
+    """What the pods' unit runs: the flood first, then interface by interface, until it is stopped."""
+    pods.make_namespaces()
+    flow = Flow()
+    flow.start()
+    pods.wire()
+    flow.begin()
+    serve(flow, _RESULT)
+
+
+def stand_in_for_ssh() -> None:
+    """What the other unit runs: somebody who listens on port 22."""
+    with socket.create_server(("0.0.0.0", _SSH_PORT)) as server:
+        while True:
+            connection, _ = server.accept()
+            connection.close()
+
+
+def pods_at_boot(report: Report) -> None:
+    with report.step("pods and a stand-in for SSH come up at boot by themselves"):
+        (_UNITS / "test-pods.service").write_text(_PODS)
+        (_UNITS / "test-ssh.service").write_text(_SSH)
+        run("systemctl", "enable", "test-pods", "test-ssh")
+        hold_back()
+
+
+def hold_back() -> None:
+    """At the next boot."""
+    drop_in("held-back", f"ExecStartPre=/bin/sleep {HELD_BACK_S}")
+
+
+def no_pods_at_boot(report: Report) -> None:
+    with report.step("pods no longer come up at boot"):
+        run("systemctl", "disable", "--now", "test-pods", "test-ssh")
+        drop_in("held-back", "")
+        settings("")
+        for name in ("test-pods.service", "test-ssh.service"):
+            (_UNITS / name).unlink()
+        run("systemctl", "daemon-reload")
+
+
+# What follows on a reboot, by how it was prepared ---------------------------------------------------------------------
+
+
+def with_snapshot(report: Report) -> None:
+    with report.step("reboot under the flood: the snapshot is in force before any pod has an interface") as step:
+        streams = _end_of_flood(step.saw)
+        expect(show(BOOT_SERVICE, "Result") == "success", f"{BOOT_SERVICE}: {show(BOOT_SERVICE, 'Result')}")
+        step.saw(summary(streams))
+    _after_any_boot(report)
+
+
+def no_snapshot(report: Report) -> None:
+    with report.step("the snapshot is taken away, pod_interfaces set"):
+        run("systemctl", "stop", SERVICE)
+        expect((STATE / "snapshot" / "current").is_symlink(), "there was no snapshot")
+        shutil.rmtree(STATE / "snapshot")
+        settings('pod_interfaces = ["veth*"]\n')
+
+
+def without_snapshot(report: Report) -> None:
+    with report.step("reboot without a snapshot: nothing is forwarded until netpold runs") as step:
+        _expect_closed(_end_of_flood(step.saw))
+    _after_any_boot(report)
+
+
+def broken_snapshot(report: Report) -> None:
+    with report.step("the snapshot is damaged"):
+        run("systemctl", "stop", SERVICE)
+        rules = STATE / "snapshot" / "current" / "ipv4.rules"
+        text = rules.read_bytes()
+        rules.write_bytes(text[: len(text) // 2])
+
+
+def with_broken_snapshot(report: Report) -> None:
+    with report.step("reboot with a damaged snapshot: nothing is forwarded until netpold runs") as step:
+        _expect_closed(_end_of_flood(step.saw))
+    _after_any_boot(report)
+
+
+def _end_of_flood(saw: object) -> list[Stream]:
+    """Wait for the daemon, end the boot's flood, and see that it did run before the daemon.  Raises Failure."""
+    assert callable(saw)
+    await_enforcing(60)
+    time.sleep(1)
+    run("systemctl", "stop", "test-pods.service")
+    streams = read(_RESULT)
+    begun = max(stream.first_sent or float("inf") for stream in streams)
+    alone = seconds_of(SERVICE, "ExecMainStartTimestampMonotonic") - begun
+    expect(alone > 0, "the flood began after the daemon")
+    saw(f"the flood began {alone:.1f} s before the daemon")
+    return streams
+
+
+def _expect_closed(streams: list[Stream]) -> None:
+    """Nothing of any stream arrived before the daemon; allowed ones did afterwards.  Raises Failure."""
+    started = seconds_of(SERVICE, "ExecMainStartTimestampMonotonic")
+    early = [
+        f"{each} {started - each.first_received:.2f} s"
+        for each in streams
+        if each.first_received and each.first_received < started
+    ]
+    expect(not early, f"arrived before the daemon: {', '.join(early)}")
+    summary(streams, losses=False)
+    expect(all(each.received for each in streams if each.allowed), "what is allowed did not arrive afterwards either")
+
+
+def _after_any_boot(report: Report) -> None:
+    with report.step("SSH (a stand-in) is reached, the guestbook is enforced") as step:
+        expect(pods.reaches(pods.OUTSIDE.name, pods.NODE, _SSH_PORT), "port 22 of the node does not answer")
+        differences = pods.matrix_differences()
+        expect(not differences, ", ".join(differences))
+        step.saw(f"by {status()['backend']}")
+        expect(status()["backend"] in run("iptables", "-V").replace("nf_tables", "nft"), run("iptables", "-V"))
+    with report.step("the snapshot is there for the next boot"):
+        until((STATE / "snapshot" / "current").is_symlink, 10, "it is not")
+    life.health(report)
+
+
+# The other backend ----------------------------------------------------------------------------------------------------
+
+
+def switch(backend: str) -> None:
+    """Let `iptables` be that of a backend."""
+    for tool in ("iptables", "ip6tables"):
+        run("update-alternatives", "--set", tool, f"/usr/sbin/{tool}-{backend}")
+
+
+def legacy(report: Report) -> None:
+    with report.step("the legacy backend, after a flush, as iptables' alternatives say") as step:
+        drop_in("held-back", "")
+        run("netpoldctl", "flush")
+        switch("legacy")
+        run("systemctl", "restart", SERVICE)
+        await_enforcing()
+        run("netpoldctl", "wait")
+        expect(status()["backend"] == "legacy", f"backend {status()['backend']}")
+        expect(not any("NETPOLD" in saved("nft", family) for family in (4, 6)), "there are rules in nft")
+        differences = pods.matrix_differences()
+        expect(not differences, ", ".join(differences))
+        step.saw(show(SERVICE, "StatusText"))
+    life.killed(report)
+    hold_back()
