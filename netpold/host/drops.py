@@ -57,6 +57,7 @@ class Drops:
         self._pods, self._policies = _Totals(), _Totals()
         self._spoofed: dict[Family, Count] = {}
         self._failures = 0
+        self._failing = False  # the last reading
 
     def follow(self, isolated: tuple[Isolated, ...], installed: Installed) -> None:
         """This is in force now: to be called after each change of the kernel, at once."""
@@ -103,8 +104,10 @@ class Drops:
             readings = {name: ipset.counters(name) for name in self._meaning}
         except KernelError as error:
             self._failures += 1
-            log.warning("what was dropped can't be read: %s", error)
+            log.log(logging.DEBUG if self._failing else logging.WARNING, "what was dropped can't be read: %s", error)
+            self._failing = True
             return
+        self._failing = False
         for name, reading in readings.items():
             seen = self._seen.get(name, {})
             for member, count in reading.items():
