@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
 from netpold import __version__
 from netpold.config import ConfigError, Settings, add_flags, load
@@ -27,7 +28,6 @@ from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
 from netpold.host.metrics_file import MetricsFile
-from netpold.host.metrics_port import MetricsPort
 from netpold.host.netlink import NetlinkError
 from netpold.host.privilege import may_change_rules
 from systemd import daemon as systemd
@@ -69,9 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _exporters(settings: Settings, reconciler: Reconciler) -> Iterator[MetricsPort | MetricsFile]:
+class _Exporter(Protocol):
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _exporters(settings: Settings, reconciler: Reconciler) -> Iterator[_Exporter]:
     """Where the metrics go, beside the control socket."""
     if settings.metrics_port:
+        from netpold.host.metrics_port import MetricsPort  # with asyncio, which few need
+
         yield MetricsPort(settings.metrics_port, reconciler.metrics)
     if settings.metrics_textfile:
         yield MetricsFile(settings.metrics_textfile, reconciler.metrics)

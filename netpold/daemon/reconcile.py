@@ -6,8 +6,7 @@ never from the event.  So a lost event costs time and nothing else, and ten thou
 When a round fails, the rules in the kernel stay as they are, the status is degraded and says why, and the loop tries
 again with growing pauses, starting from what the kernel really holds.
 
-What no packet waits for is done when nothing else is to do, in small slices: taking away old chains and sets, looking
-for changes that no event told of, reading the kernel back.
+What no packet waits for is done when nothing else is to do (chores.py).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 
 from netpold import __version__
 from netpold.config import Settings
+from netpold.daemon.chores import Chores
 from netpold.daemon.cutter import Cutter
 from netpold.daemon.drift import DriftCheck
 from netpold.daemon.inbox import Inbox, Wishes
@@ -29,8 +29,7 @@ from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status, timestamp
 from netpold.host import journal
 from netpold.host.drops import Drops
-from netpold.host.kernel import ipset
-from netpold.host.kernel.apply import apply, clean_up, installed, legacy_in_use
+from netpold.host.kernel.apply import apply, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.host.kernel.flush import flush, retire_other
 from netpold.host.locate import addresses
@@ -56,13 +55,6 @@ CACHE_NAME = "parsed.sqlite"  # in the state directory
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
-CLEAN_UP_S = 0.1  # how long after the last change; in nf_tables a commit would wait for the one that takes away
-CLEAN_UP_AGAIN_S = 1.0  # when sets were still in use
-MOST_STRAYS = 500  # chains and sets that are left over; with more of them, changes wait until they are gone
-SLICE_S, PAUSE_S = 0.003, 0.01  # for how long to do at a time what takes long and nobody waits for, and the pause then
-SAVE_S = 0.1  # how soon after a change
-OVERDUE_S = 3.0  # after so long it is done even though something else is to do
-SAVE_AT_STOP_S = 5.0  # for how long to go on with it when the daemon is to end
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
 
@@ -84,6 +76,7 @@ class Reconciler:
         self._snapshots = Snapshots(settings.state_dir, backend.name)
         self._drops = Drops()
         self._metrics = Metrics(__version__, self._drops.totals)
+        self._chores = Chores(self._source, self._snapshots, self._drops, backend, settings.rescan_s)
         self._known = Known(settings)
         self._report = Report()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
@@ -93,11 +86,7 @@ class Reconciler:
         self._flushed = False
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
-        self._clean_up_at: float | None = None
-        self._stuck = False  # the last clean-up failed
         self._drifted = False  # another program changed what is installed, and that is not repaired yet
-        self._sweep_at: float | None = None
-        self._save_at: float | None = None
         self._status = Status.starting(settings, backend.name)
 
     def start(self) -> None:
@@ -164,7 +153,7 @@ class Reconciler:
         while True:
             wishes = self._next(pause)
             if wishes.stop:
-                self._save_what_is_left()
+                self._chores.finish(self._installed, self._enforced)
                 return
             try:
                 self._round(wishes)
@@ -184,14 +173,7 @@ class Reconciler:
             return self._inbox.take_urgent()
         if pause:
             return self._inbox.take_after_failure(FIRST_RETRY_S, pause)
-        times = (
-            self._look_at,
-            self._source.due,
-            self._clean_up_at,
-            self._sweep_at,
-            self._save_at,
-            self._snapshots.due,
-        )
+        times = (self._look_at, self._source.due, *self._chores.times())
         return self._inbox.take(min(each for each in times if each is not None))
 
     def _round(self, wishes: Wishes) -> None:
@@ -213,13 +195,14 @@ class Reconciler:
             self._cut()
         if now >= self._look_at:
             self._look_at = now + self.settings.rescan_s
-            self._sweep_at = self._sweep_at or now
+            self._chores.sweep()
             if self._installed is not None:
                 self._drift.begin(self._installed)
             if self._enforced is not None:
                 self._cutter.look(self._enforced, frozenset())  # at what an earlier look failed at, or has ended since
-        if failure or self._is_overdue(now) or not wishes.any():
-            self._idle(now)
+        if failure or self._chores.overdue(now, self._installed) or not wishes.any():
+            before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
+            self._installed = self._chores.do(now, before, self._enforced)
         if failure:
             raise failure
 
@@ -250,7 +233,7 @@ class Reconciler:
         if hints.everything:
             self._walked_for, self._walked_at = wishes.asked, began
         if reading and reading.changed:
-            self._save_at = self._save_at or time.monotonic() + SAVE_S
+            self._chores.files_changed()
         if self._source.is_settled(self._walked_at):
             self._inbox.answer(self._walked_for)
 
@@ -301,8 +284,7 @@ class Reconciler:
             self._installed = current = apply(steps, self._backend)
             self._metrics.applied(time.monotonic() - began)
             self._cutter.release(enforced, current.names)
-            self._snapshots.changed()
-            self._clean_up_at = began + CLEAN_UP_S
+            self._chores.kernel_changed(began)
         self._drops.follow(compiled.isolated, current)
         if is_first:
             retire_other(self._backend)
@@ -334,59 +316,6 @@ class Reconciler:
             if gone:
                 self._metrics.cut(gone)
                 journal.say(journal.CUT, f"cut {gone} open flow(s), no longer allowed", flows=gone)
-
-    def _is_cluttered(self) -> bool:
-        left = self._installed
-        return (
-            left is not None
-            and not self._stuck
-            and sum(map(len, (*left.stray_chains.values(), left.stray_sets))) > MOST_STRAYS
-        )
-
-    def _is_overdue(self, now: float) -> bool:
-        """Whether what no packet waits for has waited too long."""
-        waiting = (self._save_at, self._snapshots.due)
-        return self._is_cluttered() or any(each is not None and now > each + OVERDUE_S for each in waiting)
-
-    def _idle(self, now: float) -> None:
-        """What no packet waits for, a slice of it."""
-        if self._clean_up_at is not None and (now >= self._clean_up_at or self._is_cluttered()):
-            self._clean_up()
-        if self._sweep_at is not None and now >= self._sweep_at:
-            self._sweep_at = None if self._source.sweep(SLICE_S) else time.monotonic() + PAUSE_S
-        if self._save_at is not None and now >= self._save_at:
-            self._save_at = None if self._source.save(SLICE_S) else time.monotonic() + PAUSE_S
-        due = self._snapshots.due
-        if due is not None and now >= due:
-            self._take_snapshot()
-
-    def _take_snapshot(self) -> None:
-        if self._installed is not None and self._enforced is not None:
-            self._snapshots.take(self._enforced.ruleset, self._installed.names)
-
-    def _save_what_is_left(self) -> None:
-        if self._snapshots.due is not None:
-            self._take_snapshot()
-        end = time.monotonic() + SAVE_AT_STOP_S
-        while not self._source.save(SLICE_S) and time.monotonic() < end:
-            time.sleep(SLICE_S)  # the disk may be what is slow
-
-    def _clean_up(self) -> None:
-        self._clean_up_at = None
-        before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
-        if before is None:
-            return
-        with self._drops.settling(before):
-            try:
-                left, self._stuck = clean_up(before, self._backend), False
-            except KernelError as error:  # another program's rule leads to an old chain of ours, say: it does no harm
-                log.log(logging.DEBUG if self._stuck else logging.WARNING, "old chains can't be taken away: %s", error)
-                left, self._stuck = replace(before, stray_sets=ipset.destroy(before.stray_sets)), True
-        if self._stuck:
-            self._clean_up_at = time.monotonic() + self.settings.rescan_s
-        elif left.stray_sets:
-            self._clean_up_at = time.monotonic() + CLEAN_UP_AGAIN_S
-        self._installed = left
 
     def _flush(self) -> None:
         """Raises KernelError, which is told to who asked, too; then everything is enforced again."""
