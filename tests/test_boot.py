@@ -5,9 +5,11 @@ A reboot, as far as rules are concerned, is a kernel with no rules, no sets and 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -151,6 +153,23 @@ def _takes_over(machine: Machine, allowed: bool) -> None:
     hooks = [line for line in machine.rules() if line.startswith("-A FORWARD")]
     assert hooks == ["-A FORWARD -j NETPOLD-FORWARD"] * 2
     machine.daemon.stop()
+
+
+def test_it_waits_for_the_lock_of_the_legacy_tools(lab: Lab) -> None:
+    machine = Machine(lab, "legacy")
+    machine.run_until_saved(deny=DENY_ALL)
+    machine.reboot()
+    freed = threading.Event()
+    with Path(machine.node.environment["XTABLES_LOCKFILE"]).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def free() -> None:
+            freed.set()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        threading.Timer(0.5, free).start()
+        assert machine.boot().count("are back") == 2
+        assert freed.is_set()
 
 
 # Again, and half done --------------------------------------------------------------------------------------------

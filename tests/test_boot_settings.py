@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -246,19 +247,20 @@ def write(path: Path, **values: Any) -> None:
 
 
 @pytest.mark.kernel
-@given(st.lists(NAMES | st.sampled_from([".", "..", ".*", "*", "a" * 15, "a" * 16, "a" * 14 + "*", "-t", "a-t", "a**", "+"])))
+@given(
+    st.lists(
+        NAMES | st.sampled_from([".", "..", ".*", "*", "a" * 15, "a" * 16, "a" * 14 + "*", "-t", "a-t", "a**", "+"])
+    )
+)
 @settings(max_examples=25)
 def test_a_name_is_one_to_the_script_where_it_is_one_to_the_daemon(names: list[str]) -> None:
     assume(not any(map(_controls, names)))
-    directory = Path("/tmp") / f"np-boot-{id(names)}"
-    directory.mkdir()
-    try:
-        write(directory / "netpold.toml", state_dir=str(directory), pod_interfaces=names)
-        found, _ = accepted(directory / "netpold.toml")
-        # iptables-restore takes a word with a dash in front for an option
-        assert found == [name for name in names if _INTERFACE.fullmatch(name) and name[0] != "-"]
-    finally:
-        shutil.rmtree(directory)
+    with tempfile.TemporaryDirectory() as directory:
+        settings_file = Path(directory) / "netpold.toml"
+        write(settings_file, state_dir=directory, pod_interfaces=names)
+        found, _ = accepted(settings_file)
+    # iptables-restore takes a word with a dash in front for an option
+    assert found == [name for name in names if _INTERFACE.fullmatch(name) and name[0] != "-"]
 
 
 @pytest.mark.kernel
