@@ -28,6 +28,8 @@ PART = re.compile(r'(?<=^\.\\" Made by docs/man/make\.py: )(\w+)\n.*?(?=^\.\\" E
 
 def settings() -> Iterator[str]:
     for line in manual().splitlines():
+        if line.startswith("Allowed: "):
+            yield ".br"
         yield line if line.startswith((".", "\\fB")) else _text(line)
 
 
