@@ -15,7 +15,7 @@ machine_image() {
     image=$made/root
     exec {lock}>"$made.lock"
     flock "$lock"
-    if [[ ! $made/complete -nt $base/../complete ]]; then
+    if [[ ! $made/complete -nt $base/../complete || ! $made/complete -nt packaging/machine.sh ]]; then
         rm -rf "$made"
         mkdir -p "$made"
         cp -a --reflink=auto "$base/." "$made/root"

@@ -31,6 +31,8 @@ STAGES: Mapping[str, Callable[[Report], None]] = {
         boots.without_snapshot,
         boots.broken_snapshot,
         boots.with_broken_snapshot,
+        boots.hung_boot_script,
+        boots.with_hung_boot_script,
         boots.no_pods_at_boot,
         boots.legacy,
         gone.remove,

@@ -20,6 +20,7 @@ HELD_BACK_S = 3
 BOOT_SERVICE = "netpold-boot.service"
 _RESULT = Path("/run/netpold-test-boot.json")
 _UNITS = Path("/etc/systemd/system")
+_HANG = _UNITS / f"{BOOT_SERVICE}.d" / "hang.conf"
 _HEAD = "[Service]\nEnvironment=PYTHONPATH=/opt/netpold-test\nTimeoutStopSec=20\nExecStart=/usr/bin/python3 -m inside"
 _WANTED = "[Install]\nWantedBy=multi-user.target\n"
 _PODS = f"""[Unit]
@@ -115,6 +116,25 @@ def with_broken_snapshot(report: Report) -> None:
     with report.step("reboot with a damaged snapshot: nothing is forwarded until netpold runs") as step:
         _expect_closed(_end_of_flood(step.saw))
     _after_any_boot(report)
+
+
+def hung_boot_script(report: Report) -> None:
+    with report.step("the boot script is made to hang"):
+        settings("")
+        _HANG.parent.mkdir()
+        _HANG.write_text("[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nTimeoutStartSec=2\n")
+
+
+def with_hung_boot_script(report: Report) -> None:
+    with report.step("reboot with a boot script that hangs: SSH (a stand-in) is reached, the guestbook is enforced"):
+        await_enforcing(60)
+        expect(show(BOOT_SERVICE, "Result") == "timeout", f"{BOOT_SERVICE}: {show(BOOT_SERVICE, 'Result')}")
+        expect(pods.reaches(pods.OUTSIDE.name, pods.NODE, _SSH_PORT), "port 22 of the node does not answer")
+        differences = pods.matrix_differences()
+        expect(not differences, ", ".join(differences))
+        run("systemctl", "stop", "test-pods.service")
+    _HANG.unlink()
+    _HANG.parent.rmdir()
 
 
 def _end_of_flood(saw: object) -> list[Stream]:

@@ -10,7 +10,20 @@ from pathlib import Path
 
 from . import boots, pods
 from .flood import Flood, summary
-from .machine import BACKENDS, SERVICE, all_rules, await_enforcing, difference, expect_rules, own_rules, run, saved
+from .machine import (
+    BACKENDS,
+    SERVICE,
+    all_rules,
+    await_enforcing,
+    difference,
+    expect_rules,
+    main_pid,
+    own_rules,
+    run,
+    saved,
+    settled_rules,
+    until,
+)
 from .report import Report, expect
 
 _NOTES = Path("/opt/netpold-test/before.json")
@@ -29,29 +42,37 @@ def before(report: Report) -> None:
 
 
 def remove(report: Report) -> None:
-    with report.step("back to nft without a flush: rules in both backends, and rules of others"):
-        boots.switch("nft")
-        run("systemctl", "restart", SERVICE)
-        await_enforcing()
-        for backend in BACKENDS:
-            run(f"iptables-{backend}", "-w", "-A", "FORWARD", "-s", _FOREIGN, "-j", "DROP")
-            run(f"iptables-{backend}", "-w", "-N", "OTHER")
-            expect("NETPOLD-FORWARD" in saved(backend, 4), f"none in {backend}")
-        run("ipset", "create", "other", "hash:ip")
+    with report.step("back to nft without a flush: the daemon takes its rules out of legacy, under the flood") as step:
+        with Flood() as flood:
+            boots.switch("nft")
+            run("systemctl", "restart", SERVICE)
+            await_enforcing()
+            until(lambda: "NETPOLD" not in saved("legacy", 4) + saved("legacy", 6), 10, "there are rules in legacy")
+            step.saw(summary(flood.stop()))
+        expect("NETPOLD-FORWARD" in saved("nft", 4), "there are none in nft")
     with report.step("apt remove keeps the rules, under the flood") as step:
-        rules = all_rules()
+        rules, pid = settled_rules(), main_pid()
         with Flood() as flood:
             run("apt-get", "-q", "-y", "remove", "netpold")
             expect_rules(rules, "after it")
             time.sleep(0.5)
             streams = flood.stop()
         step.saw(summary(streams))
-        expect(not run("pgrep", "-f", "/usr/bin/netpold", must=False), "the daemon still runs")
+        expect(not Path(f"/proc/{pid}").exists(), "the daemon still runs")
         differences = pods.matrix_differences()
         expect(not differences, ", ".join(differences))
 
 
 def purge(report: Report) -> None:
+    with report.step("there are rules of others, and in legacy some of netpold's too"):
+        some = next(name for name in run("ipset", "list", "-n").split() if name.startswith("NP4-DROPPED"))
+        for backend in BACKENDS:
+            run(f"iptables-{backend}", "-w", "-N", "OTHER")
+            run(f"iptables-{backend}", "-w", "-A", "FORWARD", "-s", _FOREIGN, "-j", "DROP")
+        run("iptables-legacy", "-w", "-N", "NETPOLD-FORWARD")
+        run("iptables-legacy", "-w", "-I", "FORWARD", "-j", "NETPOLD-FORWARD")
+        run("iptables-legacy", "-w", "-A", "NETPOLD-FORWARD", "-m", "set", "--match-set", some, "src", "-j", "RETURN")
+        run("ipset", "create", "other", "hash:ip")
     with report.step("apt purge leaves no rule and no set, and those of others as they were"):
         others = _others(all_rules())
         run("apt-get", "-q", "-y", "purge", "netpold")

@@ -18,7 +18,6 @@ from .flood import Flood, summary
 from .machine import (
     MANIFESTS,
     SERVICE,
-    all_rules,
     ask,
     await_enforcing,
     drop_in,
@@ -30,6 +29,7 @@ from .machine import (
     run,
     saved,
     settings,
+    settled_rules,
     show,
     status,
     until,
@@ -189,7 +189,7 @@ def health(report: Report) -> None:
 
 def killed(report: Report) -> None:
     with report.step(f"kill -9, three times: rules stay, ready again within {READY_S:g} s") as step, Flood() as flood:
-        before = all_rules()
+        before = settled_rules()
         expect(own_rules(), "there are no rules to lose")
         took = []
         for _ in range(3):
@@ -205,7 +205,7 @@ def killed(report: Report) -> None:
         expect_same_rules(before, "after the kills")
         expect(statistics.median(took) <= READY_S, "that is too long")
     with report.step("killed and not started again: rules stay byte for byte"):
-        before = all_rules()
+        before = settled_rules()
         drop_in("dead", "Restart=no")
         os.kill(pid := main_pid(), signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists(), 2, "it is still there")
@@ -220,7 +220,7 @@ def killed(report: Report) -> None:
 
 def reload(report: Report) -> None:
     with report.step("systemctl reload: settings are read again, in the same process, and take effect") as step:
-        before, pid = all_rules(), main_pid()
+        before, pid = settled_rules(), main_pid()
         with Flood() as flood:
             try:
                 settings("accept = true\n")
@@ -237,7 +237,7 @@ def reload(report: Report) -> None:
         step.saw(summary(streams))
         expect_same_rules(before, "with the settings of before")
     with report.step("stop leaves the rules, and start takes them over") as step:
-        before = all_rules()
+        before = settled_rules()
         with Flood() as flood:
             run("systemctl", "stop", SERVICE)
             expect_rules(before, "after the stop")
@@ -256,7 +256,7 @@ def _await_rules(word: str, there: bool) -> None:
 
 def upgrade(report: Report) -> None:
     with report.step("apt upgrades to a higher version, under the flood") as step:
-        old, pid, before = installed_version(), main_pid(), all_rules()
+        old, pid, before = installed_version(), main_pid(), settled_rules()
         with Flood() as flood:
             apt("new")
             await_enforcing()
@@ -272,7 +272,7 @@ def upgrade(report: Report) -> None:
 
 def watchdog(report: Report) -> None:
     with report.step("a hung daemon is restarted by the watchdog") as step:
-        before, pid = all_rules(), main_pid()
+        before, pid = settled_rules(), main_pid()
         os.kill(pid, signal.SIGSTOP)
         took = until(lambda: not Path(f"/proc/{pid}").exists(), 60, "it still hangs", nap=0.2)
         until(lambda: enforcing() and show(SERVICE, "ActiveState") == "active", 10, "it is not back")

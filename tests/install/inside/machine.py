@@ -145,6 +145,15 @@ def all_rules() -> str:
     return "\n".join([*rules, *sorted(sets.splitlines())])
 
 
+def settled_rules() -> str:
+    """`all_rules`, when the daemon has taken away what it needs no more: some time after a change."""
+    before = ""
+    while before != (found := all_rules()):
+        before = found
+        time.sleep(0.7)
+    return found
+
+
 def own_rules() -> list[str]:
     """The lines of `all_rules` that are netpold's."""
     return [line for line in all_rules().splitlines() if re.search(r"NETPOLD-|\bNP[46]?-", line)]
