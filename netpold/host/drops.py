@@ -111,7 +111,8 @@ class Drops:
         for name, reading in readings.items():
             seen = self._seen.get(name, {})
             for member, count in reading.items():
-                self._add(self._meaning[name], member, _since(seen.get(member, Count()), count))
+                if count != seen.get(member):
+                    self._add(self._meaning[name], member, _since(seen.get(member, Count()), count))
         self._seen = readings
 
     def _add(self, meaning: Direction | Family, member: str, more: Count) -> None:

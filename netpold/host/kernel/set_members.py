@@ -48,14 +48,16 @@ def _before_address(kind: int, family: int, flag: int = NLA_F_NET_BYTEORDER) -> 
     return struct.pack("=HHHH", 8 + size, kind | NLA_F_NESTED, 4 + size, _IPADDR[family] | flag)
 
 
-def _before_plain(family: int, flag: int = NLA_F_NET_BYTEORDER) -> bytes:
-    """What stands before the address of a member that is nothing else."""
-    return struct.pack("=HH", 12 + _SIZE[family], _DATA | NLA_F_NESTED) + _before_address(_IP, family, flag)
+def _before_plain(family: int, flag: int = NLA_F_NET_BYTEORDER, behind: int = 0) -> bytes:
+    """What stands before the address of a member that is nothing else, but for so many bytes behind it."""
+    return struct.pack("=HH", 12 + _SIZE[family] + behind, _DATA | NLA_F_NESTED) + _before_address(_IP, family, flag)
 
 
 _ADDRESS = {(kind, family): _before_address(kind, family) for kind in (_IP, _IP2) for family in _SIZE}
 _PLAIN = {family: _before_plain(family) for family in _SIZE}
 _PLAIN_LISTED = {_before_plain(family, 0): family for family in _SIZE}  # the kernel does not flag its own
+_COUNTED = {_before_plain(family, 0, 24): family for family in _SIZE}
+_BEFORE_COUNTERS = tuple(_HEADER.pack(12, kind | NLA_F_NET_BYTEORDER) for kind in (_BYTES, _PACKETS))
 
 
 def encode(members: Sequence[str]) -> bytes:
@@ -81,8 +83,19 @@ def decode(data: bytes, start: int, end: int) -> Iterable[str]:
 
 def decode_counted(data: bytes, start: int, end: int) -> Iterable[tuple[str, Count]]:
     """The same of a set with counters, with what these say."""
-    for found in _listed(data, start, end):
-        yield _text(found), Count(_COUNTER.unpack(found[_PACKETS])[0], _COUNTER.unpack(found[_BYTES])[0])
+    prefix = data[start : start + 12]
+    family = _COUNTED.get(prefix)
+    if family is not None and (end - start) % (36 + _SIZE[family]) == 0:
+        records = list(struct.iter_unpack(f"!12s{_SIZE[family]}s4sQ4sQ", data[start:end]))
+        if all(first == prefix and (second, third) == _BEFORE_COUNTERS for first, _, second, _, third, _ in records):
+            return [
+                (socket.inet_ntop(family, address), Count(packets, octets))
+                for _, address, _, octets, _, packets in records
+            ]
+    return (
+        (_text(found), Count(_COUNTER.unpack(found[_PACKETS])[0], _COUNTER.unpack(found[_BYTES])[0]))
+        for found in _listed(data, start, end)
+    )
 
 
 def _listed(data: bytes, start: int, end: int) -> Iterable[dict[int, bytes]]:
