@@ -54,7 +54,9 @@ class Settings:
     )
     state_dir: Path = field(
         default=Path("/var/lib/netpold"),
-        metadata=_row("Directory for what has to outlive a restart: the last good policies.", flag=True),
+        metadata=_row(
+            "Directory for what has to outlive a restart: the last good rules, and what the manifests said.", flag=True
+        ),
     )
     runtime_dir: Path = field(
         default=Path("/run/netpold"), metadata=_row("Directory for the control socket, netpold.sock.", flag=True)
@@ -109,9 +111,9 @@ class Settings:
     pod_interfaces: tuple[str, ...] = field(
         default=(),
         metadata=_row(
-            'Names of the interfaces on the host that pods are behind, such as ["cali*", "veth*"]; a `*` at the end '
-            "stands for any rest.  Where a boot finds no snapshot of the last good rules, nothing is forwarded from "
-            "these and to these until netpold runs."
+            'Names of the interfaces on the host that pods are behind, such as ["cali*", "veth*"], and of the bridges '
+            "that these are ports of; a `*` at the end stands for any rest.  Where a boot finds no snapshot of the "
+            "last good rules, nothing is forwarded from these and to these until netpold runs."
         ),
     )
     metrics_port: int = field(
@@ -251,7 +253,7 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
 
 
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_INTERFACE = re.compile(r"(?!\.{1,2}$)(?:[-\w.:@]{1,15}|[-\w.:@]{1,14}\*)", re.ASCII)
+_INTERFACE = re.compile(r"(?!-|\.{1,2}$)(?:[-\w.:@]{1,15}|[-\w.:@]{1,14}\*)", re.ASCII)
 
 
 def _shown(value: Any) -> str:

@@ -58,6 +58,7 @@ def test_later_ones_win(tmp_path: Path) -> None:
         ('pod_interfaces = "cali*"', "pod_interfaces", "is not a list", '["cali*", "veth*"]'),
         ('pod_interfaces = ["ca*li"]', "pod_interfaces", "'ca*li' is not the name of an interface", "at the end"),
         ('pod_interfaces = ["sixteencharacter"]', "pod_interfaces", "not the name of an interface", "at most 15"),
+        ('pod_interfaces = ["-x"]', "pod_interfaces", "'-x' is not the name of an interface", "letters"),
         ('pod_interfaces = ["a b"]', "pod_interfaces", "'a b' is not the name of an interface", "letters"),
         ('pod_interfaces = ["*"]', "pod_interfaces", "'*' is not the name of an interface", "at the end"),
         ("pod_interfaces = [1]", "pod_interfaces", "1 is not the name of an interface", "letters"),

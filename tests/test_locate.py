@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpold.host.locate import locate_one
+from netpold.host.locate import Places, locate_one
 from netpold.host.view import HostView, Link, Neighbour
 from netpold.policy.model import Network, Pod
 from netpold.rules.endpoint import Endpoint, Interface
@@ -230,3 +230,33 @@ def timed(view: HostView, pods: list[Pod]) -> float:
     end = time.process_time()
     assert len(located.endpoints) == 110
     return end - start
+
+
+def test_a_pod_that_was_here_stays_local_until_its_manifest_goes() -> None:
+    """Without nodeName; by its address, until its interface is there again: the next start of the daemon included."""
+    one, other = pod("10.0.0.1"), pod("10.0.0.2", name="q")
+    places = Places(NODE)
+    places.update(ROUTED, {"d/p": (None, one), "d/q": (None, other)})
+    assert places.were_here == {"d/p"}
+    away = replace(ROUTED, routes={})
+    places.update(away, {})
+    assert places.endpoints == {"d/p": Endpoint("d/p", ("10.0.0.1",))}
+    after_a_boot = Places(NODE, places.were_here)
+    after_a_boot.update(away, {"d/p": (None, one), "d/q": (None, other)})
+    assert after_a_boot.endpoints == places.endpoints
+    places.update(ROUTED, {})
+    assert places.endpoints["d/p"].interfaces == (Interface("v1"),)
+    places.update(away, {"d/p": (one, None)})
+    assert (places.endpoints, places.were_here) == ({}, frozenset())
+    places.update(away, {"d/p": (None, one)})
+    assert places.endpoints == {}
+
+
+def test_a_pod_that_its_manifest_puts_elsewhere_is_not_local_any_more() -> None:
+    places = Places(NODE)
+    places.update(ROUTED, {"d/p": (None, pod("10.0.0.1"))})
+    places.update(ROUTED, {"d/p": (pod("10.0.0.1"), pod("10.0.0.1", node="n2"))})
+    assert (places.endpoints, places.were_here) == ({}, frozenset())
+    places.update(ROUTED, {"d/p": (pod("10.0.0.1", node="n2"), pod("10.0.0.1", node=NODE))})
+    assert places.endpoints["d/p"].interfaces == (Interface("v1"),)
+    assert places.were_here == frozenset(), "its manifest says so itself"

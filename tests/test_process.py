@@ -208,6 +208,26 @@ def test_rules_are_saved_for_the_next_boot_and_a_flush_forgets_them(node: Node) 
         assert not saved.exists()
 
 
+def test_a_pod_is_isolated_before_it_is_back(node: Node) -> None:
+    """A reboot as the rules see it: the pods are gone, the daemon starts, they come back.  No manifest names a node."""
+    address = node.pods[0].address(4)
+    with daemon(node) as running:
+        running.write("deny.yaml", DENY_ALL)
+        running.wait()
+        node.run(["ip", "link", "del", node.pods[0].interface])
+        assert eventually(lambda: running.status()["pods"]["without_interface"] == 1)
+        assert f"-s {address}/32" in rules_of(node)
+        running.stop()
+        node.run(["iptables-nft", "-F"])
+        node.run(["iptables-nft", "-X"])
+        running.start()
+        running.wait()
+        assert f"-s {address}/32" in rules_of(node)
+        running.write("pods.json", node.pods[1].manifest(node=False))
+        running.wait()
+        assert address not in rules_of(node)
+
+
 def test_a_user_with_the_capability_is_enough(node: Node) -> None:
     """As the service runs it; and without the capability, it says what is missing."""
     command = [PYTHON, "-m", "netpold", "--manifests", "/nonexistent"]

@@ -85,7 +85,7 @@ def test_the_files_are_what_the_tools_restore(tmp_path: Path) -> None:
         "COMMIT",
     ]
     assert files["backend"] == "nft\n"
-    assert sorted(files) == ["backend", "ipv4.rules", "ipv4.sets", "ipv6.rules", "ipv6.sets", "sha256sums"]
+    assert sorted(files) == ["backend", "ipv4.rules", "ipv4.sets", "ipv6.rules", "ipv6.sets", "pods", "sha256sums"]
 
 
 def test_only_root_may_read_it(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def _killed_at(step: int, state: Path, members: set[str]) -> bool:
 
         with pytest.MonkeyPatch.context() as patch:
             _interposed(patch, count)
-            snapshot._write(state, "nft", snapshot._Taken(ruleset(members), NAMES))
+            snapshot._write(state, "nft", snapshot._Taken(ruleset(members), NAMES, frozenset()))
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
@@ -278,8 +278,8 @@ def test_all_of_it_is_on_disk_before_it_becomes_the_current_one(
             synced.clear()
 
     _interposed(monkeypatch, watch)
-    snapshot._write(tmp_path, "nft", snapshot._Taken(ruleset(MEMBERS), NAMES))
+    snapshot._write(tmp_path, "nft", snapshot._Taken(ruleset(MEMBERS), NAMES, frozenset()))
     [(written, before)] = at_rename
-    assert len(written) == 7
+    assert len(written) == 8
     assert written <= before
     assert tmp_path / "snapshot" in synced  # the rename itself

@@ -46,6 +46,10 @@ class Chores:
         self._clean_up_at = at + CLEAN_UP_S
         self._snapshots.changed()
 
+    def pods_came(self) -> None:
+        """Pods without nodeName are here that were not before."""
+        self._snapshots.changed()
+
     def files_changed(self) -> None:
         self._save_at = self._save_at or time.monotonic() + SAVE_S
 
@@ -64,32 +68,37 @@ class Chores:
         waiting = (self._save_at, self._snapshots.due)
         return self._is_cluttered(installed) or any(each is not None and now > each + OVERDUE_S for each in waiting)
 
-    def do(self, now: float, installed: Installed | None, enforced: Enforced | None) -> Installed | None:
-        """A slice of each; returns what the kernel then holds.  Raises KernelError: then that has to be read."""
+    def do(
+        self, now: float, installed: Installed | None, enforced: Enforced | None, were_here: frozenset[str]
+    ) -> Installed | None:
+        """A slice of each; returns what the kernel then holds.  Raises KernelError: then that has to be read.
+
+        `were_here`: see Places.
+        """
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = None if self._source.sweep(SLICE_S) else time.monotonic() + PAUSE_S
         if self._save_at is not None and now >= self._save_at:
             self._save_at = None if self._source.save(SLICE_S) else time.monotonic() + PAUSE_S
         due = self._snapshots.due
         if due is not None and now >= due:
-            self._take_snapshot(installed, enforced)
+            self._take_snapshot(installed, enforced, were_here)
         if self._clean_up_at is not None and (now >= self._clean_up_at or self._is_cluttered(installed)):
             self._clean_up_at = None
             return self._clean_up(installed) if installed is not None else None
         return installed
 
-    def finish(self, installed: Installed | None, enforced: Enforced | None) -> None:
+    def finish(self, installed: Installed | None, enforced: Enforced | None, were_here: frozenset[str]) -> None:
         """Save what is not saved yet, before the daemon ends."""
         if self._snapshots.due is not None:
-            self._take_snapshot(installed, enforced)
+            self._take_snapshot(installed, enforced, were_here)
         end = time.monotonic() + SAVE_AT_STOP_S
         while not self._source.save(SLICE_S) and time.monotonic() < end:
             time.sleep(SLICE_S)  # the disk may be what is slow
 
-    def _take_snapshot(self, installed: Installed | None, enforced: Enforced | None) -> None:
+    def _take_snapshot(self, installed: Installed | None, enforced: Enforced | None, were_here: frozenset[str]) -> None:
         if installed is not None and enforced is not None:
             # not the installed ruleset: that one may know of revoked connections, which no boot outlives
-            self._snapshots.take(enforced.ruleset, installed.names)
+            self._snapshots.take(enforced.ruleset, installed.names, were_here)
 
     def _is_cluttered(self, left: Installed | None) -> bool:
         return (

@@ -18,8 +18,8 @@ from netpold.rules.ruleset import FAMILIES
 class Known:
     """Each step keeps its own state, and works on what changed alone.  For use by one thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.places = Places(settings.node)
+    def __init__(self, settings: Settings, were_here: frozenset[str] = frozenset()) -> None:
+        self.places = Places(settings.node, were_here)
         self._assembly = Assembly()
         self._index = Index(self._assembly.world)
         self._compiler = Compiler(self._index, compile_settings(settings))

@@ -38,7 +38,7 @@ from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.parsed_cache import ParsedCache
 from netpold.host.scan import SourceError
-from netpold.host.snapshot import Snapshots
+from netpold.host.snapshot import Snapshots, saved_pods
 from netpold.host.source import Reading, Source
 from netpold.host.view import HostView
 from netpold.host.watch import Watcher
@@ -77,7 +77,7 @@ class Reconciler:
         self._drops = Drops()
         self._metrics = Metrics(__version__, self._drops.totals)
         self._chores = Chores(self._source, self._snapshots, self._drops, backend, settings.rescan_s)
-        self._known = Known(settings)
+        self._known = Known(settings, saved_pods(settings.state_dir))
         self._report = Report()
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._enforced: Enforced | None = None
@@ -153,7 +153,7 @@ class Reconciler:
         while True:
             wishes = self._next(pause)
             if wishes.stop:
-                self._chores.finish(self._installed, self._enforced)
+                self._chores.finish(self._installed, self._enforced, self._known.places.were_here)
                 return
             try:
                 self._round(wishes)
@@ -202,7 +202,7 @@ class Reconciler:
                 self._cutter.look(self._enforced, frozenset())  # at what an earlier look failed at, or has ended since
         if failure or self._chores.overdue(now, self._installed) or not wishes.any():
             before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
-            self._installed = self._chores.do(now, before, self._enforced)
+            self._installed = self._chores.do(now, before, self._enforced, self._known.places.were_here)
         if failure:
             raise failure
 
@@ -219,14 +219,17 @@ class Reconciler:
             failure = error  # what was known before stays in force, where the pods are now
         self._inbox.alive()
         if self._source.complete:
-            before = self._known.places.endpoints
+            places = self._known.places
+            before, were_here = places.endpoints, places.were_here
             compiled = self._known.update(reading, view)
-            self._report.changed(self._known.changes, before, self._known.places.endpoints)
+            self._report.changed(self._known.changes, before, places.endpoints)
             self._report.found(self._known.findings, self._known.rejected, self._known.world)
             self._inbox.alive()
             if self._enforced is None and not self._is_sure(reading):
                 return
             applied = self._enforce(compiled, view)
+            if places.were_here is not were_here:
+                self._chores.pods_came()
             self._tell(applied, failed=failure is not None)
         if failure is not None:
             raise failure

@@ -33,6 +33,7 @@ FIELDS: Mapping[str, str] = {
     "NETPOLD_DURATION_US": "how long the change of the kernel took, in microseconds",
     "NETPOLD_FLOWS": "how many open flows were cut",
     "NETPOLD_ERROR": "what failed, in words",
+    "NETPOLD_TRACEBACK": "where in the code, after a failure that should not have happened",
 }
 
 

@@ -1,11 +1,13 @@
 """Which pods are on this node, and by which interfaces: told by the pods' manifests and a `HostView`.
 
-A pod is local when its manifest names this node; where it names none, when an interface of it is found here or a bridge
-of this host has one of its addresses on-link.  Its interfaces are, in this order: those that its annotation names and
-that exist; the device of the host route to each address; the bridge port behind which the address's neighbour is.  A
-route or a neighbour can lead to an interface that is not the pod's own: to the physical network, into a tunnel, or to a
-port that several stations share (an uplink); and two ports can claim one address.  Rules for one pod must never sit on
-an interface of others, so the pod is enforced by address then (no interfaces).  So it is until an interface is found.
+A pod is local when its manifest names this node; where it names none, when an interface of it is found here or a
+bridge of this host has one of its addresses on-link, and from then on until its manifest is gone: a pod that stops,
+or that a reboot brings back, is isolated before its interface is there again.  Its interfaces are, in this order:
+those that its annotation names and that exist; the device of the host route to each address; the bridge port behind
+which the address's neighbour is.  A route or a neighbour can lead to an interface that is not the pod's own: to the
+physical network, into a tunnel, or to a port that several stations share (an uplink); and two ports can claim one
+address.  Rules for one pod must never sit on an interface of others, so the pod is enforced by address then (no
+interfaces).  So it is until an interface is found.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")  # a final "+" would be a wildc
 class Places:
     """Where the local pods that take part in policies are, as of the last `update`.
 
-    `endpoints`: by the pod's key; another object when anything in it changed.  `warnings`: what a person should look
-    at (one sentence each, sorted).
+    `endpoints`: by the pod's key; another object when anything in it changed.  `were_here`: keys of the pods without
+    nodeName that were found here at some time, with those from before the daemon's start; likewise another object.
+    `warnings`: what a person should look at (one sentence each, sorted).
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, were_here: frozenset[str] = frozenset()) -> None:
         self.endpoints: Mapping[str, Endpoint] = {}
+        self.were_here = were_here
         self.warnings: tuple[str, ...] = ()
         self._node = node
         self._view = HostView()
@@ -48,8 +52,11 @@ class Places:
             if pod is not None and pod.takes_part and pod.node in (None, self._node):
                 self._here[key] = pod
                 touched.add(key)
-            elif self._here.pop(key, None) is not None:
-                touched.add(key)
+            else:
+                if key in self.were_here:
+                    self.were_here -= {key}
+                if self._here.pop(key, None) is not None:
+                    touched.add(key)
         if view is not self._view:
             self._view = view
             touched.update(self._here)
@@ -60,7 +67,7 @@ class Places:
         endpoints = dict(self.endpoints)
         for key in keys:
             pod = self._here.get(key)
-            endpoint = locate_one(self._view, pod, self._node) if pod else None
+            endpoint = locate_one(self._view, pod, self._node, key in self.were_here) if pod else None
             endpoints.pop(key, None)
             self._doubts.pop(key, None)
             if pod is not None and endpoint is not None:
@@ -68,6 +75,9 @@ class Places:
                 self._doubts[key] = list(doubts(self._view, pod))
         if endpoints != self.endpoints:
             self.endpoints = endpoints
+        came = {key for key in keys if key in endpoints and self._here[key].node is None} - self.were_here
+        if came:
+            self.were_here |= came
         found = [doubt for of_pod in self._doubts.values() for doubt in of_pod]
         self.warnings = tuple(sorted((*found, *_clashes(self._view, endpoints))))
 
@@ -77,15 +87,16 @@ def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
     return frozenset(address for each in endpoints for address in each.addresses)
 
 
-def locate_one(view: HostView, pod: Pod, node: str) -> Endpoint | None:
-    """A pod's endpoint; None where the pod is not local or takes no part in policies."""
+def locate_one(view: HostView, pod: Pod, node: str, was_here: bool = False) -> Endpoint | None:
+    """A pod's endpoint; None where the pod is not local or takes no part in policies.  `was_here`: it was local before,
+    and its manifest did not go since."""
     if pod.node not in (None, node) or not pod.takes_part:
         return None
     names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
     if not names and view.contested.keys().isdisjoint(pod.addresses):
         for address in pod.addresses:
             names += _found(view, address)
-    if pod.node is None and not names and not any(_is_near(view, address) for address in pod.addresses):
+    if pod.node is None and not names and not was_here and not any(_is_near(view, each) for each in pod.addresses):
         return None
     return Endpoint(
         pod.key,

@@ -1,7 +1,8 @@
 """The last good rules on disk, so that a boot can put them back before the daemon runs, without Python (systemd/boot).
 
 `STATE_DIR/snapshot/current` is a symlink to a directory that holds one revision: for each family a file for `ipset
--exist restore` and one for `iptables-restore --noflush`, the backend's name, and the checksums of all of them.  A
+-exist restore` and one for `iptables-restore --noflush`, the backend's name, the pods that were on this node without
+their manifests saying so (for the daemon's next start), and the checksums of all of them.  A
 revision is written whole and synced, then one rename moves the symlink: whenever the writer is killed or the power
 fails, `current` is the old revision or the new one.  What an interrupted write left behind, the next one takes away.
 
@@ -36,6 +37,7 @@ PATIENCE_S = 5.0  # how long to wait for the disk at the end
 SLICE = 10_000  # members that are rendered in one go: about a millisecond
 
 CURRENT = "current"
+_PODS = "pods"
 
 log = logging.getLogger("netpold")
 
@@ -45,6 +47,7 @@ class _Taken(NamedTuple):
 
     ruleset: Ruleset
     names: Mapping[str, str]
+    pods: frozenset[str]
 
 
 class Snapshots:
@@ -80,14 +83,14 @@ class Snapshots:
         """The kernel holds something else than what was taken last."""
         self._changed_at = self._changed_at or time.monotonic()
 
-    def take(self, ruleset: Ruleset, names: Mapping[str, str]) -> None:
+    def take(self, ruleset: Ruleset, names: Mapping[str, str], pods: frozenset[str] = frozenset()) -> None:
         """Copy the ruleset in force, with the names of its sets in the kernel by logical name, and write it some time.
 
-        It takes the place of what was taken before and is not yet being written.
+        `pods`: what `saved_pods` is to give.  It takes the place of what was taken before and is not yet being written.
         """
         sets = {name: replace(each, members=frozenset(each.members)) for name, each in ruleset.sets.items()}
         with self._condition:
-            self._waiting = _Taken(replace(ruleset, sets=sets), names)
+            self._waiting = _Taken(replace(ruleset, sets=sets), names, pods)
             self._changed_at, self._failed = None, False
             self._condition.notify_all()
         if self._thread is None:
@@ -146,6 +149,14 @@ class Snapshots:
         if not self.warning:
             log.warning("%s: %s: %s", what, error.filename or self._state_dir, error.strerror)
         self.warning = f"{what}: {error.filename or self._state_dir}: {error.strerror}"
+
+
+def saved_pods(state_dir: Path) -> frozenset[str]:
+    """The pods of the snapshot, by key; none where there is no snapshot that can be read."""
+    try:
+        return frozenset((_base(state_dir) / CURRENT / _PODS).read_text().splitlines())
+    except (OSError, UnicodeDecodeError):
+        return frozenset()
 
 
 def remove(state_dir: Path) -> None:
@@ -224,6 +235,7 @@ def _sync(directory: Path) -> None:
 def _files(backend: str, taken: _Taken) -> Iterator[tuple[str, Iterable[str]]]:
     """Names and content; systemd/boot reads them by these names, and counts them."""
     yield "backend", [f"{backend}\n"]
+    yield _PODS, [f"{pod}\n" for pod in sorted(taken.pods)]
     for family in FAMILIES:
         yield f"ipv{family}.sets", _sets(family, taken)
         yield f"ipv{family}.rules", _rules(family, taken)
