@@ -119,7 +119,7 @@ def enforcing() -> bool:
     """Whether the socket answers, and with `enforcing`."""
     try:
         return bool(status()["state"] == "enforcing")
-    except OSError:
+    except (OSError, Failure):
         return False
 
 
