@@ -44,6 +44,7 @@ STAGES: Mapping[str, Callable[[Report], None]] = {
 PROGRAMS: Mapping[str, Callable[[], None]] = {
     "flood": Flood.run,
     "boot": boots.bring_up,
+    "shutdown": boots.shut_down,
     "ssh": boots.stand_in_for_ssh,
 }
 

@@ -35,6 +35,17 @@ _SSH = f"""[Unit]
 After=network.target
 {_HEAD} ssh
 {_WANTED}"""
+# At shutdown it stops before netpold, as kubelet and containerd do.
+_SHUTDOWN = f"""[Unit]
+After=netpold.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Environment=PYTHONPATH=/opt/netpold-test
+ExecStart=/bin/true
+ExecStop=/usr/bin/python3 -m inside shutdown
+{_WANTED}"""
+_TEST_UNITS = {"test-pods.service": _PODS, "test-ssh.service": _SSH, "test-shutdown.service": _SHUTDOWN}
 _SSH_PORT = 22
 
 
@@ -48,6 +59,12 @@ def bring_up() -> None:
     serve(flow, _RESULT)
 
 
+def shut_down() -> None:
+    """What a third unit runs: pods go before netpold does, and it has time to take notice and to save its rules."""
+    pods.take_away()
+    time.sleep(1.5)
+
+
 def stand_in_for_ssh() -> None:
     """What the other unit runs: somebody who listens on port 22."""
     with socket.create_server(("0.0.0.0", _SSH_PORT)) as server:
@@ -58,9 +75,10 @@ def stand_in_for_ssh() -> None:
 
 def pods_at_boot(report: Report) -> None:
     with report.step("pods and a stand-in for SSH come up at boot by themselves"):
-        (_UNITS / "test-pods.service").write_text(_PODS)
-        (_UNITS / "test-ssh.service").write_text(_SSH)
-        run("systemctl", "enable", "test-pods", "test-ssh")
+        for name, text in _TEST_UNITS.items():
+            (_UNITS / name).write_text(text)
+        run("systemctl", "enable", *_TEST_UNITS)
+        run("systemctl", "start", "test-shutdown")
         hold_back()
 
 
@@ -72,9 +90,10 @@ def hold_back() -> None:
 def no_pods_at_boot(report: Report) -> None:
     with report.step("pods no longer come up at boot"):
         run("systemctl", "disable", "--now", "test-pods", "test-ssh")
+        run("systemctl", "disable", "test-shutdown")
         drop_in("held-back", "")
         settings("")
-        for name in ("test-pods.service", "test-ssh.service"):
+        for name in _TEST_UNITS:
             (_UNITS / name).unlink()
         run("systemctl", "daemon-reload")
 
@@ -129,7 +148,7 @@ def with_hung_boot_script(report: Report) -> None:
     with report.step("reboot with a boot script that hangs: SSH (a stand-in) is reached, the guestbook is enforced"):
         await_enforcing(60)
         expect(show(BOOT_SERVICE, "Result") == "timeout", f"{BOOT_SERVICE}: {show(BOOT_SERVICE, 'Result')}")
-        expect(pods.reaches(pods.OUTSIDE.name, pods.NODE, _SSH_PORT), "port 22 of the node does not answer")
+        expect(pods.reaches(pods.OUTSIDE.name, pods.NODE_ADDRESS, _SSH_PORT), "port 22 of the node does not answer")
         differences = pods.matrix_differences()
         expect(not differences, ", ".join(differences))
         run("systemctl", "stop", "test-pods.service")
@@ -166,7 +185,7 @@ def _expect_closed(streams: list[Stream]) -> None:
 
 def _after_any_boot(report: Report) -> None:
     with report.step("SSH (a stand-in) is reached, the guestbook is enforced") as step:
-        expect(pods.reaches(pods.OUTSIDE.name, pods.NODE, _SSH_PORT), "port 22 of the node does not answer")
+        expect(pods.reaches(pods.OUTSIDE.name, pods.NODE_ADDRESS, _SSH_PORT), "port 22 of the node does not answer")
         differences = pods.matrix_differences()
         expect(not differences, ", ".join(differences))
         step.saw(f"by {status()['backend']}")

@@ -21,7 +21,8 @@ from .machine import run
 from .report import Failure
 
 PORTS = (7000, 7009)  # of the flood, UDP
-NODE = "10.72.0.1"
+NODE = "node-1"
+NODE_ADDRESS = "10.72.0.1"
 _GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
 _GATEWAY_MAC = "ee:ee:ee:ee:ee:ee"
 _CLONE_NEWNET = 0x40000000
@@ -36,13 +37,14 @@ class Pod:
     addresses: tuple[str, ...]
     interface: str
     port: int = 0
+    names_its_node: bool = False  # in its manifest
 
     def address(self, family: int) -> str:
         return next(each for each in self.addresses if ip_address(each).version == family)
 
 
-def _pod(name: str, number: int, *addresses: str, port: int = 0) -> Pod:
-    return Pod(name, addresses, f"veth{number}", port)
+def _pod(name: str, number: int, *addresses: str, port: int = 0, names_its_node: bool = False) -> Pod:
+    return Pod(name, addresses, f"veth{number}", port, names_its_node)
 
 
 GUESTBOOK = (
@@ -52,7 +54,7 @@ GUESTBOOK = (
     _pod("prometheus", 4, "10.244.2.11", port=9090),
 )
 FLOOD = (
-    _pod("sender", 5, "10.244.3.11", "fd00:244:3::11"),
+    _pod("sender", 5, "10.244.3.11", "fd00:244:3::11", names_its_node=True),
     _pod("stranger", 6, "10.244.3.12", "fd00:244:3::12"),
     _pod("receiver", 7, "10.244.3.13", "fd00:244:3::13"),
     _pod("bystander", 8, "10.244.3.14", "fd00:244:3::14"),
@@ -88,14 +90,15 @@ def flood_manifests() -> dict[str, Any]:
     def peer(pod: str) -> list[dict[str, Any]]:
         return [{"podSelector": {"matchLabels": {"app": pod}}}]
 
-    pods = [
-        item("Pod", "v1", pod.name, status={"podIP": pod.addresses[0], "podIPs": [{"ip": ip} for ip in pod.addresses]})
-        for pod in FLOOD
-    ]
+    def member(pod: Pod) -> dict[str, Any]:
+        node = {"spec": {"nodeName": NODE}} if pod.names_its_node else {}
+        addresses = {"podIP": pod.addresses[0], "podIPs": [{"ip": ip} for ip in pod.addresses]}
+        return item("Pod", "v1", pod.name, **node, status=addresses)
+
     ports = [{"protocol": "UDP", "port": PORTS[0], "endPort": PORTS[1]}]
     heard = policy("receiver-in", "receiver", ingress=[{"from": peer("sender"), "ports": ports}])
     sent = policy("sender-out", "sender", policyTypes=["Egress"], egress=[{"to": peer("receiver")}])
-    return {"apiVersion": "v1", "kind": "List", "items": [*pods, heard, sent]}
+    return {"apiVersion": "v1", "kind": "List", "items": [*map(member, FLOOD), heard, sent]}
 
 
 # Namespaces -----------------------------------------------------------------------------------------------------------
@@ -117,10 +120,17 @@ def wire() -> None:
             _wire(pod, f"02:00:00:00:00:{number:02x}")
 
 
+def take_away() -> None:
+    """All interfaces of pods, and then their namespaces."""
+    for pod in EVERYBODY:
+        run("ip", "link", "del", pod.interface, must=False)
+        run("ip", "netns", "del", pod.name, must=False)
+
+
 def _wire(pod: Pod, mac: str) -> None:
     gateway = f"address {_GATEWAY_MAC} type veth peer name eth0 address {mac} netns {pod.name}"
     here = [f"link add {pod.interface} {gateway}", f"addr add fe80::1/64 dev {pod.interface} nodad"]
-    here += [f"addr add {NODE}/32 dev {pod.interface}"] if pod is OUTSIDE else []
+    here += [f"addr add {NODE_ADDRESS}/32 dev {pod.interface}"] if pod is OUTSIDE else []
     here += [f"link set {pod.interface} up"]
     there = ["link set lo up", "link set eth0 up", "route add 169.254.1.1 dev eth0"]
     for address in pod.addresses:
