@@ -27,6 +27,7 @@ STAGES: Mapping[str, Callable[[Report], None]] = {
         life.health,
         boots.pods_at_boot,
         boots.with_snapshot,
+        boots.let_go,
         boots.no_snapshot,
         boots.without_snapshot,
         boots.broken_snapshot,

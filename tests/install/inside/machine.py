@@ -64,7 +64,7 @@ def seconds_of(unit: str, name: str) -> float:
 
 def drop_in(name: str, text: str) -> None:
     """Add a line to the [Service] section of netpold.service; an empty one takes it back."""
-    path = _DROP_INS / f"{name}.conf"
+    path = _drop_in(name)
     if text:
         _DROP_INS.mkdir(exist_ok=True)
         path.write_text(f"[Service]\n{text}\n")
@@ -73,6 +73,14 @@ def drop_in(name: str, text: str) -> None:
         if not any(_DROP_INS.iterdir()):
             _DROP_INS.rmdir()
     run("systemctl", "daemon-reload")
+
+
+def has_drop_in(name: str) -> bool:
+    return _drop_in(name).exists()
+
+
+def _drop_in(name: str) -> Path:
+    return _DROP_INS / f"{name}.conf"
 
 
 def settings(text: str) -> None:
