@@ -93,6 +93,7 @@ class Chains:
     def build(self, local: list[Local], active: bool) -> Mapping[str, tuple[Rule, ...]]:
         """All chains, for these pods; `active`: there is any policy at all."""
         self.local = local
+        self._made: dict[object, tuple[str, tuple[Rule, ...]]] = {}  # NP-RULES chains, by what they are made from
         self.spoof_checks = active and self.settings.anti_spoofing  # a node without any policy carries no rules at all
         self._parts.begin(self.spoof_checks)
         self.on_interface: dict[tuple[str, bool], list[Local]] = defaultdict(list)
@@ -328,12 +329,22 @@ class Chains:
     def _rules_chain(self, each: Local, direction: Direction) -> str:
         """The shared chain with the rules of all policies that isolate a pod in a direction."""
         isolation = each.isolation[direction]
+        inputs = direction, isolation.grants, each.ports, tuple(policy.key for policy in isolation.policies)
+        if inputs not in self._made:
+            self._made[inputs] = self._rules(each.ports, isolation, direction)
+        chain, rules = self._made[inputs]
+        self.chains[chain] = rules
+        return chain
+
+    def _rules(
+        self, ports: tuple[ContainerPort, ...], isolation: Isolation, direction: Direction
+    ) -> tuple[str, tuple[Rule, ...]]:
         rules: list[Rule] = []
         if isolation.grants:
             for policy in isolation.policies:
                 if policy.quarantined:
                     continue  # it has no rules anyway; should it ever have, they are not to be trusted
-                rules += self.policy_rules.of(policy, direction, each.ports, self.family)
+                rules += self.policy_rules.of(policy, direction, ports, self.family)
         everything = next((rule for rule in rules if not rule.matches), None)
         if everything is not None:
             rules = [everything]
@@ -343,9 +354,7 @@ class Chains:
             keys = " ".join(policy.key for policy in isolation.policies)
             rules += dropped(self.family, direction, f"no rule allows: {keys}"[:COMMENT_LIMIT])
         content = "\n".join(text(rule, self.family) for rule in rules)
-        chain = f"NP-RULES-{short_hash(content)}"
-        self.chains[chain] = tuple(rules)
-        return chain
+        return f"NP-RULES-{short_hash(content)}", tuple(rules)
 
     # Source addresses ---------------------------------------------------------------------------------------------
 
