@@ -185,7 +185,7 @@ def _end_of_flood(step: Step) -> list[Stream]:
     begun = max(stream.first_sent or float("inf") for stream in streams)
     alone = seconds_of(SERVICE, "ExecMainStartTimestampMonotonic") - begun
     expect(alone > 0 or not has_drop_in(_HELD_BACK), "the flood began after the daemon")
-    step.saw(f"the flood began {alone:.1f} s before the daemon")
+    step.saw(f"the flood began {abs(alone):.1f} s {'before' if alone > 0 else 'after'} the daemon")
     return streams
 
 
