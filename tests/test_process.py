@@ -158,9 +158,11 @@ def test_sighup_takes_new_settings_in_and_keeps_the_rules(node: Node, systemd: S
         assert running.pid == pid and running.running
         rules = rules_of(node)
         assert "NFLOG" not in rules and "deny" in rules
-        settings.write_text("nflog_group = many\n")
+        settings.write_text('nflog_group = "many"\n')
         os.kill(pid, signal.SIGHUP)
-        assert eventually(lambda: "the settings are not changed: " in running.errors())
+        # (who does not listen to a daemon holds it up)
+        assert eventually(lambda: systemd.listen() and "many" in " ".join(running.status()["warnings"]))
+        assert "the settings on disk are not in force: " in running.errors()
         assert running.running and "NFLOG" not in rules_of(node)
         assert running.stop() == 0
 
@@ -172,6 +174,17 @@ def test_sighup_with_the_same_settings_looks_at_the_files(node: Node, systemd: S
         os.kill(running.pid, signal.SIGHUP)
         assert eventually(lambda: "READY=1" in systemd.listen())
         assert running.errors().count(f"netpold {__version__} on node") == 1, "it did not start anew"
+
+
+def test_settings_can_be_checked(tmp_path: Path) -> None:
+    """As `systemctl reload` does it first, so that it fails where the settings do."""
+    settings = tmp_path / "netpold.toml"
+    for text, code in (("nflog_group = 1\n", 0), ("nflog_group = true\n", 2)):
+        settings.write_text(text)
+        command = [PYTHON, "-m", "netpold", "--check-settings", "--config", str(settings)]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=30)
+        assert done.returncode == code
+        assert ("nflog_group" in done.stderr) is bool(code)
 
 
 def test_the_log_tells_each_change_once(node: Node) -> None:

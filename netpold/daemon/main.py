@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         prog="netpold", description="Enforces Kubernetes network policies on this node, from files."
     )
     made.add_argument("--version", action="version", version=f"netpold {__version__}")
+    made.add_argument("--check-settings", action="store_true", help="Say whether the settings can be used, and end.")
     add_flags(made)
     return made
 
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.setswitchinterval(0.001)  # s; status answers while much is read
     try:
         settings = load(vars(flags), flags.config)
+        if flags.check_settings:
+            return 0
         process = _Process(settings, flags)
         code = process.run()
     except ConfigError as error:
@@ -70,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Exporter(Protocol):
+    warning: str | None
+
     def start(self) -> None: ...
 
     def close(self) -> None: ...
@@ -86,10 +91,12 @@ def _exporters(settings: Settings, reconciler: Reconciler) -> Iterator[_Exporter
 
 
 class _Process:
-    """One run of the daemon.  `begin_anew`: it ended because the settings say something else now."""
+    """One run of the daemon.  `begin_anew`: it ended because the settings say something else now.  `warning`: why those
+    on disk are not in force."""
 
     def __init__(self, settings: Settings, flags: argparse.Namespace) -> None:
         self.begin_anew = False
+        self.warning: str | None = None
         self._settings = settings
         self._flags = flags
         self._began = time.monotonic()
@@ -97,6 +104,7 @@ class _Process:
         self._stopping = False
         self._reload = False
         self._ready = False
+        self._told = ""  # to systemd
 
     def run(self) -> int:
         """Until it is to end; returns the exit code.  Raises KernelError, ControlError or NetlinkError."""
@@ -118,8 +126,10 @@ class _Process:
                 raise KernelError(f"changes of the network or of files can't be followed: {error.strerror}") from error
             stack.callback(reconciler.close)
             for each in _exporters(settings, reconciler):
+                reconciler.beside.append(each)
                 each.start()
                 stack.callback(each.close)
+            reconciler.beside.append(self)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, self._signalled)
             text = f"netpold {__version__} on node {settings.node}: {settings.manifests} to {backend.name}"
@@ -159,9 +169,10 @@ class _Process:
         """What SIGHUP asks for."""
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            settings = load(vars(self._flags), self._flags.config)
+            settings, self.warning = load(vars(self._flags), self._flags.config), None
         except ConfigError as error:
-            log.error("the settings are not changed: %s", error)
+            self.warning = f"the settings on disk are not in force: {error}"
+            log.error("%s", self.warning)
             settings = self._settings
         if settings != self._settings:
             self.begin_anew = self._stopping = True
@@ -177,4 +188,8 @@ class _Process:
             gc.enable()
         if not self._ready:
             self._ready = status.state == "enforcing" or time.monotonic() > self._began + READY_ANYWAY_S
-        systemd.notify("\n".join(["READY=1"] * self._ready + ["WATCHDOG=1", f"STATUS={status.line()}"]))
+        text = "\n".join(["READY=1"] * self._ready + [f"STATUS={status.line()}"])
+        if text != self._told:  # systemd hands each STATUS on to whoever follows the service
+            systemd.notify(text)
+        self._told = text
+        systemd.notify("WATCHDOG=1")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from netpold import __version__
 from netpold.config import Settings
@@ -58,6 +58,13 @@ FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files 
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
 
+class Warner(Protocol):
+    """A part of the daemon that may have something to say to a person (one sentence)."""
+
+    @property
+    def warning(self) -> str | None: ...
+
+
 class Reconciler:
     """Owns the desired state and the kernel's.  `run` is the loop; the other methods may be called from any thread."""
 
@@ -88,6 +95,7 @@ class Reconciler:
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._drifted = False  # another program changed what is installed, and that is not repaired yet
         self._status = Status.starting(settings, backend.name)
+        self.beside: list[Warner] = [self._snapshots]  # whose warnings, which they log themselves, `status` has too
 
     def start(self) -> None:
         """Begin to follow the network and the files.  Raises OSError or NetlinkError."""
@@ -255,7 +263,7 @@ class Reconciler:
             self._drifted = False
         last = self._status.last_apply if applied else None
         self._report.applied(self._status, last.duration_ms / 1000 if last else None)
-        self._report.warned(self._status.warnings)
+        self._report.warned(self._host_warnings())
 
     def _is_sure(self, reading: Reading | None) -> bool:
         """Whether the first look at everything can be acted on.  A look beside which a file is renamed can miss it, and
@@ -339,18 +347,16 @@ class Reconciler:
         same = changes.get("state") == self._status.state
         fields: dict[str, Any] = {
             "since": self._status.since if same else timestamp(datetime.now(UTC)),
-            "warnings": self._warnings(),
+            "warnings": (*self._host_warnings(), *(each.warning for each in self.beside if each.warning)),
             **self._known.told(),
             **changes,
         }
         self._status = replace(self._status, **fields)
 
-    def _warnings(self) -> tuple[str, ...]:
+    def _host_warnings(self) -> tuple[str, ...]:
         found = self._known.warnings()
         if self._watcher.warning:
             found.append(self._watcher.warning)
-        if self._snapshots.warning:
-            found.append(self._snapshots.warning)
         if self._backend.name == "nft" and any(legacy_in_use()):
             found.append("iptables-legacy has a filter table too, whose rules are in force as well")
         return tuple(found)

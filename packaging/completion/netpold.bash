@@ -23,5 +23,5 @@ _netpold() {
     esac
     $split && return
 
-    COMPREPLY=($(compgen -W '-h --help --version --manifests --state-dir --runtime-dir --node --backend --config' -- "$cur"))
+    COMPREPLY=($(compgen -W '-h --help --version --check-settings --manifests --state-dir --runtime-dir --node --backend --config' -- "$cur"))
 } && complete -F _netpold netpold
