@@ -104,7 +104,8 @@ def test_the_settings_are_on_their_page() -> None:
 def test_options_of_the_daemon() -> None:
     names = {name for action in daemon.parser()._actions for name in action.option_strings}
     assert options(" ".join(heads("netpold.8", "OPTIONS"))) == names
-    assert options(" ".join(map(plain, lines("netpold.8", "SYNOPSIS")))) == names - {"-h", "--help", "--version", "--check-settings"}
+    synopsis = options(" ".join(map(plain, lines("netpold.8", "SYNOPSIS"))))
+    assert synopsis == names - {"-h", "--help", "--version", "--check-settings"}
 
 
 def test_verbs_and_their_arguments() -> None:

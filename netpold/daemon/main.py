@@ -188,8 +188,7 @@ class _Process:
             gc.enable()
         if not self._ready:
             self._ready = status.state == "enforcing" or time.monotonic() > self._began + READY_ANYWAY_S
-        text = "\n".join(["READY=1"] * self._ready + [f"STATUS={status.line()}"])
-        if text != self._told:  # systemd hands each STATUS on to whoever follows the service
-            systemd.notify(text)
+        text = "\n".join(["WATCHDOG=1"] + ["READY=1"] * self._ready + [f"STATUS={status.line()}"])
+        # systemd hands each STATUS on to whoever follows the service
+        systemd.notify("WATCHDOG=1" if text == self._told else text)
         self._told = text
-        systemd.notify("WATCHDOG=1")
