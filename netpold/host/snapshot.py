@@ -6,7 +6,7 @@ their manifests saying so (for the daemon's next start), and the checksums of al
 revision is written whole and synced, then one rename moves the symlink: whenever the writer is killed or the power
 fails, `current` is the old revision or the new one.  What an interrupted write left behind, the next one takes away.
 
-The loop only copies the members of the sets (they change in place), and only when it is time: half a second after a
+The loop only copies the members of the sets (they change in place), and only when it is time: a tenth of a second after a
 change, and so long after the last write that writing takes a twentieth of the time.  A thread of its own renders and
 writes.  No trouble with the disk is ever more than a warning: the snapshot before stays, and it is tried again.
 """
@@ -30,7 +30,7 @@ from netpold.policy.model import Family
 from netpold.rules.render import set_header, text
 from netpold.rules.ruleset import FAMILIES, IPSet, Ruleset
 
-SOON_S = 0.5  # from a change until it is saved
+SOON_S = 0.1  # from a change until it is saved
 SHARE = 20  # a write is followed by a pause of so many times its length
 RETRY_S = 30.0  # after a write that failed
 PATIENCE_S = 5.0  # how long to wait for the disk at the end
