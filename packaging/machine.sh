@@ -8,11 +8,13 @@ _NSPAWN='' # the process of systemd-nspawn
 _LEADER='' # the machine's PID 1, as it is called here
 _NSPAWN_ENVIRONMENT=(env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_LOCK=0) # trixie's systemd wants cgroup v2
 
-# `machine_image SUITE` sets `image`, a Debian with an init system, and `base` and `archives` as debian_base does.
+# `machine_image SUITE` sets `image`, a Debian with an init system, and `archives`, where packages downloaded for it are kept.
 machine_image() {
     local suite=$1 lock made=/var/tmp/netpold-fresh-root/boot-$1
     debian_base "$suite"
     image=$made/root
+    archives=/var/tmp/netpold-fresh-root/archives-boot-$suite # not those that packaging/fresh-root may be using just now
+    mkdir -p "$archives/partial"
     exec {lock}>"$made.lock"
     flock "$lock"
     if [[ ! $made/complete -nt $base/../complete || ! $made/complete -nt packaging/machine.sh ]]; then
