@@ -302,3 +302,20 @@ def test_a_kernel_that_does_not_answer_is_a_warning_and_counted(scene: Scene, ca
     with caplog.at_level(logging.WARNING):
         assert [scene.totals().failures for _ in range(3)] == [1, 2, 3]
     assert len([each for each in caplog.records if "can't be read" in each.getMessage()]) == 1
+
+
+def test_what_nobody_has_read_goes_to_who_had_the_address_then(scene: Scene) -> None:
+    scene.enforce(one=policy("one", selector="{role: server}"))
+    scene.b.labels = scene.pods["c"].labels = {"role": "server"}
+    scene.enforce()
+    send(scene.a, scene.b, 30)
+    old, other = scene.b, scene.pods["c"]
+    freed = old.addresses
+    scene.here.discard("b")
+    scene.node.remove(old)
+    scene.node.remove(other)
+    wire = scene.node.bridged_pod if scene.bridged else scene.node.routed_pod
+    scene.pods["c"] = wire("x", "c", freed, labels={"role": "server"})
+    del scene.pods["b"]
+    scene.enforce(**{"pod-b": ""})
+    assert (scene.packets("b"), scene.packets("c")) == (30, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def test_stderr_has_one_line_an_event(monkeypatch: pytest.MonkeyPatch, capfd: py
     assert re.fullmatch(r"[-\d]+ [:,\d]+ INFO one\\ntwo\n", capfd.readouterr().err)
 
 
+def test_a_thread_that_ends_is_an_entry(lines: Lines) -> None:
+    before = threading.excepthook
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        journal.log_to_journal_or_stderr()
+        thread = threading.Thread(target=lambda: int("a\nb"), name="doomed")
+        thread.start()
+        thread.join()
+    finally:
+        threading.excepthook = before
+        logging.getLogger().handlers[:] = handlers
+        logging.getLogger().setLevel(level)
+    (entry,) = lines.entries
+    assert entry["PRIORITY"] == ["2"]
+    assert entry["MESSAGE"][0].startswith("thread doomed ended: ValueError: ")
+    assert "test_journal.py" in entry["NETPOLD_TRACEBACK"][0]
+
+
 class TestReport:
     def test_what_changed_is_told_once_it_is_in_force(self, lines: Lines) -> None:
         report = Report()
@@ -182,6 +201,8 @@ class TestReport:
         assert lines.entries[0]["NETPOLD_CODE"] == ["unknown-field"]
         assert lines.entries[0]["NETPOLD_POLICY"] == ["n/p"]
         report.found((), frozenset(), World({}, {}, {"n/p": good}))
+        assert lines.ids()[2:] == [], "it is not in force yet"
+        report.applied(status(), None)
         assert lines.ids()[2:] == [journal.MENDED.id]
         report.found((bad,), {"NetworkPolicy n/p"}, World({}, {}, {"n/p": good}))
         assert lines.ids()[3:] == [journal.REJECTED.id]
@@ -204,8 +225,31 @@ class TestReport:
         assert lines.ids() == [journal.DEGRADED.id, journal.DEGRADED.id, journal.RECOVERED.id]
         assert lines.entries[0]["NETPOLD_ERROR"] == ["the kernel refuses"]
 
-    def test_warnings_when_they_are_new(self, lines: Lines) -> None:
+    def test_warnings_when_they_are_new(self, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
         report = Report()
         for warnings in (["a"], ["a"], ["b", "a"], [], ["a"]):
             report.warned(warnings)
-        assert [each["MESSAGE"] for each in lines.entries] == [["a"], ["b"], ["a"]]
+        assert [each["MESSAGE"] for each in lines.entries] == [["a"], ["b"]], "not again when it comes and goes"
+        monkeypatch.setattr("netpold.daemon.report.REPEAT_S", 0.0)
+        for warnings in ([], ["a"]):
+            report.warned(warnings)
+        assert len(lines.entries) == 3
+
+    def test_floods_are_cut_short(self, lines: Lines) -> None:
+        Report().warned([f"interface {n}" for n in range(500)])
+        assert len(lines.entries) == 21
+        assert "480 more" in lines.entries[-1]["MESSAGE"][0]
+        lines.entries.clear()
+        report = Report()
+        many = {f"n/p{n}": policy(f"p{n}", "n") for n in range(1000)}
+        report.found((), frozenset(f"NetworkPolicy {key}" for key in many), World({}, {}, many))
+        report.found((), frozenset(), World({}, {}, many))
+        report.applied(status(), None)
+        assert len(lines.entries) == 201
+
+    def test_a_repair_is_one_line(self, lines: Lines) -> None:
+        Report().applied(status(), 0.002, repaired=True)
+        (entry,) = lines.entries
+        assert entry["MESSAGE_ID"] == [journal.DRIFT_REPAIRED.id]
+        assert entry["NETPOLD_REVISION"] == ["7"]
+        assert entry["NETPOLD_DURATION_US"] == ["2000"]

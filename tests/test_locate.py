@@ -260,3 +260,10 @@ def test_a_pod_that_its_manifest_puts_elsewhere_is_not_local_any_more() -> None:
     places.update(ROUTED, {"d/p": (pod("10.0.0.1", node="n2"), pod("10.0.0.1", node=NODE))})
     assert places.endpoints["d/p"].interfaces == (Interface("v1"),)
     assert places.were_here == frozenset(), "its manifest says so itself"
+
+
+def test_a_pod_whose_manifest_went_while_the_daemon_was_down_is_forgotten() -> None:
+    places = Places(NODE, frozenset({"d/gone", "d/p"}))
+    places.update(ROUTED, {"d/p": (None, pod("10.0.0.1"))})
+    places.forget_all_but({"d/p": None})
+    assert places.were_here == {"d/p"}

@@ -49,6 +49,11 @@ class Systemd:
     def forget(self) -> None:
         self.heard.clear()
 
+    def reloaded(self) -> bool:
+        """Whether a reload has begun and ended."""
+        begun = self.heard.index("RELOADING=1") if "RELOADING=1" in self.heard else len(self.heard)
+        return "READY=1" in self.heard[begun:]
+
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RD)
         self._thread.join()
@@ -153,8 +158,7 @@ def test_sighup_takes_new_settings_in_and_keeps_the_rules(node: Node, systemd: S
         settings.write_text("nflog_group = 0\n")
         systemd.forget()
         os.kill(pid, signal.SIGHUP)
-        assert eventually(lambda: "READY=1" in systemd.heard)
-        assert "RELOADING=1" in systemd.heard
+        assert eventually(systemd.reloaded)
         running.wait()
         assert running.pid == pid and running.running
         rules = rules_of(node)
@@ -167,13 +171,56 @@ def test_sighup_takes_new_settings_in_and_keeps_the_rules(node: Node, systemd: S
         assert running.stop() == 0
 
 
-def test_sighup_with_the_same_settings_looks_at_the_files(node: Node, systemd: Systemd) -> None:
-    with daemon(node) as running:
+def test_sighup_with_the_same_settings_looks_at_the_files(node: Node, systemd: Systemd, tmp_path: Path) -> None:
+    """Also at those of which no event tells: what is written by another name of a file comes from another directory.
+    The reload is over when what they say is in force."""
+    elsewhere = tmp_path / "deny"
+    elsewhere.write_text("# nothing yet\n")
+    with daemon(node, "rescan_s = 3600\n") as running:
+        (running.manifests / "deny.yaml").hardlink_to(elsewhere)
         running.wait()
+        elsewhere.write_text(DENY_ALL)
         systemd.forget()
         os.kill(running.pid, signal.SIGHUP)
-        assert eventually(lambda: "READY=1" in systemd.heard)
+        assert eventually(systemd.reloaded)
+        assert "x/deny" in rules_of(node)
         assert running.errors().count(f"netpold {__version__} on node") == 1, "it did not start anew"
+
+
+def test_ready_after_a_reload_is_said_by_who_has_the_new_settings(node: Node, systemd: Systemd) -> None:
+    with daemon(node) as running:
+        running.write("deny.yaml", DENY_ALL)
+        running.wait()
+        systemd.forget()
+        (node.site.directory / "netpold.toml").write_text("nflog_group = 0\n")
+        os.kill(running.pid, signal.SIGHUP)
+        assert eventually(systemd.reloaded)
+        anew = running.errors().partition("starting anew with other settings")[2]
+        assert re.search(r"INFO revision \d+ in ", anew), anew
+        assert "STOPPING=1" not in systemd.heard
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.005, 0.02, 0.05])
+def test_sigterm_wins_over_a_reload(node: Node, gap_s: float) -> None:
+    with daemon(node) as running:
+        running.wait()
+        (node.site.directory / "netpold.toml").write_text("nflog_group = 0\n")
+        os.kill(running.pid, signal.SIGHUP)
+        time.sleep(gap_s)
+        running.stop(15)
+
+
+def test_nobody_needs_to_listen(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A systemd that is busy, or gone, holds nothing up."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        for path in (tmp_path / "deaf", tmp_path / "nowhere"):
+            monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+            with daemon(node) as running:
+                for number in range(30):  # more than a socket holds
+                    running.write("deny.yaml", DENY_ALL.replace("deny", f"deny{number}"))
+                    running.wait()
+                assert running.stop() == 0
 
 
 def test_settings_can_be_checked(tmp_path: Path) -> None:
@@ -238,7 +285,7 @@ def test_a_pod_is_isolated_before_it_is_back(node: Node) -> None:
         assert f"-s {address}/32" in rules_of(node)
         running.write("pods.json", node.pods[1].manifest(node=False))
         running.wait()
-        assert address not in rules_of(node)
+        assert eventually(lambda: address not in rules_of(node))
 
 
 def test_a_user_with_the_capability_is_enough(node: Node) -> None:

@@ -75,6 +75,10 @@ class Inbox:
             if self._flush_error:
                 raise self._flush_error
 
+    def is_answered(self, asked: int) -> bool:
+        """Whether what `look_at_all` returned was answered."""
+        return self._wishes.answered >= asked
+
     # The loop's ---------------------------------------------------------------------------------------------------
 
     def answer(self, asked: int) -> None:
@@ -92,36 +96,35 @@ class Inbox:
 
     def take(self, until: float) -> Wishes:
         """What there is to do, at the latest at `until` (time.monotonic())."""
-        with self._changed:
-            self._wait_for(self._any, max(until - time.monotonic(), 0.0))
-            return self._take()
+        self._wait_for(self._any, max(until - time.monotonic(), 0.0))
+        return self._take()
 
     def take_after_failure(self, at_least_s: float, at_most_s: float) -> Wishes:
         """What there is to do, after a pause: something new may be the cure, but no storm of events is to become a
         storm of attempts."""
-        with self._changed:
-            if not self._wait_for(self._urgent, at_least_s):
-                self._wait_for(self._any, at_most_s - at_least_s)
-            return replace(self._take(), files=True)
+        if not self._wait_for(self._urgent, at_least_s):
+            self._wait_for(self._any, at_most_s - at_least_s)
+        return replace(self._take(), files=True)
 
     def take_urgent(self) -> Wishes:
         """What there is to do once a flush or the end is asked for."""
-        with self._changed:
-            self._wait_for(self._urgent, None)
-            return self._take()
+        self._wait_for(self._urgent, None)
+        return self._take()
 
     def _take(self) -> Wishes:
-        taken = self._wishes
-        self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
-        return taken
+        with self._changed:
+            taken = self._wishes
+            self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
+            return taken
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        """As Condition.wait_for, with signs of life."""
+        """As Condition.wait_for, with signs of life, given while nothing is locked."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = ALIVE_S if end is None else end - time.monotonic()
-            if self._changed.wait_for(condition, min(left, ALIVE_S)):
-                return True
+            with self._changed:
+                if self._changed.wait_for(condition, min(left, ALIVE_S)):
+                    return True
             if end is not None and time.monotonic() >= end:
                 return False
             self.alive()

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Protocol
 
 from netpold import __version__
@@ -29,8 +30,8 @@ from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
 from netpold.host.metrics_file import MetricsFile
 from netpold.host.netlink import NetlinkError
+from netpold.host.notify import notify
 from netpold.host.privilege import may_change_rules
-from systemd import daemon as systemd
 
 READY_ANYWAY_S = 10.0  # others wait for us to be ready; a node whose daemon can't enforce has to boot, too
 
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run in the foreground until SIGTERM or SIGINT.  Returns the exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until there is a handler; one waits over an exec
     flags = parser().parse_args(arguments)
     journal.log_to_journal_or_stderr()
     gc.disable()  # until everything is read: looking through it again and again is half of a cold start
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"netpold: {error}", file=sys.stderr)
         return 1
     if process.begin_anew:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a handler again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         os.execv(sys.executable, sys.orig_argv)
     return code
 
@@ -99,12 +101,16 @@ class _Process:
         self.warning: str | None = None
         self._settings = settings
         self._flags = flags
-        self._began = time.monotonic()
         self._woken = threading.Event()
-        self._stopping = False
+        self._terminated = False  # by a signal, which wins over all else
         self._reload = False
+        self._other_settings = False
+        # What systemd knows.  It waits for READY=1 at the start, and again after RELOADING=1.
         self._ready = False
-        self._told = ""  # to systemd
+        self._ready_anyway_at = time.monotonic() + READY_ANYWAY_S
+        self._reloading: int | None = None  # the rescan that a reload waits for
+        self._reloads = 0
+        self._told: tuple[int, str] | None = None
 
     def run(self) -> int:
         """Until it is to end; returns the exit code.  Raises KernelError, ControlError or NetlinkError."""
@@ -134,27 +140,27 @@ class _Process:
                 signal.signal(number, self._signalled)
             text = f"netpold {__version__} on node {settings.node}: {settings.manifests} to {backend.name}"
             journal.say(journal.STARTED, text)
-            loop = threading.Thread(
-                target=reconciler.run,
-                args=(lambda: self._tell_systemd(reconciler), lambda: systemd.notify("WATCHDOG=1")),
-                name="reconcile",
-            )
+            tell = partial(self._tell_systemd, reconciler)
+            loop = threading.Thread(target=reconciler.run, args=(tell, tell), name="reconcile")
             loop.start()
-            while loop.is_alive() and not self._stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            while loop.is_alive() and not self._terminated and not self._other_settings:
                 self._woken.wait(1.0)
                 self._woken.clear()
                 if self._reload:
                     self._reload = False
                     self._look_anew(reconciler)
-            systemd.notify("RELOADING=1" if self.begin_anew else "STOPPING=1")
+            died = not loop.is_alive()
+            if not self._other_settings or self._terminated:
+                notify("STOPPING=1")
             reconciler.stop()
             loop.join()
-            if not self._stopping:
+            if died:
                 log.critical("the reconciling loop ended by itself; the rules stay in force")
                 return 1
-        journal.say(
-            journal.STOPPED, "starting anew with other settings" if self.begin_anew else "stopped; the rules stay"
-        )
+        self.begin_anew = self._other_settings and not self._terminated
+        what = "starting anew with other settings" if self.begin_anew else "stopped"
+        journal.say(journal.STOPPED, f"{what}; the rules stay in force")
         return 0
 
     def _signalled(self, number: int, frame: object) -> None:
@@ -162,33 +168,42 @@ class _Process:
         if number == signal.SIGHUP:
             self._reload = True
         else:
-            self._stopping = True
+            self._terminated = True
         self._woken.set()
 
     def _look_anew(self, reconciler: Reconciler) -> None:
         """What SIGHUP asks for."""
-        systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             settings, self.warning = load(vars(self._flags), self._flags.config), None
         except ConfigError as error:
             self.warning = f"the settings on disk are not in force: {error}"
             log.error("%s", self.warning)
             settings = self._settings
-        if settings != self._settings:
-            self.begin_anew = self._stopping = True
-            return
-        reconciler.rescan()
-        systemd.notify("READY=1" if self._ready else "")
+        # in this order: the READY=1 that ends the reload must not come before RELOADING=1
+        self._ready_anyway_at = time.monotonic() + READY_ANYWAY_S
+        self._reloading, self._reloads = sys.maxsize, self._reloads + 1
+        self._other_settings = settings != self._settings
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._reloading = reconciler.rescan()
 
     def _tell_systemd(self, reconciler: Reconciler) -> None:
-        """After each round: the service is ready with the first ruleset in force, and shows its state."""
+        """From the loop, after each round and every few seconds: that it is alive, whether it is ready, its state."""
         status = reconciler.current
         if status.state == "enforcing" and not gc.isenabled():
             gc.freeze()  # what is there now stays, and holds no cycles
             gc.enable()
-        if not self._ready:
-            self._ready = status.state == "enforcing" or time.monotonic() > self._began + READY_ANYWAY_S
-        text = "\n".join(["WATCHDOG=1"] + ["READY=1"] * self._ready + [f"STATUS={status.line()}"])
-        # systemd hands each STATUS on to whoever follows the service
-        systemd.notify("WATCHDOG=1" if text == self._told else text)
-        self._told = text
+        reloads, text = self._reloads, f"STATUS={status.line()}"
+        if self._is_ready(reconciler):
+            text = f"READY=1\n{text}"
+        # once: systemd hands each STATUS on to whoever follows the service
+        notify("WATCHDOG=1" if (reloads, text) == self._told else f"WATCHDOG=1\n{text}")
+        self._told = reloads, text
+
+    def _is_ready(self, reconciler: Reconciler) -> bool:
+        """With the first ruleset in force, and at the end of each reload; others wait for it, so when enforcing fails,
+        some time later all the same.  Not while the settings are about to change: what begins anew says so."""
+        overdue = time.monotonic() > self._ready_anyway_at
+        self._ready = self._ready or reconciler.current.state == "enforcing" or overdue
+        if self._reloading is not None and (reconciler.is_done(self._reloading) or overdue):
+            self._reloading = None
+        return self._ready and self._reloading is None and not self._other_settings

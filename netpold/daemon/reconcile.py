@@ -113,9 +113,13 @@ class Reconciler:
 
     # From any thread ----------------------------------------------------------------------------------------------
 
-    def rescan(self) -> None:
-        """Look at all files, whether anything told of a change or not."""
-        self._inbox.look_at_all()
+    def rescan(self) -> int:
+        """Look at all files, whether anything told of a change or not.  Returns what `is_done` takes."""
+        return self._inbox.look_at_all()
+
+    def is_done(self, asked: int) -> bool:
+        """Whether everything that was on disk at that `rescan` is enforced or rejected."""
+        return self._inbox.is_answered(asked)
 
     def stop(self) -> None:
         """Let the loop end after the round it is in.  The rules stay in force."""
@@ -216,7 +220,7 @@ class Reconciler:
 
     def _update(self, wishes: Wishes) -> None:
         """Take in what changed outside, and enforce it."""
-        began, view = time.monotonic(), self._network.view()
+        view = self._network.view()
         hints = self._watcher.take()
         if wishes.asked > self._walked_for or self._enforced is None:
             hints = replace(hints, everything=True)
@@ -225,6 +229,7 @@ class Reconciler:
             reading = self._source.read(hints, self.settings.settle_ms / 1000)
         except SourceError as error:
             failure = error  # what was known before stays in force, where the pods are now
+        looked_at = time.monotonic()  # not before: what this look was the first to see is waited for
         self._inbox.alive()
         if self._source.complete:
             places = self._known.places
@@ -233,8 +238,10 @@ class Reconciler:
             self._report.changed(self._known.changes, before, places.endpoints)
             self._report.found(self._known.findings, self._known.rejected, self._known.world)
             self._inbox.alive()
-            if self._enforced is None and not self._is_sure(reading):
-                return
+            if self._enforced is None:
+                if not self._is_sure(reading):
+                    return
+                places.forget_all_but(self._known.world.pods)
             applied = self._enforce(compiled, view)
             if places.were_here is not were_here:
                 self._chores.pods_came()
@@ -242,7 +249,7 @@ class Reconciler:
         if failure is not None:
             raise failure
         if hints.everything:
-            self._walked_for, self._walked_at = wishes.asked, began
+            self._walked_for, self._walked_at = wishes.asked, looked_at
         if reading and reading.changed:
             self._chores.files_changed()
         if self._source.is_settled(self._walked_at):
@@ -256,13 +263,11 @@ class Reconciler:
         else:
             self._publish(state="enforcing", error=None, **applied)
             self._report.recovered(self._status)
+        last = self._status.last_apply if applied else None
+        self._report.applied(self._status, last.duration_ms / 1000 if last else None, repaired=self._drifted)
         if self._drifted and applied:
-            text = "another program had changed netpold's chains or sets: they are put back"
-            journal.say(journal.DRIFT_REPAIRED, text, revision=self._status.revision)
             self._metrics.repaired()
             self._drifted = False
-        last = self._status.last_apply if applied else None
-        self._report.applied(self._status, last.duration_ms / 1000 if last else None)
         self._report.warned(self._host_warnings())
 
     def _is_sure(self, reading: Reading | None) -> bool:

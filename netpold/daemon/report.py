@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from heapq import nsmallest
+from itertools import islice
 
 from netpold.daemon.status import Status
 from netpold.host import journal
@@ -17,6 +18,8 @@ from netpold.rules.endpoint import Endpoint
 
 MOST_NAMES = 3  # that one line tells of each kind
 MOST_FINDINGS = 200  # that one round tells; `netpoldctl status` has all
+MOST_WARNINGS = 20
+REPEAT_S = 600.0  # how soon a warning that came and went is told again
 
 log = logging.getLogger(journal.LOGGER)
 
@@ -30,7 +33,8 @@ class Report:
         self._waiting = _Waiting()  # not in force yet
         self._findings: Sequence[Finding] = ()
         self._rejected: Set[str] = frozenset()
-        self._warnings: Set[str] = frozenset()
+        self._mended: dict[str, None] = {}  # not in force yet
+        self._warned: dict[str, float] = {}  # when it was last true and told
         self._failure = ""
         self._failing_since = 0.0
 
@@ -38,19 +42,25 @@ class Report:
         """Objects that are others now, and the local pods as they were placed before and are now."""
         self._waiting.note(changes, before, now)
 
-    def applied(self, status: Status, took_s: float | None) -> None:
-        """All that was noted is in force.  `took_s`: how long the change of the kernel took; None: there was none."""
-        waiting = self._waiting
-        if took_s is None and not waiting:
+    def applied(self, status: Status, took_s: float | None, repaired: bool = False) -> None:
+        """All that was noted is in force.  `took_s`: how long the change of the kernel took; None: there was none.
+        `repaired`: another program's doing was undone by it."""
+        for subject in islice(self._mended, MOST_FINDINGS):
+            say(journal.MENDED, f"{subject} is in force as it is written", **_subject_fields(subject))
+        if len(self._mended) > MOST_FINDINGS:
+            log.info("and %d more are in force as they are written", len(self._mended) - MOST_FINDINGS)
+        self._mended = {}
+        took = {} if took_s is None else {"duration_us": round(took_s * 1e6)}
+        what = f"revision {status.revision} stays" if took_s is None else _revision(status, took_s)
+        waiting, self._waiting = self._waiting, _Waiting()
+        if took_s is not None and repaired:
+            text = "another program had changed netpold's chains or sets: they are put back"
+            say(journal.DRIFT_REPAIRED, f"{what}: {text}", revision=status.revision, **took)
+        elif took_s is None and not waiting:
             return
-        self._waiting = _Waiting()
-        if took_s is None:
-            what, took = f"revision {status.revision} stays", {}
-        else:
-            what = f"revision {status.revision} in {took_s * 1000:.1f} ms"
-            took = {"duration_us": round(took_s * 1e6)}
-        text = f"{what}: {'; '.join([*waiting.words(), status.summary()])}"
-        say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
+        if waiting or not repaired:
+            text = f"{what}: {'; '.join([*waiting.words(), status.summary()])}"
+            say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
 
     def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
         """All findings there are now, in order, and the `Kind namespace/name` of what is rejected."""
@@ -64,15 +74,21 @@ class Report:
             log.error("and %d more findings; `netpoldctl status` has all of them", len(new) - MOST_FINDINGS)
         for subject in sorted(self._rejected - rejected):
             if _object(subject, world) is not None:
-                say(journal.MENDED, f"{subject} is in force as it is written", **_subject_fields(subject))
+                self._mended[subject] = None
+        for subject in rejected & self._mended.keys():
+            del self._mended[subject]
         self._findings, self._rejected = findings, rejected
 
     def warned(self, warnings: Collection[str]) -> None:
         """What on the host weakens what is enforced, all of it."""
-        for each in warnings:
-            if each not in self._warnings:
-                say(journal.ADVICE, each)
-        self._warnings = frozenset(warnings)
+        now = time.monotonic()
+        new = [each for each in warnings if each not in self._warned]
+        for each in new[:MOST_WARNINGS]:
+            say(journal.ADVICE, each)
+        if len(new) > MOST_WARNINGS:
+            log.warning("and %d more warnings; `netpoldctl status` has all of them", len(new) - MOST_WARNINGS)
+        self._warned = {each: told for each, told in self._warned.items() if told > now - REPEAT_S}
+        self._warned.update(dict.fromkeys(warnings, now))
 
     def failed(self, error: Exception, again_s: float) -> None:
         """A round failed.  The same failure is told once."""
@@ -152,6 +168,10 @@ class _Waiting:
         """Pods that are elsewhere on this node, though their manifests say nothing else."""
         pods = self._objects["pod"]
         return sorted(key for key, (old, new) in self._moved.items() if old != new and key not in pods)
+
+
+def _revision(status: Status, took_s: float) -> str:
+    return f"revision {status.revision} in {took_s * 1000:.1f} ms"
 
 
 _PLURAL = {"policy": "policies", "namespace": "namespaces", "pod": "pods"}

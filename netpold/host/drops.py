@@ -139,15 +139,18 @@ class _Totals:
     def use(self, keys: set[Key]) -> None:
         """These are in use now, and no others."""
         now = time.monotonic()
+        self._forget_old(now)
         self._unused = {key: self._unused.get(key, now) for key in self._counts.keys() - keys}
         for key in keys:
             self._counts.setdefault(key, Count())
 
     def counts(self) -> dict[Key, Count]:
-        old = time.monotonic() - KEEP_S
-        for key in [key for key, since in self._unused.items() if since <= old]:
-            del self._unused[key], self._counts[key]
+        self._forget_old(time.monotonic())
         return dict(self._counts)
+
+    def _forget_old(self, now: float) -> None:
+        for key in [key for key, since in self._unused.items() if since <= now - KEEP_S]:
+            del self._unused[key], self._counts[key]
 
 
 def _meaning(installed: Installed) -> dict[str, Direction | Family]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -138,6 +140,14 @@ def log_to_journal_or_stderr(level: int = logging.INFO) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    threading.excepthook = _thread_ended
+
+
+def _thread_ended(arguments: threading.ExceptHookArgs) -> None:
+    """An exception that nobody expected, as one entry like all others."""
+    thread = arguments.thread.name if arguments.thread else "?"
+    found = (arguments.exc_type, arguments.exc_value or arguments.exc_type(), arguments.exc_traceback)
+    _log.critical("thread %s ended: %s: %s", thread, arguments.exc_type.__name__, found[1], exc_info=found)
 
 
 class _Printable(logging.Formatter):
@@ -151,7 +161,8 @@ class _JournalHandler(logging.Handler):
         try:
             journal.sendv(*entry(record))
         except OSError as error:  # journald does not run, say; stderr leads where systemd sees it
-            print(f"{printable(record.getMessage())} (not in the journal: {error.strerror})", file=sys.stderr)
+            with suppress(OSError):
+                print(f"{printable(record.getMessage())} (not in the journal: {error.strerror})", file=sys.stderr)
 
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))

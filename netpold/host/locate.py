@@ -13,7 +13,7 @@ interfaces).  So it is until an interface is found.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from netpold.host.view import HostView
 from netpold.policy.model import Pod
@@ -62,6 +62,10 @@ class Places:
             touched.update(self._here)
         if touched:
             self._look(touched)
+
+    def forget_all_but(self, pods: Container[str]) -> None:
+        """Pods without a manifest, now that all manifests are read, were not only here but are gone."""
+        self.were_here = frozenset(key for key in self.were_here if key in pods)
 
     def _look(self, keys: Iterable[str]) -> None:
         endpoints = dict(self.endpoints)
