@@ -22,6 +22,18 @@ from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
 
 pytestmark = pytest.mark.kernel
 
+# Runs a command where /usr/sbin lacks the programs $0, with a directory $1 to work in and mounts of `ip netns exec`.
+WITHOUT = """
+PATH=/usr/bin:/bin:/usr/sbin
+mkdir -p "$1/all" "$1/some"
+mount --bind /usr/sbin "$1/all"
+ln -sfn "$1/all/"* "$1/some"
+(cd "$1/some" && rm $0)
+mount --bind "$1/some" /usr/sbin
+shift
+exec "$@"
+"""
+
 SERVICES = [("TCP", 80), ("TCP", 81), ("UDP", 80), ("ICMP", 0)]
 Verdicts = dict[Probe, Outcome]
 
@@ -56,11 +68,13 @@ class Machine(Scene):
             return True
         return False
 
-    def boot(self, expected: int = 0) -> str:
-        """Run the script; gives what it says."""
-        inside = ["ip", "netns", "exec", self.node.netns.name, SYSTEMD / "boot", self.settings]
+    def boot(self, expected: int = 0, without: str = "") -> str:
+        """Run the script; gives what it says.  `without`: programs that are not there, as a pattern of the shell's."""
+        inside = ["ip", "netns", "exec", self.node.netns.name]
+        if without:
+            inside += ["/bin/sh", "-ec", WITHOUT, without, self.daemon.state.parent]
         done = subprocess.run(
-            inside,
+            [*inside, SYSTEMD / "boot", self.settings],
             capture_output=True,
             text=True,
             timeout=60,
@@ -346,6 +360,32 @@ def test_a_snapshot_that_is_lost_without_a_name_to_close_is_a_failure(lab: Lab) 
     machine.reboot()
     _torn(machine.snapshot)
     assert "is damaged" in machine.boot(expected=1)
+
+
+@pytest.mark.parametrize("wanted", ["nft", "auto", "legacy"])
+def test_where_the_snapshot_s_backend_is_gone_another_closes(lab: Lab, wanted: str) -> None:
+    machine = Machine(lab, "legacy", interfaces=("veth*",))
+    machine.run_until_saved(allow=A_TO_B)
+    machine.reboot()
+    machine.settings.write_text(machine.settings.read_text().replace('"legacy"', json.dumps(wanted)))
+    said = machine.boot(without="*legacy*")
+    assert said.count("can't be put back") == 2
+    assert said.count("nothing is forwarded from and to veth* until netpold runs") == 2
+    machine.backend = "nft"
+    assert machine.rules().count("-A FORWARD -j NETPOLD-FORWARD") == 2
+    assert among_pods(machine.verdicts()) == {Outcome.NO_REQUEST}
+    assert machine.boot(without="*legacy*").count("there already") == 2
+    assert "-A FORWARD -j NETPOLD-FORWARD" not in machine.node.iptables_save("legacy", 4)
+
+
+def test_a_snapshot_of_the_other_backend_is_put_back_by_its_own(lab: Lab) -> None:
+    machine = Machine(lab, "legacy")
+    machine.run_until_saved(deny=DENY_ALL, allow=A_TO_B)
+    machine.reboot()
+    machine.settings.write_text(machine.settings.read_text().replace('"legacy"', '"nft"'))
+    assert machine.boot().count("are back") == 2
+    assert machine.rules().count("-A FORWARD -j NETPOLD-FORWARD") == 2
+    assert machine.boot().count("there already") == 2
 
 
 def test_where_no_setting_says_which_backend_iptables_does(lab: Lab) -> None:
