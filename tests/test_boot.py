@@ -388,6 +388,19 @@ def test_a_snapshot_of_the_other_backend_is_put_back_by_its_own(lab: Lab) -> Non
     assert machine.boot().count("there already") == 2
 
 
+def test_without_iptables_it_fails_where_there_is_something_to_put_back_or_to_close(lab: Lab) -> None:
+    machine = Machine(lab, "nft")
+    machine.settings.write_text(machine.settings.read_text().replace('"nft"', '"auto"'))
+    assert "iptables -V says" in machine.boot(without="*tables*")
+    named = machine.settings.read_text().replace("[]", '["veth*"]')
+    machine.settings.write_text(named)
+    assert machine.boot(expected=1, without="*tables*").count("can't be closed") == 2
+    machine.settings.write_text(named.replace('["veth*"]', "[]"))
+    machine.run_until_saved(deny=DENY_ALL)
+    machine.reboot()
+    assert machine.boot(expected=1, without="*tables*").count("can't be put back") == 2
+
+
 def test_where_no_setting_says_which_backend_iptables_does(lab: Lab) -> None:
     machine = Machine(lab, "nft", interfaces=("veth*",))
     machine.settings.write_text(machine.settings.read_text().replace('"nft"', '"auto"'))
