@@ -229,6 +229,33 @@ def test_a_run_that_was_killed_is_finished_by_the_next_one(lab: Lab, backend: Ba
     assert machine.verdicts() == verdicts
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["snapshot", "closed"])
+def test_a_chain_without_a_jump_and_a_jump_without_rules_are_not_in_force(
+    lab: Lab, backend: Backend, whole: bool
+) -> None:
+    machine = Machine(lab, backend, interfaces=("veth*",))
+    if whole:
+        machine.run_until_saved(deny=DENY_ALL, allow=A_TO_B)
+        machine.reboot()
+    said = "rules that were in force last are back" if whole else "nothing is forwarded"
+    assert machine.boot().count(said) == 2
+    before = machine.rules()
+    assert before.count("-A FORWARD -j NETPOLD-FORWARD") == 2
+    for spoil in (
+        [("-D", "FORWARD", "-j", "NETPOLD-FORWARD")],
+        [("-F", "NETPOLD-FORWARD")],
+        [("-F", "NETPOLD-FORWARD"), ("-D", "FORWARD", "-j", "NETPOLD-FORWARD")],
+        [("-F", "NETPOLD-FORWARD"), ("-A", "FORWARD", "-j", "NETPOLD-FORWARD")],
+    ):
+        for family in (4, 6):
+            for each in spoil:
+                machine.node.iptables(backend, family, *each)
+        assert machine.boot().count(said) == 2, spoil
+        assert machine.rules() == before, spoil
+    assert machine.boot().count("there already") == 2
+    assert not machine.passes(machine.c, machine.b)
+
+
 # Nothing to put back ---------------------------------------------------------------------------------------------
 
 

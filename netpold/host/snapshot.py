@@ -6,8 +6,8 @@ their manifests saying so (for the daemon's next start), and the checksums of al
 revision is written whole and synced, then one rename moves the symlink: whenever the writer is killed or the power
 fails, `current` is the old revision or the new one.  What an interrupted write left behind, the next one takes away.
 
-The loop only copies the members of the sets (they change in place), and only when it is time: a tenth of a second after a
-change, and so long after the last write that writing takes a twentieth of the time.  A thread of its own renders and
+The loop only copies the members of the sets (they change in place), and only when it is time: a tenth of a second after
+a change, and so long after the last write that writing takes a twentieth of the time.  A thread of its own renders and
 writes.  No trouble with the disk is ever more than a warning: the snapshot before stays, and it is tried again.
 """
 
@@ -257,8 +257,7 @@ def _set(name: str, ipset: IPSet) -> Iterator[str]:
 
 
 def _rules(family: Family, taken: _Taken) -> Iterator[str]:
-    """All chains first, then the jumps to them: a file that is put back only where NETPOLD-FORWARD is not there yet,
-    and so no jump either, never makes a second jump."""
+    """All chains first, then the jumps to them; systemd/boot takes out those that are there, behind the first line."""
     chains, name = taken.ruleset.chains[family], taken.names.__getitem__
     yield "*filter\n" + "".join(f":{chain} - [0:0]\n" for chain in chains)
     for chain, rules in chains.items():
