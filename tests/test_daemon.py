@@ -259,6 +259,37 @@ def test_a_pod_on_another_interface_takes_its_rules_along(lab: Lab, backend: Bac
         assert not scene.passes(scene.c, scene.b)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        ["{iptables}", "-w", "-F", "NETPOLD-FORWARD"],
+        ["{iptables}", "-w", "-D", "NETPOLD-FORWARD", "1"],
+        ["{iptables}", "-w", "-I", "NETPOLD-TO", "1", "-j", "RETURN"],
+        ["{iptables}", "-w", "-D", "FORWARD", "-j", "NETPOLD-FORWARD"],
+        ["ipset", "add", "{set}", "{c}"],
+        ["ipset", "flush", "{set}"],
+    ],
+    ids=" ".join,
+)
+def test_what_another_program_changed_is_put_back(lab: Lab, backend: Backend, harm: list[str]) -> None:
+    scene = Scene(lab, backend, config="rescan_s = 1\n")
+    with scene.daemon:
+        peer = "  ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]\n"
+        scene.enforce(deny=policy("b", "  podSelector: {matchLabels: {app: b}}\n" + peer))
+        assert scene.passes(scene.a, scene.b) and not scene.passes(scene.c, scene.b)
+        peers = next(
+            words[1]
+            for words in map(str.split, scene.node.ipset_save().splitlines())
+            if words[0] == "add" and words[2] == scene.a.address(4) and "DROPPED" not in words[1]
+        )
+        named = {"iptables": f"iptables-{backend}", "set": peers, "c": scene.c.address(4)}
+        scene.node.run([word.format(**named) for word in harm])
+        assert eventually(lambda: "they are put back" in scene.daemon.errors(), 20)
+        assert scene.passes(scene.a, scene.b) and not scene.passes(scene.c, scene.b)
+        time.sleep(2.5)  # two more looks find nothing
+        assert scene.daemon.errors().count("they are put back") == 1
+
+
 @pytest.mark.parametrize("wiring", ["routed", "bridged"])
 def test_nothing_leaks_while_a_pod_changes_its_interface(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import installed as read_back
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.rules.plan import Installed
@@ -61,11 +62,26 @@ class DriftCheck:
 
 
 def _look(backend: Backend, expected: Installed) -> _Answer:
-    """Whether the kernel holds the chains, sets and jumps that it should, by their names.  Raises KernelError."""
+    """Whether the kernel holds the chains, sets and jumps that it should: by their names, and by how many rules and
+    members they have.  Raises KernelError."""
     now, ruleset = read_back(backend), expected.ruleset
     sets = frozenset(expected.names.values()) | expected.stray_sets
     chains = {
         family: ruleset.chains[family].keys() | expected.stray_chains.get(family, frozenset()) for family in FAMILIES
     }
     hooked = all(backend.hooked(family, builtin, own) for family in FAMILIES for builtin, own in ruleset.hooks.items())
-    return _Answer(expected, hooked, now.stray_sets == sets and now.stray_chains == chains)
+    named = now.stray_sets == sets and now.stray_chains == chains
+    return _Answer(expected, hooked, named and _is_full(backend, expected))
+
+
+def _is_full(backend: Backend, expected: Installed) -> bool:
+    """Whether no chain and no set has lost anything, or got something that is not netpold's."""
+    ruleset = expected.ruleset
+    for family in FAMILIES:
+        counts = backend.rule_counts(family)
+        if any(counts.get(chain) != len(rules) for chain, rules in ruleset.chains[family].items()):
+            return False
+    sizes = ipset.sizes()
+    # of the others the members come and go beside the ruleset
+    compared = [(expected.names[name], each) for name, each in ruleset.sets.items() if each.larger in ("allows", None)]
+    return all(sizes.get(name, len(each.members)) == len(each.members) for name, each in compared)

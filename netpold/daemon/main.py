@@ -70,8 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if process.begin_anew:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        os.execv(sys.executable, sys.orig_argv)
+        _exec_anew()
     return code
+
+
+def _exec_anew() -> None:
+    """As it was started: by its script, where there is one, so that the process keeps its name."""
+    words = sys.orig_argv
+    if len(words) > 1 and os.access(words[1], os.X_OK):
+        os.execv(words[1], words[1:])
+    os.execv(sys.executable, words)
 
 
 class _Exporter(Protocol):

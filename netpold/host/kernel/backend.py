@@ -43,6 +43,10 @@ class Backend(Protocol):
         """The names of netpold's own chains that the filter table holds (CHAIN_PREFIXES).  Raises KernelError."""
         ...
 
+    def rule_counts(self, family: Family) -> Mapping[str, int]:
+        """How many rules each of netpold's own chains holds.  Raises KernelError."""
+        ...
+
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether a plain jump to `own` is the first rule of the built-in chain, and no other rule goes there.
         Raises KernelError."""

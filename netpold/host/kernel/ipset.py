@@ -32,8 +32,8 @@ from netpold.rules.ruleset import SET_PREFIXES, IPSet
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _CREATE, _DESTROY, _LIST, _ADD, _DEL = 2, 3, 7, 9, 10
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = range(1, 10)
-_CADT_FLAGS, _HASHSIZE, _MAXELEM = 8, 18, 19
-_FLAG_LIST_SETNAME, _FLAG_WITH_COUNTERS = 1 << 1, 1 << 3
+_CADT_FLAGS, _HASHSIZE, _MAXELEM, _ELEMENTS = 8, 18, 19, 24
+_FLAG_LIST_SETNAME, _FLAG_LIST_HEADER, _FLAG_WITH_COUNTERS = 1 << 1, 1 << 2, 1 << 3
 _ERR_BUSY = 4100
 
 _BATCH = 65_531 // LONGEST  # members to a message: they are one attribute
@@ -87,6 +87,25 @@ def names() -> frozenset[str]:
     except Refused as refusal:
         raise KernelError(f"ipset: the sets can't be listed: {_said(refusal.code)}") from refusal
     return frozenset(name for name in found if name.startswith(SET_PREFIXES))
+
+
+def sizes() -> dict[str, int]:
+    """How many members each of netpold's own sets has, by name, as far as the kernel says so.  Raises KernelError."""
+    flags = attribute(_FLAGS | NLA_F_NET_BYTEORDER, struct.pack("!I", _FLAG_LIST_HEADER))
+    found: dict[str, int] = {}
+    try:
+        with opened() as channel:
+            for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _PREAMBLE + flags)):
+                parts = {kind: (start, end) for kind, start, end in attributes(data, begin, behind)}
+                if _SETNAME in parts and _DATA in parts:
+                    start, end = parts[_SETNAME]
+                    header = {kind: data[first:last] for kind, first, last in attributes(data, *parts[_DATA])}
+                    if _ELEMENTS in header:  # Linux 4.17 and later
+                        name = data[start : end - 1].decode(errors="surrogateescape")
+                        found[name] = int.from_bytes(header[_ELEMENTS], "big")
+    except Refused as refusal:
+        raise KernelError(f"ipset: the sets can't be listed: {_said(refusal.code)}") from refusal
+    return {name: size for name, size in found.items() if name.startswith(SET_PREFIXES)}
 
 
 def members(name: str) -> frozenset[str]:

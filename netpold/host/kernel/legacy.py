@@ -8,7 +8,7 @@ rules nothing is looked at but where they jump to, and nothing is changed but ju
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from netpold.host.kernel import xt_entry
 from netpold.host.kernel.backend import Commit, KernelError
@@ -39,6 +39,11 @@ class Legacy:
         """The names of netpold's own chains that the filter table holds.  Raises KernelError."""
         with filter_table(family) as table:
             return frozenset(name for name in table.chains() if name.startswith(CHAIN_PREFIXES))
+
+    def rule_counts(self, family: Family) -> Mapping[str, int]:
+        """How many rules each of netpold's own chains holds.  Raises KernelError."""
+        with filter_table(family) as table:
+            return {name: len(table.targets(name)) for name in table.chains() if name.startswith(CHAIN_PREFIXES)}
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether the built-in chain's first rule, and no other, is the plain jump.  Raises KernelError."""

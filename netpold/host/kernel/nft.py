@@ -7,7 +7,7 @@ the start of the process, and its end, after which nf_tables lets the next one w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from netpold.host.kernel.backend import Commit, KernelError
 from netpold.host.kernel.restore import Restore
@@ -30,6 +30,15 @@ class Nft:
     def chains(self, family: Family) -> frozenset[str]:
         names = (line[1:].split()[0] for line in self._save(family) if line.startswith(":"))
         return frozenset(name for name in names if name.startswith(CHAIN_PREFIXES))
+
+    def rule_counts(self, family: Family) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for each in self._save(family):
+            if each.startswith((":", "-A ")):
+                name = each.removeprefix("-A ").removeprefix(":").split()[0]
+                if name.startswith(CHAIN_PREFIXES):
+                    found[name] = found[name] + 1 if name in found else 0  # its `:` line comes before its rules
+        return found
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         return not list(_rehook(self._save(family), builtin, own))
