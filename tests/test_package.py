@@ -120,14 +120,31 @@ def test_units_are_hardened(unit: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_units_are_understood(tmp_path: Path) -> None:
+def verified(directory: Path) -> list[str]:
+    """What `systemd-analyze verify` has to say about the units, together with others in that directory."""
     for unit in UNITS:  # what they start is not installed here
-        (tmp_path / unit).write_text(
+        (directory / unit).write_text(
             re.sub(r"=/usr/(bin/netpold|lib/netpold/boot)\b.*$", "=/bin/true", text(f"systemd/{unit}"), flags=re.M)
         )
-    done = run("systemd-analyze", "verify", "--man=no", *(tmp_path / unit for unit in UNITS))
-    assert [line for line in done.stderr.splitlines() if "netpold" in line] == []
+    done = run("systemd-analyze", "verify", "--man=no", *sorted(directory.iterdir()))
+    return [line for line in done.stderr.splitlines() if "netpold" in line]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_units_are_understood(tmp_path: Path) -> None:
+    assert verified(tmp_path) == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize(("unit", "waits"), [("netpold.service", True), ("netpold-boot.service", False)])
+def test_only_the_service_waits_for_a_mount_at_etc_netpold(tmp_path: Path, unit: str, waits: bool) -> None:
+    mount = "[Unit]\nDefaultDependencies=no\n{}\n[Mount]\nWhat=server:/policies\nWhere=/etc/netpold\nType=nfs\n"
+    (tmp_path / "etc-netpold.mount").write_text(mount.format("After=network-online.target"))
+    assert verified(tmp_path) == []
+    # systemd finds out: a mount that in turn waits for the unit makes a cycle
+    (tmp_path / "etc-netpold.mount").write_text(mount.format(f"After={unit}"))
+    cycles = [line for line in verified(tmp_path) if "ordering cycle" in line]
+    assert bool(cycles) == waits, cycles
 
 
 @pytest.mark.kernel
