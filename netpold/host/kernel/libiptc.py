@@ -146,7 +146,8 @@ def _bindings(family: Family) -> Any:
             warnings.simplefilter("ignore")
             from iptc import ip4tc, ip6tc
     except (ImportError, OSError, AttributeError, ValueError) as error:
-        raise KernelError(f"python-iptables does not load ({error}); use `--backend nft`") from error
+        cure = "install libip4tc2 and libip6tc2, and run ldconfig"
+        raise KernelError(f"python-iptables, for iptables-legacy's tables, does not load: {error}; {cure}") from error
     finally:
         for name in unset:
             del os.environ[name]
