@@ -179,6 +179,59 @@ def test_purge_takes_rules_and_sets_out_and_leaves_foreign_ones(lab: Lab, backen
         assert names == ["", ""]  # no legacy table was made by looking
 
 
+# Makes $1 a root with this one's programs, whose only user is root, in a network namespace with rules of netpold's.
+# $2: postrm; then how to enter that root.
+ROOT = """
+mount -t tmpfs tmpfs "$1"
+for each in bin sbin lib lib64 usr; do
+    if [ -L /$each ]; then cp -P /$each "$1"; continue; fi
+    mkdir "$1/$each"
+    [ ! -d /$each ] || mount --rbind /$each "$1/$each"
+done
+mkdir "$1/dev" "$1/etc" "$1/proc" "$1/run" "$1/tmp" "$1/var"
+mount --rbind /dev "$1/dev"
+cp -a /etc/alternatives /etc/login.defs "$1/etc"
+echo root:x:0:0:root:/root:/bin/sh >"$1/etc/passwd"
+echo root:x:0: >"$1/etc/group"
+install -m 600 /dev/null "$1/etc/shadow"
+cp "$2" "$1/postrm"
+for family in ip ip6; do
+    "${family}tables-nft" -N NETPOLD-FORWARD
+    "${family}tables-nft" -A FORWARD -j NETPOLD-FORWARD
+done
+shift 2
+"""
+WITH_PROC = ["sh", "-c", 'mount -t proc proc "$0/proc" && chroot "$0" "$@"']
+AS_MACHINE = ["unshare", "--pid", "--fork", "--mount-proc", "--root"]
+
+
+def in_root(directory: Path, enter: list[str], script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a ROOT; "$@" in it enters the root."""
+    done = run("unshare", "--net", "--mount", "sh", "-ec", ROOT + script, "-", directory, POSTRM, *enter, directory)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("enter", "is_chroot", "left"),
+    [(["chroot"], 2, 2), (WITH_PROC, 0, 2), (AS_MACHINE, 1, 0)],
+    ids=["chroot without proc", "chroot", "machine"],
+)
+def test_purge_takes_rules_out_where_it_is_no_chroot(
+    tmp_path: Path, enter: list[str], is_chroot: int, left: int
+) -> None:
+    script = """
+"$@" ischroot || echo "is_chroot $?"
+"$@" sh /postrm purge
+{ iptables-nft-save; ip6tables-nft-save; } | grep -e "-j NETPOLD-FORWARD" || :
+"""
+    done = in_root(tmp_path, enter, script)
+    assert f"is_chroot {is_chroot}\n" in done.stdout or not is_chroot
+    assert done.stdout.count("-A FORWARD -j NETPOLD-FORWARD") == left
+    assert ("may be a chroot" in done.stderr) == (is_chroot == 2), done.stderr
+
+
 # Slow: the build ----------------------------------------------------------------------------------------------------
 
 
