@@ -232,6 +232,43 @@ def test_purge_takes_rules_out_where_it_is_no_chroot(
     assert ("may be a chroot" in done.stderr) == (is_chroot == 2), done.stderr
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("made_by", "stays"),
+    [
+        ("systemd-sysusers /sysusers", False),
+        ("useradd --create-home netpold", True),
+        ("useradd --system --home /nonexistent netpold", True),
+        ("useradd --comment netpold,\\ network\\ policies --home /nonexistent netpold", True),
+    ],
+    ids=["the package's", "a person's", "another system user", "no system user"],
+)
+def test_purge_removes_the_package_s_user_and_no_other(tmp_path: Path, made_by: str, stays: bool) -> None:
+    # the package's postinst: sysusers leaves a user alone who is there
+    script = f"""
+cp {CHECKOUT}/systemd/sysusers.d/netpold.conf "$0/sysusers"
+mkdir "$0/home"
+"$@" {made_by}
+"$@" systemd-sysusers /sysusers
+"$@" getent passwd netpold
+echo purge
+"$@" sh /postrm purge
+"$@" getent passwd netpold || echo gone
+"$@" getent group netpold || echo gone
+ls "$0/home"
+"""
+    done = in_root(tmp_path, ["chroot"], script.replace("$0", str(tmp_path)))
+    before, _, after = done.stdout.partition("purge\n")
+    assert before.startswith("netpold:")
+    if stays:
+        assert after.startswith(before)
+        assert "was there before" in done.stderr
+        assert after.endswith("netpold\n") == ("--create-home" in made_by)
+    else:
+        assert after == "gone\ngone\n"
+        assert "the user netpold" not in done.stderr
+
+
 # Slow: the build ----------------------------------------------------------------------------------------------------
 
 
