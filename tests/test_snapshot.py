@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +39,24 @@ def ruleset(members: set[str], drop: bool = True) -> Ruleset:
     )
 
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+NOBODY = 65534
+
+# What a process without root's rights does: saves a ruleset, twice, and tells its warning.
+AS_THE_SERVICE = """
+import sys, time
+from pathlib import Path
+from netpold.host.snapshot import Snapshots
+from tests.test_snapshot import NAMES, ruleset
+snapshots = Snapshots(Path(sys.argv[1]), "nft")
+for _ in range(2):
+    snapshots.take(ruleset({sys.argv[2]}), NAMES)
+    while snapshots._waiting or snapshots._disk.locked():
+        time.sleep(0.001)
+snapshots.close()
+print(snapshots.warning)
+"""
+
 NAMES = {"NP4-a": "NP4-a.7", "NP6-a": "NP6-a"}
 
 
@@ -52,6 +72,17 @@ def write(state: Path, members: set[str] = MEMBERS) -> None:
     snapshots.take(ruleset(members), NAMES)
     snapshots.close()
     assert not snapshots.warning
+
+
+def write_as_the_service(state: Path, member: str) -> tuple[str, list[str]]:
+    """As the user NOBODY, with the service's right to read everything; gives the warning, and what was logged."""
+    capability = "+dac_read_search"
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    command += [f"--inh-caps={capability}", f"--ambient-caps={capability}", sys.executable, "-c", AS_THE_SERVICE]
+    done = subprocess.run(
+        [*command, state, member], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip(), done.stderr.splitlines()
 
 
 def only_the_current_one(state: Path) -> bool:
@@ -185,7 +216,8 @@ def test_what_is_no_directory_is_a_warning(tmp_path: Path, caplog: pytest.LogCap
     snapshots.close()
     snapshots.forget()
     assert str(tmp_path / "state") in snapshots.warning
-    assert len(caplog.records) == 1
+    assert ["can't be saved" in each.getMessage() for each in caplog.records] == [True, False]
+    assert "can't be removed" in caplog.text
 
 
 def test_leftovers_go_with_the_next_write(tmp_path: Path) -> None:
@@ -200,6 +232,40 @@ def test_leftovers_go_with_the_next_write(tmp_path: Path) -> None:
     (base / "current").mkdir()  # somebody's copy without symlinks
     write(tmp_path)
     assert only_the_current_one(tmp_path)
+
+
+@pytest.fixture
+def by_root(tmp_path: Path) -> Path:
+    """The state directory of a service that was run by hand as root."""
+    state = tmp_path / "netpold"
+    state.mkdir(mode=0o700)
+    os.chown(state, NOBODY, NOBODY)
+    assert write_as_the_service(state, "10.72.0.1") == ("", [])
+    write(state, {"10.72.0.2"})
+    (state / "parsed.sqlite").write_text("")
+    (state / "link").symlink_to(tmp_path)
+    return state
+
+
+@pytest.mark.kernel
+def test_what_can_t_be_removed_is_told_once_and_stops_no_write(by_root: Path) -> None:
+    foreign = (by_root / "snapshot/current").resolve()
+    said = f"older saved rules can't be removed: {foreign}: Permission denied"
+    assert write_as_the_service(by_root, "10.72.0.3") == (said, [said])
+    assert "10.72.0.3\n" in saved(by_root)["ipv4.sets"]
+    assert foreign.is_dir()
+
+
+@pytest.mark.kernel
+def test_the_unit_gives_the_service_what_root_left(by_root: Path) -> None:
+    unit = (CHECKOUT / "systemd/netpold.service").read_text()
+    [command] = re.findall(r"^ExecStartPre=\+-(/bin/chown .*)$", unit, re.M)
+    command = command.replace("netpold:netpold", f"{NOBODY}:{NOBODY}").replace("/var/lib/netpold", str(by_root))
+    subprocess.run(command.split(), check=True)
+    assert {each.lstat().st_uid for each in by_root.rglob("*")} == {NOBODY}
+    assert by_root.parent.stat().st_uid == 0  # through no link
+    assert write_as_the_service(by_root, "10.72.0.3") == ("", [])
+    assert only_the_current_one(by_root)
 
 
 # Killed, and power cut --------------------------------------------------------------------------------------------

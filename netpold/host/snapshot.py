@@ -2,9 +2,10 @@
 
 `STATE_DIR/snapshot/current` is a symlink to a directory that holds one revision: for each family a file for `ipset
 -exist restore` and one for `iptables-restore --noflush`, the backend's name, the pods that were on this node without
-their manifests saying so (for the daemon's next start), and the checksums of all of them.  A
-revision is written whole and synced, then one rename moves the symlink: whenever the writer is killed or the power
-fails, `current` is the old revision or the new one.  What an interrupted write left behind, the next one takes away.
+their manifests saying so (for the daemon's next start), and the checksums of all of them.  A revision is written whole
+and synced, then one rename moves the symlink: whenever the writer is killed or the power fails, `current` is the old
+revision or the new one.  What an interrupted write left behind, the next one takes away; what it may not take away (root
+left it, say) stops nothing.
 
 The loop only copies the members of the sets (they change in place), and only when it is time: a tenth of a second after
 a change, and so long after the last write that writing takes a twentieth of the time.  A thread of its own renders and
@@ -53,7 +54,7 @@ class _Taken(NamedTuple):
 class Snapshots:
     """The snapshot in a state directory, for one thread.  Raises nothing.
 
-    `warning`: why the last write failed, a sentence for a person; empty where it did not.
+    `warning`: why the last write failed, or what it could not take away; a sentence for a person, or empty.
     """
 
     def __init__(self, state_dir: Path, backend: str) -> None:
@@ -134,8 +135,11 @@ class Snapshots:
         began = time.monotonic()
         pause = 0.0
         try:
-            _write(self._state_dir, self._backend, taken)
-            self.warning = ""
+            leftover = _write(self._state_dir, self._backend, taken)
+            if leftover is None:
+                self.warning = ""
+            else:
+                self._complain(leftover, "older saved rules can't be removed")
         except OSError as error:
             self._complain(error, "the rules can't be saved for the next boot")
             pause = RETRY_S
@@ -145,8 +149,8 @@ class Snapshots:
             self._not_before = ended + max(SHARE * (ended - began), pause)
 
     def _complain(self, error: OSError, what: str) -> None:
-        """Once, until a write succeeds."""
-        if not self.warning:
+        """Once, until something else is to be said, or a write leaves nothing to say."""
+        if not self.warning.startswith(what):
             log.warning("%s: %s: %s", what, error.filename or self._state_dir, error.strerror)
         self.warning = f"{what}: {error.filename or self._state_dir}: {error.strerror}"
 
@@ -165,7 +169,7 @@ def remove(state_dir: Path) -> None:
     try:
         (base / CURRENT).unlink(missing_ok=True)
         _sync(base)
-        shutil.rmtree(base)
+        _remove_tree(base)
     except FileNotFoundError:
         return
 
@@ -174,8 +178,11 @@ def _base(state_dir: Path) -> Path:
     return state_dir / "snapshot"
 
 
-def _write(state_dir: Path, backend: str, taken: _Taken) -> None:
-    """Write a revision and make it the current one.  Raises OSError; then the current one is as it was."""
+def _write(state_dir: Path, backend: str, taken: _Taken) -> OSError | None:
+    """Write a revision and make it the current one; returns why something older is still there beside it.
+
+    Raises OSError; then the current one is as it was.
+    """
     base = _base(state_dir)
     if not base.is_dir():
         base.mkdir(mode=0o700, parents=True)
@@ -191,20 +198,34 @@ def _write(state_dir: Path, backend: str, taken: _Taken) -> None:
         link.replace(base / CURRENT)
         _sync(base)
     finally:
-        _clean(base)
+        leftover = _clean(base)
+    return leftover
 
 
-def _clean(base: Path) -> None:
-    """Remove all but the current revision."""
+def _clean(base: Path) -> OSError | None:
+    """Remove all but the current revision, as far as that goes; returns why one is left."""
     current = base / CURRENT
     keep = {CURRENT, str(current.readlink())} if current.is_symlink() else set()
+    leftover = None
     for each in list(base.iterdir()):
         if each.name in keep:
             continue
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
+        try:
+            if each.is_dir() and not each.is_symlink():
+                _remove_tree(each)
+            else:
+                each.unlink()
+        except OSError as error:
+            leftover = error
+    return leftover
+
+
+def _remove_tree(directory: Path) -> None:
+    """Raises OSError, about the directory: shutil's names a file in it, without saying where that is."""
+    try:
+        shutil.rmtree(directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(directory)) from error
 
 
 def _save(path: Path, chunks: Iterable[str]) -> str:
