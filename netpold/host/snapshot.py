@@ -4,8 +4,8 @@
 -exist restore` and one for `iptables-restore --noflush`, the backend's name, the pods that were on this node without
 their manifests saying so (for the daemon's next start), and the checksums of all of them.  A revision is written whole
 and synced, then one rename moves the symlink: whenever the writer is killed or the power fails, `current` is the old
-revision or the new one.  What an interrupted write left behind, the next one takes away; what it may not take away (root
-left it, say) stops nothing.
+revision or the new one.  What an interrupted write left behind, the next one takes away; what it may not take away,
+since root left it, stops nothing.
 
 The loop only copies the members of the sets (they change in place), and only when it is time: a tenth of a second after
 a change, and so long after the last write that writing takes a twentieth of the time.  A thread of its own renders and
