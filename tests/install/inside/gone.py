@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import boots, pods
@@ -73,9 +74,10 @@ def purge(report: Report) -> None:
         run("iptables-legacy", "-w", "-I", "FORWARD", "-j", "NETPOLD-FORWARD")
         run("iptables-legacy", "-w", "-A", "NETPOLD-FORWARD", "-m", "set", "--match-set", some, "src", "-j", "RETURN")
         run("ipset", "create", "other", "hash:ip")
-    with report.step("apt purge leaves no rule and no set, and those of others as they were"):
+    with report.step("apt purge, when the tools are gone, leaves no rule and no set, and those of others as they were"):
         others = _others(all_rules())
-        run("apt-get", "-q", "-y", "purge", "netpold")
+        with _no_tools():
+            run("apt-get", "-q", "-y", "purge", "netpold")
         expect(not own_rules(), f"left: {own_rules()[:5]}")
         expect(_others(all_rules()) == others, difference(others, all_rules()))
         expect(run("ipset", "list", "-n").split() == ["other"], f"sets: {run('ipset', 'list', '-n')}")
@@ -88,6 +90,19 @@ def purge(report: Report) -> None:
         expect(_users() == json.loads(_NOTES.read_text()), "users or groups are not as before")
         units = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "netpold*")
         expect(not units, f"units: {units}")
+
+
+@contextmanager
+def _no_tools() -> Iterator[None]:
+    """As `apt purge --autoremove` has it: iptables and ipset are removed before netpold is purged."""
+    tools = [Path("/usr/sbin", name) for name in ("xtables-nft-multi", "xtables-legacy-multi", "ipset")]
+    for tool in tools:
+        tool.rename(tool.with_suffix(".hidden"))
+    try:
+        yield
+    finally:
+        for tool in tools:
+            tool.with_suffix(".hidden").rename(tool)
 
 
 def _others(rules: str) -> str:
