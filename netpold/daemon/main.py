@@ -35,6 +35,8 @@ from netpold.host.privilege import may_change_rules
 
 READY_ANYWAY_S = 10.0  # others wait for us to be ready; a node whose daemon can't enforce has to boot, too
 
+SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
 log = logging.getLogger(journal.LOGGER)
 
 
@@ -51,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run in the foreground until SIGTERM or SIGINT.  Returns the exit code."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until there is a handler; one waits over an exec
+    # they are taken one by one, by the main thread alone (_Process); those that wait are not lost by an exec
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     flags = parser().parse_args(arguments)
     journal.log_to_journal_or_stderr()
     gc.disable()  # until everything is read: looking through it again and again is half of a cold start
@@ -69,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"netpold: {error}", file=sys.stderr)
         return 1
     if process.begin_anew:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         _exec_anew()
     return code
 
@@ -109,9 +111,7 @@ class _Process:
         self.warning: str | None = None
         self._settings = settings
         self._flags = flags
-        self._woken = threading.Event()
         self._terminated = False  # by a signal, which wins over all else
-        self._reload = False
         self._other_settings = False
         # What systemd knows.  It waits for READY=1 at the start, and again after RELOADING=1.
         self._ready = False
@@ -144,20 +144,13 @@ class _Process:
                 each.start()
                 stack.callback(each.close)
             reconciler.beside.append(self)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, self._signalled)
             text = f"netpold {__version__} on node {settings.node}: {settings.manifests} to {backend.name}"
             journal.say(journal.STARTED, text)
             tell = partial(self._tell_systemd, reconciler)
             loop = threading.Thread(target=reconciler.run, args=(tell, tell), name="reconcile")
             loop.start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             while loop.is_alive() and not self._terminated and not self._other_settings:
-                self._woken.wait(1.0)
-                self._woken.clear()
-                if self._reload:
-                    self._reload = False
-                    self._look_anew(reconciler)
+                self._take_signal(reconciler)
             died = not loop.is_alive()
             if not self._other_settings or self._terminated:
                 notify("STOPPING=1")
@@ -166,18 +159,20 @@ class _Process:
             if died:
                 log.critical("the reconciling loop ended by itself; the rules stay in force")
                 return 1
+        self._terminated |= not signal.sigpending().isdisjoint((signal.SIGTERM, signal.SIGINT))
         self.begin_anew = self._other_settings and not self._terminated
         what = "starting anew with other settings" if self.begin_anew else "stopped"
         journal.say(journal.STOPPED, f"{what}; the rules stay in force")
         return 0
 
-    def _signalled(self, number: int, frame: object) -> None:
-        """Only notes what is to do: a signal handler must not wait for a lock."""
-        if number == signal.SIGHUP:
-            self._reload = True
-        else:
+    def _take_signal(self, reconciler: Reconciler) -> None:
+        """Wait for a signal, a second at most, and do what it asks for.  (A handler could come in the middle of
+        anything, another handler included, and wait for a lock that is held there.)"""
+        came = signal.sigtimedwait(SIGNALS, 1.0)
+        if came is not None and came.si_signo == signal.SIGHUP:
+            self._look_anew(reconciler)
+        elif came is not None:
             self._terminated = True
-        self._woken.set()
 
     def _look_anew(self, reconciler: Reconciler) -> None:
         """What SIGHUP asks for."""
