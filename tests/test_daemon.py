@@ -284,7 +284,7 @@ def test_what_another_program_changed_is_put_back(lab: Lab, backend: Backend, ha
         )
         named = {"iptables": f"iptables-{backend}", "set": peers, "c": scene.c.address(4)}
         scene.node.run([word.format(**named) for word in harm])
-        assert eventually(lambda: "they are put back" in scene.daemon.errors(), 20)
+        assert eventually(lambda: "they are put back" in scene.daemon.errors(), 20), scene.daemon.errors()
         assert scene.passes(scene.a, scene.b) and not scene.passes(scene.c, scene.b)
         time.sleep(2.5)  # two more looks find nothing
         assert scene.daemon.errors().count("they are put back") == 1
