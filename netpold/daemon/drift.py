@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from netpold.host.kernel import ipset
-from netpold.host.kernel.apply import installed as read_back
 from netpold.host.kernel.backend import Backend, KernelError
+from netpold.policy.model import Family
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES
 
@@ -73,22 +73,22 @@ class DriftCheck:
 def _look(backend: Backend, expected: Installed) -> _Answer:
     """Whether the kernel holds the chains, sets and jumps that it should: by their names, and by how many rules and
     members they have.  Raises KernelError."""
-    now, ruleset = read_back(backend), expected.ruleset
-    sets = frozenset(expected.names.values()) | expected.stray_sets
+    ruleset = expected.ruleset
+    counts = {family: backend.rule_counts(family) for family in FAMILIES}
     chains = {
         family: ruleset.chains[family].keys() | expected.stray_chains.get(family, frozenset()) for family in FAMILIES
     }
+    sets = frozenset(expected.names.values()) | expected.stray_sets
     hooked = all(backend.hooked(family, builtin, own) for family in FAMILIES for builtin, own in ruleset.hooks.items())
-    named = now.stray_sets == sets and now.stray_chains == chains
-    return _Answer(expected, hooked, named and _is_full(backend, expected))
+    named = ipset.names() == sets and all(counts[family].keys() == chains[family] for family in FAMILIES)
+    return _Answer(expected, hooked, named and _is_full(counts, expected))
 
 
-def _is_full(backend: Backend, expected: Installed) -> bool:
+def _is_full(counts: Mapping[Family, Mapping[str, int]], expected: Installed) -> bool:
     """Whether no chain and no set has lost anything, or got something that is not netpold's."""
     ruleset = expected.ruleset
     for family in FAMILIES:
-        counts = backend.rule_counts(family)
-        if any(counts.get(chain) != len(rules) for chain, rules in ruleset.chains[family].items()):
+        if any(counts[family].get(chain) != len(rules) for chain, rules in ruleset.chains[family].items()):
             return False
     sizes = ipset.sizes()
     # of the others the members come and go beside the ruleset

@@ -53,13 +53,14 @@ class Report:
         took = {} if took_s is None else {"duration_us": round(took_s * 1e6)}
         what = f"revision {status.revision} stays" if took_s is None else _revision(status, took_s)
         waiting, self._waiting = self._waiting, _Waiting()
+        words = waiting.words()
         if took_s is not None and repaired:
             text = "another program had changed netpold's chains or sets: they are put back"
             say(journal.DRIFT_REPAIRED, f"{what}: {text}", revision=status.revision, **took)
-        elif took_s is None and not waiting:
+        elif took_s is None and not words:
             return
-        if waiting or not repaired:
-            text = f"{what}: {'; '.join([*waiting.words(), status.summary()])}"
+        if words or not repaired:
+            text = f"{what}: {'; '.join([*words, status.summary()])}"
             say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
 
     def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
@@ -117,9 +118,6 @@ class _Waiting:
             "pod": {},
         }
         self._moved: dict[str, tuple[Endpoint | None, Endpoint | None]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.words())
 
     def note(self, changes: Changes, before: Mapping[str, Endpoint], now: Mapping[str, Endpoint]) -> None:
         for kind, found in (

@@ -28,8 +28,7 @@ class Nft:
         self._restore = {family: Restore(f"{TOOL[family]}-restore") for family in FAMILIES}
 
     def chains(self, family: Family) -> frozenset[str]:
-        names = (line[1:].split()[0] for line in self._save(family) if line.startswith(":"))
-        return frozenset(name for name in names if name.startswith(CHAIN_PREFIXES))
+        return frozenset(self.rule_counts(family))
 
     def rule_counts(self, family: Family) -> Mapping[str, int]:
         found: dict[str, int] = {}
