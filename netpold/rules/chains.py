@@ -59,6 +59,7 @@ from netpold.rules.ruleset import (
 )
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
+from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
 
 ICMP_REDIRECT = 5
 ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ICMPV6_REDIRECT = range(
@@ -90,9 +91,10 @@ class Chains:
         self.icmp = Proto("icmp" if family == 4 else "ipv6-icmp")
         self._parts = Parts()
 
-    def build(self, local: list[Local], active: bool) -> Mapping[str, tuple[Rule, ...]]:
-        """All chains, for these pods; `active`: there is any policy at all."""
+    def build(self, local: list[Local], active: bool, unclaimed: Unclaimed) -> Mapping[str, tuple[Rule, ...]]:
+        """All chains, for these pods; `active`: there is any policy at all; `unclaimed`: what is closed beside them."""
         self.local = local
+        self.unclaimed = unclaimed
         self._made: dict[object, tuple[str, tuple[Rule, ...]]] = {}  # NP-RULES chains, by what they are made from
         self.spoof_checks = active and self.settings.anti_spoofing  # a node without any policy carries no rules at all
         self._parts.begin(self.spoof_checks)
@@ -104,6 +106,9 @@ class Chains:
             for address in each.own(self.family):
                 self.at_address[address].append(each)
         self._heads()
+        if unclaimed:
+            endpoints = (each.endpoint for each in local)
+            self.chains.update(closing(unclaimed, endpoints, self.family, self.sets, self.settings.nflog_group))
         self.uses = self._parts.uses()  # by chain, the sets that it refers to
         return self.chains
 
@@ -135,6 +140,8 @@ class Chains:
         sender = [Rule((), Jump("NETPOLD-FROM"))] if outgoing else []
         receiver = [Rule((), Jump("NETPOLD-TO"))] if incoming else []
         passed = [Rule((Reply(),), done, "replies"), Rule(self._error(), done, "errors about known connections")]
+        if self.unclaimed:
+            passed = [*(before_replies(self.family, rule.matches) for rule in passed), *passed]
         last = [Rule((), done)] if self.settings.accept else []
         # never without a match on conntrack: a flow that is known only from its middle, because nothing asked for
         # conntrack before the first policy came, may be taken for one that began at the other end
@@ -212,6 +219,8 @@ class Chains:
                 by_address[address] = leaf
         missed = f"{root}@"
         others = self._parts.once(missed, by_address, partial(self._address_tree, missed, by_address, side))
+        if self.unclaimed:
+            others = [Rule((), Jump(CHAIN[side])), *others]
         if others:
             self.chains[missed] = tuple(others)
         leaves = {

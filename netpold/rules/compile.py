@@ -16,6 +16,7 @@ from netpold.policy.model import Direction
 from netpold.rules.chains import Chains, Local
 from netpold.rules.count import Isolated, counting_sets
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.past import NO_PAST, Past
 from netpold.rules.peers import PolicyRules
 from netpold.rules.revoke import REVOKED, revoked_set
 from netpold.rules.ruleset import (
@@ -26,6 +27,7 @@ from netpold.rules.ruleset import (
 )
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
+from netpold.rules.unclaimed import NOTHING, Unclaimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,15 @@ class Compiled:
     isolated: tuple[Isolated, ...] = ()
 
 
-def compile_ruleset(index: Index, endpoints: Mapping[str, Endpoint], settings: CompileSettings) -> Ruleset:
+def compile_ruleset(
+    index: Index,
+    endpoints: Mapping[str, Endpoint],
+    settings: CompileSettings,
+    past: Past = NO_PAST,
+    unclaimed: Unclaimed = NOTHING,
+) -> Ruleset:
     """The ruleset for a node whose local pods are `endpoints` (by pod key; all of them in the index's world)."""
-    return Compiler(index, settings).update(Changes(), endpoints).ruleset
+    return Compiler(index, settings).update(Changes(), endpoints, past, unclaimed).ruleset
 
 
 class Compiler:
@@ -58,20 +66,28 @@ class Compiler:
         self._families = [Chains(family, settings, self._sets, self._rules) for family in FAMILIES]
         self._endpoints: Mapping[str, Endpoint] = {}
         self._local: dict[str, Local] = {}
+        self._past = NO_PAST
+        self._unclaimed = NOTHING
         self._active = False
         self._isolated: tuple[Isolated, ...] = ()
         self._ruleset: Ruleset | None = None
 
-    def update(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> Compiled:
+    def update(
+        self,
+        changes: Changes,
+        endpoints: Mapping[str, Endpoint],
+        past: Past = NO_PAST,
+        unclaimed: Unclaimed = NOTHING,
+    ) -> Compiled:
         """The ruleset after these changes of the index's world (which the index is told here), with these local pods
-        (by pod key; all of them in the world)."""
+        (by pod key; all of them in the world), and beside them what is `past`, and what is closed as `unclaimed`."""
         affected = self.index.update(changes)
         changed = self._sets.follow(affected)
         lost = {member.split(",")[0] for change in changed.values() for member in change.removed}
-        moved = self._localise(changes, endpoints)
-        active = bool(self.index.world.policies)
-        if self._ruleset is None or moved or active != self._active:
-            self._active = active
+        moved = self._localise(changes, endpoints, past)
+        active = bool(self.index.world.policies or past.policies)
+        if self._ruleset is None or moved or active != self._active or unclaimed != self._unclaimed:
+            self._active, self._unclaimed = active, unclaimed
             lost.update(address for each in moved for address in each.endpoint.addresses)
             changed |= self._build()
         assert self._ruleset is not None
@@ -81,14 +97,18 @@ class Compiler:
         """How many local pods some policy isolates."""
         return sum(any(each.isolation.values()) for each in self._local.values())
 
-    def _localise(self, changes: Changes, endpoints: Mapping[str, Endpoint]) -> list[Local]:
+    def _localise(self, changes: Changes, living: Mapping[str, Endpoint], past: Past) -> list[Local]:
         """Bring `_local` up to date; returns what was there and is no more, and what is there now and was not."""
+        endpoints = {**living, **{key: gone.endpoint for key, gone in past.pods.items()}}
         touched = {key for key in changes.pods if key in endpoints or key in self._local}
         touched |= {key for key, _ in endpoints.items() ^ self._endpoints.items()}
-        if changes.policies:
-            namespaces = {key.partition("/")[0] for key in changes.policies}
+        namespaces = {key.partition("/")[0] for key in changes.policies}
+        if past is not self._past:
+            namespaces |= {each.namespace for old in (past, self._past) for each in old.policies.values()}
+            namespaces |= past.ending ^ self._past.ending
+        if namespaces:
             touched |= {key for key in self._local if key.partition("/")[0] in namespaces}
-        self._endpoints = dict(endpoints)
+        self._endpoints, self._past = endpoints, past
         moved: list[Local] = []
         for key in touched:
             before, now = self._local.get(key), self._find(key)
@@ -104,14 +124,18 @@ class Compiler:
     def _find(self, key: str) -> Local | None:
         if key not in self._endpoints:
             return None
-        pod = self.index.world.pods[key]
-        isolation = {direction: self.index.isolation(pod, direction) for direction in Direction}
+        gone = self._past.pods.get(key)
+        pod = gone.pod if gone else self.index.world.pods[key]
+        isolation = {
+            direction: self._past.isolating(self.index.isolation(pod, direction), key, pod, direction)
+            for direction in Direction
+        }
         return Local(key, pod.ports, self._endpoints[key], isolation)
 
     def _build(self) -> dict[str, SetChange]:
         """Make the chains; returns what became of sets that were there before."""
         local = [self._local[key] for key in sorted(self._local)]
-        chains = {each.family: each.build(local, self._active) for each in self._families}
+        chains = {each.family: each.build(local, self._active, self._unclaimed) for each in self._families}
         uses = {each.family: each.uses for each in self._families}
         # a policy that allows everybody makes the peers of the others superfluous
         used = {name for family in FAMILIES for names in uses[family].values() for name in names}
