@@ -15,34 +15,32 @@ class Claims:
 
     def __init__(self) -> None:
         self._one: dict[str, str] = {}
-        self.contested: dict[str, tuple[str, ...]] = {}  # sorted keys; these addresses are not in _one
+        self.contested: dict[str, set[str]] = {}  # these addresses are not in _one
 
     def of(self, address: str) -> tuple[str, ...]:
-        """The keys of the pods that claim an address."""
+        """The keys of the pods that claim an address, sorted."""
         only = self._one.get(address)
-        return (only,) if only is not None else self.contested.get(address, ())
+        return (only,) if only is not None else tuple(sorted(self.contested.get(address, ())))
 
     def add(self, key: str, addresses: Iterable[str]) -> None:
         for address in addresses:
-            if address in self._one or address in self.contested:
-                self._put(address, {*self.of(address), key})
-            else:
+            if address in self.contested:
+                self.contested[address].add(key)
+            elif self._one.get(address, key) == key:
                 self._one[address] = key
+            else:
+                self.contested[address] = {self._one.pop(address), key}
 
     def remove(self, key: str, addresses: Iterable[str]) -> None:
         for address in addresses:
             if self._one.get(address) == key:
                 del self._one[address]
             elif address in self.contested:
-                self._put(address, {*self.contested[address]} - {key})
-
-    def _put(self, address: str, keys: set[str]) -> None:
-        self._one.pop(address, None)
-        self.contested.pop(address, None)
-        if len(keys) == 1:
-            self._one[address] = keys.pop()
-        elif keys:
-            self.contested[address] = tuple(sorted(keys))
+                keys = self.contested[address]
+                keys.discard(key)
+                if len(keys) == 1:
+                    del self.contested[address]
+                    self._one[address] = keys.pop()
 
     def findings(self, pods: Mapping[str, Pod]) -> list[Finding]:
         """One for each address that several pods claim."""

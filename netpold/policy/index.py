@@ -81,6 +81,7 @@ class Index:
             self._relabelled(name, *spaces, affected)
         for key, old, new in moved:
             self._changed(key, old, new, affected)
+        self._shared(moved, affected)
         return affected
 
     def watch(self, group: PodGroup) -> None:
@@ -146,13 +147,9 @@ class Index:
     def addresses(self, groups: Iterable[PodGroup]) -> frozenset[str]:
         """The addresses of the pods in any of the groups.  One that several pods claim counts only when all match."""
         members = _union([self.members(group) for group in groups])
+        found = {address for key in members for address in self.world.pods[key].addresses}
         contested = self.claims.contested
-        return frozenset(
-            address
-            for key in members
-            for address in self.world.pods[key].addresses
-            if address not in contested or all(claimant in members for claimant in contested[address])
-        )
+        return frozenset(found - {address for address in found & contested.keys() if not contested[address] <= members})
 
     def holds(self, groups: Iterable[PodGroup], address: str) -> bool:
         """Whether the address is one of `addresses(groups)`."""
@@ -215,20 +212,26 @@ class Index:
 
     def _changed(self, key: str, old: Pod | None, new: Pod | None, affected: dict[PodGroup, set[str]]) -> None:
         """Note the groups that a pod may have left or joined, and at which addresses."""
-        addresses = {address for each in (old, new) if each for address in each.addresses}
-        labels_alone = old is not None and new is not None and _but_labels(old) == _but_labels(new)
+        addresses, labels_alone = _addresses(old, new), _labels_alone(old, new)
         candidates = {group for each in (old, new) if each for group in self._watches.candidates(each)}
         for group in candidates:
             was, is_now = (each is not None and matches(group.pods, each.labels) for each in (old, new))
             if was != is_now or (was and not labels_alone):
                 affected[group] |= addresses
-        if labels_alone:
-            return
-        for address in addresses:  # whoever claims it too is in a set only where this pod is
-            for other in self.claims.of(address):
-                if other != key:
-                    for group in self._watches.candidates(self.world.pods[other]):
-                        affected[group].add(address)
+
+    def _shared(self, moved: Iterable[tuple[str, Pod | None, Pod | None]], affected: dict[PodGroup, set[str]]) -> None:
+        """Note the groups of those that claim an address of a pod that moved: it is in a set only where all are."""
+        shared: dict[str, tuple[str, ...]] = {}  # each once, however many pods claim it
+        for key, old, new in moved:
+            if _labels_alone(old, new):
+                continue
+            for address in _addresses(old, new) - shared.keys():
+                claimants = self.claims.of(address)
+                if claimants and claimants != (key,):
+                    shared[address] = claimants
+        for address, claimants in shared.items():
+            for group in {group for each in claimants for group in self._watches.candidates(self.world.pods[each])}:
+                affected[group].add(address)
 
     def _relabelled(
         self, name: str, old: Namespace | None, new: Namespace | None, affected: dict[PodGroup, set[str]]
@@ -251,6 +254,14 @@ def _selects(selector: Selector, namespace: Namespace) -> bool:
 
 def _but_labels(pod: Pod) -> tuple[object, ...]:
     return pod.addresses, pod.ports, pod.quarantined
+
+
+def _labels_alone(old: Pod | None, new: Pod | None) -> bool:
+    return old is not None and new is not None and _but_labels(old) == _but_labels(new)
+
+
+def _addresses(*pods: Pod | None) -> set[str]:
+    return {address for each in pods if each for address in each.addresses}
 
 
 def _union(several: Sequence[Set[str]]) -> Set[str]:

@@ -131,14 +131,14 @@ def _container(fields: Fields, node: Node, ports: list[ContainerPort], stays: bo
         return
     if not stays:
         stays = fields.text(found.get("restartPolicy")) == "Always"
-    names: set[tuple[str, str | None]] = set()
+    names: dict[str, set[Protocol]] = {}
     for entry in fields.seq(found["ports"], "write a list: `- containerPort: 80`") or ():
         port = _port(fields, entry, names)
         if port and stays:
             ports.append(port)
 
 
-def _port(fields: Fields, node: Node, names: set[tuple[str, str | None]]) -> ContainerPort | None:
+def _port(fields: Fields, node: Node, names: dict[str, set[Protocol]]) -> ContainerPort | None:
     found = fields.map(node, "write `containerPort:` after the `- `")
     if found is None:
         return None
@@ -157,14 +157,15 @@ def _port(fields: Fields, node: Node, names: set[tuple[str, str | None]]) -> Con
         fault = f'"{shown(name)}" is no port name'
         fields.error(found["name"], "port-name", fault, f"a port's name is {SERVICE_RULE}")
         return None
-    if (name, protocol) in names:
+    protocols = names.setdefault(name, set())
+    if protocol in protocols:
         fault = f'the name "{name}" is used twice in this container'
         fields.error(found["name"], "duplicate-port-name", fault, "give each port a name of its own")
-    elif any(name == other for other, _ in names):
+    elif protocols:
         # the API server refuses this too; but what it means to a policy is clear
         fault = f'the name "{name}" is used twice in this container, with two protocols'
         fields.warn(found["name"], "duplicate-port-name", fault, "an API server takes one name once in a container")
-    names.add((name, protocol))
+    protocols.add(protocol)
     return ContainerPort(name, protocol, number) if number is not None else None
 
 

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 from netpold.policy.checks import SUBDOMAIN_RULE, is_dns_subdomain
-from netpold.policy.fields import Fields, nearest
+from netpold.policy.fields import MOST_FINDINGS, Fields, nearest
 from netpold.policy.metadata import Metadata, metadata
 from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, Selector
 from netpold.policy.policy_rules import rules
@@ -123,7 +123,7 @@ def _policy_types(fields: Fields, spec: Map) -> tuple[bool, bool] | None:
     if not found:
         return None
     names = [fields.text(entry) if fields.required(entry, "write Ingress or Egress") else None for entry in found]
-    for entry, name in zip(found, names, strict=True):
+    for entry, name in zip(found[:MOST_FINDINGS], names, strict=False):
         if name is not None and name not in _TYPES:
             cure = f"write `{nearest(name, _TYPES) or 'Ingress` or `Egress'}`"
             fields.error(entry, "policy-type", f'there is no policy type "{shown(name)}"', cure)
