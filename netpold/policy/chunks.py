@@ -22,7 +22,7 @@ class Limits:
     file: int = 64 << 20
     documents: int = 50_000
     scalar: int = 1 << 20
-    nodes: int = 300_000
+    nodes: int = 100_000
     depth: int = 32
     faults: int = 50
 

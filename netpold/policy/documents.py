@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from netpold.policy import manifest
 from netpold.policy.chunks import Limits, refuse_file, split
+from netpold.policy.findings import MOST_IN_FILE, Findings
 from netpold.policy.manifest import NOTHING, Object, Parsed
-from netpold.policy.model import Finding, Policy, PolicyRule, Position
+from netpold.policy.model import Policy, PolicyRule, Position
 
 # What a chunk says: mostly one object, with nothing to remark.
 Part = Object | Parsed
@@ -118,19 +119,19 @@ def content(outline: Outline, parts: Sequence[Part]) -> Content:
 
 def _combined(parts: Sequence[Part]) -> Parsed:
     objects: list[Object] = []
-    findings: list[Finding] = []
+    findings = Findings(MOST_IN_FILE)
     passed_over: dict[str, int] = {}
     truncated = False
     for part in parts:
         if isinstance(part, Parsed):
             objects += part.objects
-            findings += part.findings
+            findings.add(part.findings)
             for kind, count in part.passed_over.items():
                 passed_over[kind] = passed_over.get(kind, 0) + count
             truncated = truncated or part.truncated
         else:
             objects.append(part)
-    return Parsed(tuple(objects), tuple(findings), passed_over or NOTHING, truncated)
+    return Parsed(tuple(objects), tuple(findings.told("this file")), passed_over or NOTHING, truncated)
 
 
 def _shifted(part: Part, lines: int) -> Part | None:

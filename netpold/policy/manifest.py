@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from netpold.policy.chunks import LIMITS, Limits
 from netpold.policy.fields import Fields, nearest
+from netpold.policy.findings import MOST_IN_FILE, Findings
 from netpold.policy.model import Finding, Namespace, Pod, Policy
 from netpold.policy.pods import read_namespace, read_pod
 from netpold.policy.policies import read_policy
@@ -25,7 +26,8 @@ Object = Pod | Namespace | Policy
 class Parsed:
     """What a file says.
 
-    `objects`: in the order of the file, quarantined ones included.  `passed_over`: objects of other kinds, by kind.
+    `objects`: in the order of the file, quarantined ones included.  `findings`: of very many, the first, and a count.
+    `passed_over`: objects of other kinds, by kind.
     `truncated`: there may be objects in the file that are not among `objects`.
     """
 
@@ -64,7 +66,8 @@ def _parsed(documents: Iterable[Document], file: str) -> Parsed:
     result = _Result(file)
     for document in documents:
         result.add(document)
-    return Parsed(tuple(result.objects), tuple(result.findings), result.passed_over or NOTHING, result.truncated)
+    findings = tuple(result.findings.told("this file"))
+    return Parsed(tuple(result.objects), findings, result.passed_over or NOTHING, result.truncated)
 
 
 class _Result:
@@ -73,7 +76,7 @@ class _Result:
     def __init__(self, file: str) -> None:
         self._file = file
         self.objects: list[Object] = []
-        self.findings: list[Finding] = []
+        self.findings = Findings(MOST_IN_FILE)
         self.passed_over: dict[str, int] = {}
         self.truncated = False
 
@@ -98,7 +101,7 @@ class _Result:
             self.truncated = True
             cure = "write `apiVersion:`, `kind:` and `metadata:`"
             fields.error(root, "not-an-object", "this is no Kubernetes object", cure)
-        self.findings += fields.findings()
+        self.findings.add(fields.findings())
 
     def _object(self, fields: Fields, root: Map, head: Map | None) -> None:
         kind, version = _plain_text(root, "kind"), _plain_text(root, "apiVersion")
