@@ -59,6 +59,18 @@ def _is_recent(fingerprint: Fingerprint) -> bool:
     return time.time_ns() - changed_ns(fingerprint) < FORGOTTEN_S * 1e9
 
 
+def is_being_written(path: str) -> bool:
+    """Whether a program has the file at that path open for writing; False where it can't be told."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return is_open_for_writing(fd)
+    finally:
+        os.close(fd)
+
+
 def is_open_for_writing(fd: int) -> bool:
     """Ask for a read lease (fcntl(2), F_SETLEASE): the kernel refuses it while any program can write to the file."""
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # for the instant that we hold it: the default, SIGIO, kills

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 
@@ -23,12 +23,14 @@ class Hints:
     """Where to look.
 
     `paths`: single names in the tree.  `everything`: look through the whole tree.  `swapped`: do so, since a directory
-    or a symlink was renamed into place, so that what is found was whole before.
+    or a symlink was renamed into place, so that what is found was whole before.  `drafts`: by path, when
+    (time.monotonic()) something was last heard of what a program is about to rename into place; they change nothing.
     """
 
     paths: Mapping[str, Happened]
     everything: bool = False
     swapped: bool = False
+    drafts: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.paths) or self.everything or self.swapped

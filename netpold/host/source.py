@@ -5,7 +5,8 @@ than what was acted on waits (`waiting.py` says for how long), and is read when 
 tell exactly, a walk through the whole tree finds; one such walk goes on in small slices while nothing else is to do.
 
 A file that a program still has open for writing, or that changes while it is read, is moving: its version from before
-stays.  While git holds its lock nothing is acted on; what it did is one change.
+stays.  While git holds its lock, or another program is seen to be at work (at_work.py), nothing is acted on; what it
+did is one change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from netpold.host.files import Moving, racy_s, still_s
+from netpold.host.at_work import AtWork
+from netpold.host.files import Moving, is_being_written, racy_s, still_s
 from netpold.host.gitlock import GitRepositories, GitState
 from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
 from netpold.host.load import Request, load
@@ -48,7 +50,7 @@ __all__ = ["EVERYTHING_CHANGED", "NOTHING_CHANGED", "Hints", "Reading", "Source"
 # policy that vanishes for a moment opens what it closes.
 GONE_S = 0.002
 GONE_POLICY_S = 0.008
-GIT_POLL_S = 0.02
+AT_WORK_POLL_S = 0.02
 FIRST_LOOK_S = 1.0  # for how long the first walk is repeated when names come and go beside it
 SWAP_AGAIN_S = 0.01  # how soon to look again at a swap that could not be read as a whole
 WALKS, WALK_AGAIN_S = 3, 0.2  # how often to walk again at once when something moved beside the walk, and then how soon
@@ -118,6 +120,7 @@ class Source:
         self._tree = Tree(frozenset(), frozenset())  # as of the last walk
         self._git = GitRepositories()
         self._git_state = GitState()
+        self._at_work = AtWork()
         self._walk_wanted = True
         self._walk_at = 0.0  # not before; a tree that never rests is not to be walked through all the time
         self._kept_back: dict[str, Parsed | None] = {}  # changed, and not handed out yet
@@ -147,12 +150,14 @@ class Source:
         changed, self._kept_back = self._kept_back, {}
         try:
             self._look(hints)
+            self._at_work.hear(hints.drafts)
             git, before = self._git.look(), self._git_state
             self._git_state = git
-            if git.locked or git.indexes != before.indexes:
-                self._waiting.batch = True
             now = time.monotonic()
-            if not git.locked:
+            held = git.locked or self._is_half_done(now)
+            if held or git.indexes != before.indexes:
+                self._waiting.batch = True
+            if not held:
                 self._look_again(now)
                 self._act(self._waiting.ripe(now), changed)
                 self._read_racy(hints.everything, changed)
@@ -161,14 +166,19 @@ class Source:
             self._kept_back = changed
             self._scanned(None)
             raise
-        if not git.locked and not self._walk_wanted and not self._waiting.awaited():
+        if not held and not self._walk_wanted and not self._waiting.awaited():
             self._waiting.end_batch()
             self.complete = True
             self._remembered.loaded()
-        self.due = now + GIT_POLL_S if git.locked else self._next(now)
+        self.due = now + AT_WORK_POLL_S if held else self._next(now)
         if not self.complete:
             self._kept_back, changed = changed, {}
         return self._reading(changed)
+
+    def _is_half_done(self, now: float) -> bool:
+        """Whether another program than git is seen to be at work on what waits.  Nothing waits for ever for that."""
+        since = self._waiting.since()
+        return since is not None and now < since + DEADLINE_S and self._at_work.look(now, self._waiting, since)
 
     def read_as_it_is(self) -> Reading:
         """What the files say at this moment, whoever may be writing to them.  Raises SourceError."""
@@ -301,6 +311,7 @@ class Source:
             yield
         self._notes, self._tree = tuple(walk.notes), walk.tree
         self._git = GitRepositories(walk.git)
+        self._at_work.walked(self._tree.directories)
         self._scanned(self._tree)
         self._disturbed = walk.disturbed()
         if self._disturbed:
@@ -356,7 +367,7 @@ class Source:
         self._take(ripe.alone, changed)
         if ripe.late:
             self._take(ripe.together, changed, give_up=True)
-        elif ripe.together:
+        elif ripe.together and not any(map(is_being_written, ripe.unfinished)):
             self._take_whole(ripe.together, changed)
         if not self._waiting.is_coming():
             self._take(ripe.gone, changed)

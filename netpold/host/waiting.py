@@ -2,8 +2,9 @@
 
 A path is ripe when what stands there has been the same for long enough.  Some paths are for themselves: a file that was
 renamed into place, one that is gone.  Files that are written in place wait for each other, so that one change of many
-files stays one; but none waits long for the others, and after a deadline nobody waits for one that never rests: it is
-given up, until it rests.
+files stays one, as long as further ones join them or one of them is open for writing; but none waits long for others
+that are written again and again, and after a deadline nobody waits for one that never rests: it is given up, until it
+rests.
 
 What goes, goes after what comes: the same object may come under another name.
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from netpold.host.scan import Seen
 
 DEADLINE_S = 10.0  # how long to wait for a file that never rests
-HOLD_S = 0.25  # how long a file that rests waits for others that are written in place
+HOLD_S = 0.25  # how long files that rest wait for those that don't, after the last one that joined them
 
 
 @dataclass(slots=True)
@@ -47,13 +48,15 @@ class Wait:
 
 @dataclass(slots=True)
 class Ripe:
-    """Paths to act on: each for itself, those that are one change, those of a swap, and those that are gone.  `late`:
+    """Paths to act on: each for itself, those that are one change, those of a swap, and those that are gone.
+    `unfinished`: others that don't rest yet; as long as one of them is open for writing it is the same change.  `late`:
     the deadline has passed, so that of those that are one change nobody waits for the ones that move."""
 
     alone: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     swapped: list[str] = field(default_factory=list)
     together: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
     late: bool = False
 
 
@@ -74,6 +77,10 @@ class Waiting(dict[str, Wait]):
     def given_up(self) -> list[str]:
         return [path for path, wait in self.items() if wait.given_up]
 
+    def since(self) -> float | None:
+        """When the first change came that waits and was not given up."""
+        return min((wait.began for wait in self.values() if not wait.given_up), default=None)
+
     def awaited(self, moment: float = math.inf) -> bool:
         """Whether there is anything that was not given up, and first changed by that moment."""
         return any(wait.began <= moment and not wait.given_up for wait in self.values())
@@ -93,7 +100,6 @@ class Waiting(dict[str, Wait]):
         batch_late = self._batch_began is not None and now >= self._batch_began + DEADLINE_S
         ripe = Ripe(late=batch_late)
         group = []
-        rest = True
         for path, wait in self.items():
             if wait.rested > now and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
                 wait.given_up = True
@@ -104,9 +110,16 @@ class Waiting(dict[str, Wait]):
                     (ripe.alone if wait.seen is not None else ripe.gone).append(path)
             else:
                 group.append((path, wait))
-                rest = rest and wait.rested <= now
-        held = [path for path, wait in group if not self.batch and wait.rested + HOLD_S <= now]
-        ripe.together = [path for path, _ in group] if rest else held
+        rest = [path for path, wait in group if wait.rested <= now]
+        if len(rest) == len(group):
+            ripe.together = rest
+        elif not self.batch:
+            overdue = [path for path in rest if self[path].began + DEADLINE_S <= now]
+            if overdue:
+                ripe.together = overdue
+            elif max(wait.began for _, wait in group) + HOLD_S <= now:
+                ripe.together = rest
+                ripe.unfinished = [path for path, wait in group if wait.rested > now and wait.seen is not None]
         return ripe
 
     def end_batch(self) -> None:
@@ -116,7 +129,9 @@ class Waiting(dict[str, Wait]):
 
     def due(self, now: float) -> float | None:
         """When something may be ripe that is not now."""
-        times = [wait.rested if wait.rested > now else wait.rested + HOLD_S for wait in self.values()]
+        times = [wait.rested if wait.rested > now else wait.began + DEADLINE_S for wait in self.values()]
+        if times:
+            times.append(max(wait.began for wait in self.values()) + HOLD_S)
         if self._batch_began is not None:
             times.append(self._batch_began + DEADLINE_S)
         return min((each for each in times if each > now), default=None)
