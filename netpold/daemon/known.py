@@ -10,6 +10,7 @@ from netpold.host.view import HostView
 from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
+from netpold.policy.manifest import MOST_KINDS
 from netpold.policy.model import Finding, World
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.ruleset import FAMILIES
@@ -77,7 +78,7 @@ class Known:
                 without_interface=sum(not each.interfaces for each in endpoints.values()),
             ),
             "namespaces": len(world.namespaces),
-            "passed_over": dict(+self._assembly.passed_over),
+            "passed_over": dict((+self._assembly.passed_over).most_common(MOST_KINDS)),
             "findings": self.findings,
         }
 

@@ -2,7 +2,10 @@
 
 The order of files never matters.  An object is, in this order: its one good version; where its manifest is rejected,
 the good version that it had before; else its closed version.  A file that could not be read to its end may hold any
-object that it held before, so those stay.
+object that it held before, so those stay as they are, closed ones too.
+
+What was in force before a restart is asked for in the first update, and only where that is needed (LastGood): so the
+world is the one that it would be without a restart.
 
 Of what the files say only the objects are looked at that changed files hold now or held before.
 """
@@ -12,10 +15,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from netpold.policy.changes import Changes
-from netpold.policy.manifest import Parsed
+from netpold.policy.findings import MOST_IN_ALL, MOST_IN_FILE, Findings
+from netpold.policy.manifest import Object, Parsed
 from netpold.policy.model import EVERYTHING, NAME_LABEL, Finding, Namespace, Pod, Policy, Position, World
 
 _T = TypeVar("_T", Pod, Namespace, Policy)
@@ -24,10 +28,20 @@ _NOWHERE = Position("", 0)
 _NOTHING = Parsed((), (), {}, truncated=False)
 
 
+class LastGood(Protocol):
+    """What was in force before a restart, closed versions included."""
+
+    def version(self, kind: str, key: str) -> Object | None:
+        """The object of that kind and key."""
+
+    def held(self, file: str) -> Iterable[Object]:
+        """The objects that stood in that file (by their positions)."""
+
+
 class Assembly:
     """What should be in force.  `world` is always the same object; its mappings change with every `update`."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_good: LastGood | None = None) -> None:
         self._pods = _Table[Pod]("Pod", closed_pod)
         self._namespaces = _Table[Namespace]("Namespace", closed_namespace)
         self._policies = _Table[Policy]("NetworkPolicy", closed_policy)
@@ -36,6 +50,7 @@ class Assembly:
             Namespace: self._namespaces,
             Policy: self._policies,
         }
+        self._last_good = last_good  # None from the first update on: then all that was good is in the world
         self._parsed: dict[str, Parsed] = {}
         self._broken: set[str] = set()
         self._with_findings: set[str] = set()
@@ -50,10 +65,15 @@ class Assembly:
                 self._parsed.pop(file, None)
             else:
                 self._parsed[file] = says
+        last_good, self._last_good = self._last_good, None
+        if last_good is not None:
+            for file in self._broken:
+                for each in last_good.held(file):
+                    self._by_type[type(each)].touch(each.key)
         return Changes(
-            self._pods.settle(self._broken),
-            self._namespaces.settle(self._broken),
-            self._policies.settle(self._broken),
+            self._pods.settle(self._broken, last_good),
+            self._namespaces.settle(self._broken, last_good),
+            self._policies.settle(self._broken, last_good),
         )
 
     @property
@@ -61,6 +81,11 @@ class Assembly:
         """`Kind namespace/name` of the objects whose manifests are not in force as they are written: an earlier version
         is, or a closed one."""
         return frozenset(f"{table.kind} {key}" for table in self._tables() for key in table.rejected)
+
+    @property
+    def last_good(self) -> frozenset[str]:
+        """`Kind namespace/name` of those of the rejected ones of which an earlier good version is in force."""
+        return frozenset(f"{table.kind} {key}" for table in self._tables() for key in table.as_before())
 
     @property
     def rejected_policies(self) -> int:
@@ -73,12 +98,14 @@ class Assembly:
         return sum(each is not None and each.quarantined for each in found)
 
     def findings(self) -> list[Finding]:
-        """Those of the files and those between files, in no order."""
-        found = [finding for file in self._with_findings for finding in self._parsed[file].findings]
+        """Those of the files and those between files; of very many the first (by their files' names), and a count."""
+        found = Findings(MOST_IN_ALL)
+        for file in sorted(self._with_findings):
+            found.add(self._parsed[file].findings)
         for table in self._tables():
-            for notes in table.notes.values():
-                found += notes
-        return found
+            for key in sorted(table.notes):
+                found.add(table.notes[key])
+        return found.told("these files")
 
     def _tables(self) -> tuple[_Table[Pod], _Table[Namespace], _Table[Policy]]:
         return self._pods, self._namespaces, self._policies
@@ -115,7 +142,9 @@ class _Table(Generic[_T]):
 
     def leave(self, each: _T) -> None:
         copies = self._said(each.key)
-        copies[:] = [copy for copy in copies if copy is not each]
+        at = next((at for at, copy in enumerate(copies) if copy is each), None)
+        if at is not None:  # mostly the first: no work that grows with the square of the copies
+            del copies[at]
 
     def enter(self, each: _T) -> None:
         key = each.key
@@ -123,6 +152,14 @@ class _Table(Generic[_T]):
             self._said(key).append(each)
         else:
             self._touched[key] = [each]
+
+    def as_before(self) -> Iterable[str]:
+        """The keys of which an earlier good version is in force."""
+        return (key for key in self.rejected if not self.objects[key].quarantined)
+
+    def touch(self, key: str) -> None:
+        """This key is to be looked at, whatever the files say of it."""
+        self._said(key)
 
     def touch_kept(self, file: str) -> None:
         """What stays because this file is broken is to be looked at again."""
@@ -138,12 +175,15 @@ class _Table(Generic[_T]):
     def _only(self, key: str) -> list[_T]:
         return [self.objects[key]] if key in self.objects else []
 
-    def settle(self, broken: set[str]) -> dict[str, tuple[_T | None, _T | None]]:
-        """Decide on every object that was touched; returns those that are others now, before and after."""
+    def settle(self, broken: set[str], last_good: LastGood | None) -> dict[str, tuple[_T | None, _T | None]]:
+        """Decide on every object that was touched; returns those that are others now, before and after.
+
+        `last_good`: the first time, what was in force before.
+        """
         changed: dict[str, tuple[_T | None, _T | None]] = {}
         for key, copies in self._touched.items():
             before = self.objects.get(key)
-            now = self._decide(key, copies, before, broken)
+            now = self._decide(key, copies, before, broken, last_good)
             if now is before:
                 continue
             changed[key] = before, now
@@ -154,24 +194,30 @@ class _Table(Generic[_T]):
         self._touched = {}
         return changed
 
-    def _decide(self, key: str, copies: list[_T], before: _T | None, broken: set[str]) -> _T | None:
+    def _decide(
+        self, key: str, copies: list[_T], before: _T | None, broken: set[str], last_good: LastGood | None
+    ) -> _T | None:
         if len(copies) == 1 and not copies[0].quarantined:  # almost always
             if key in self._copies:
                 self._forget(key)
             return copies[0]
         self._forget(key)
+        if last_good is not None:
+            before = cast(_T | None, last_good.version(self.kind, key))
         good = before if before is not None and not before.quarantined else None
         if not copies:
-            file = good.position.file if good is not None and good.position is not None else ""
+            file = before.position.file if before is not None and before.position is not None else ""
             if file not in broken:
                 return None
             self._kept.setdefault(file, set()).add(key)
-            now, rejected = good, True
+            now, rejected = before, True
         else:
             copies.sort(key=place)
             same = all(copy == copies[0] for copy in copies)
             if len(copies) > 1:
-                self.notes[key] = list(_notes(f"{self.kind} {key}", copies, same))
+                notes = Findings(MOST_IN_FILE)
+                notes.add(_notes(f"{self.kind} {key}", copies, same))
+                self.notes[key] = notes.told("these files")
             rejected = not same or copies[0].quarantined
             now = copies[0] if same else self._close(copies)
             if rejected and good is not None:

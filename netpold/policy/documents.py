@@ -18,7 +18,7 @@ from typing import NamedTuple
 from netpold.policy import manifest
 from netpold.policy.chunks import Limits, refuse_file, split
 from netpold.policy.findings import MOST_IN_FILE, Findings
-from netpold.policy.manifest import NOTHING, Object, Parsed
+from netpold.policy.manifest import MOST_KINDS, NOTHING, OTHER_KINDS, Object, Parsed
 from netpold.policy.model import Policy, PolicyRule, Position
 
 # What a chunk says: mostly one object, with nothing to remark.
@@ -127,6 +127,8 @@ def _combined(parts: Sequence[Part]) -> Parsed:
             objects += part.objects
             findings.add(part.findings)
             for kind, count in part.passed_over.items():
+                if kind not in passed_over and len(passed_over) >= MOST_KINDS:
+                    kind = OTHER_KINDS
                 passed_over[kind] = passed_over.get(kind, 0) + count
             truncated = truncated or part.truncated
         else:

@@ -48,6 +48,8 @@ _LISTS = {
     "NamespaceList": "v1",
     "PodList": "v1",
 }
+MOST_KINDS = 100  # that are counted by their names in what is parsed at once
+OTHER_KINDS = "other kinds"
 NOTHING: Mapping[str, int] = {}  # one for all files with nothing passed over
 _LIST = frozenset({"apiVersion", "kind", "metadata", "items"})
 
@@ -119,6 +121,8 @@ class _Result:
             self._pass_over(shown(kind))
 
     def _pass_over(self, kind: str) -> None:
+        if kind not in self.passed_over and len(self.passed_over) >= MOST_KINDS:
+            kind = OTHER_KINDS
         self.passed_over[kind] = self.passed_over.get(kind, 0) + 1
 
     def _take(self, fields: Fields, found: Object | None) -> None:
