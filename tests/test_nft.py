@@ -87,7 +87,7 @@ def pid(nft: Nft, family: Family = 4) -> int:
     """The process that is kept open for a family."""
     process = nft._restore[family]._process
     assert process
-    return process._process.pid
+    return process.pid
 
 
 def delete_table(family: int, name: bytes = b"") -> None:
@@ -306,7 +306,7 @@ nft = Nft()
 nft.commit(Commit(4, {"NP-RULES-a": ()}))
 nft.commit(Commit(6, {"NP-RULES-a": ()}))
 nft._restore[4]._process.answers("*filter\\n:NP-RULES-half - [0:0]\\n", 10)
-print(*(nft._restore[family]._process._process.pid for family in (4, 6)), flush=True)
+print(*(nft._restore[family]._process.pid for family in (4, 6)), flush=True)
 time.sleep(60)
 """
 

@@ -5,9 +5,10 @@ A commit changes one family's filter table in one transaction: every packet meet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from netpold.policy.model import Family
 from netpold.rules.render import Options
@@ -15,6 +16,32 @@ from netpold.rules.render import Options
 
 class KernelError(Exception):
     """The kernel or its tool refused; nothing was changed.  One sentence, with what the tool said."""
+
+
+class Trouble(KernelError):
+    """It is the machine that can't, whatever it was asked for: no memory, no process, no time, no permission."""
+
+
+# Of the kernel's refusals those that say nothing of what was asked for.
+MACHINE = frozenset(
+    (
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.ENOBUFS,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EACCES,
+        errno.EINTR,
+        errno.EIO,
+    )
+)
+
+
+def refused(code: int | None, text: str) -> KernelError:
+    """For an errno of the kernel's."""
+    return Trouble(text) if code in MACHINE else KernelError(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +61,67 @@ class Commit:
     unhook: tuple[str, ...] = ()
 
 
+class Content(NamedTuple):
+    """How many rules a chain has, and what is another one when any of them is: to be compared, and nothing else."""
+
+    rules: int
+    mark: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What in the kernel may be other than netpold left it.
+
+    `chains`: own chains that another program has touched; `tables`: the families whose own chains have to be looked at;
+    `hooks`: those whose jumps from built-in chains have to be.  `lost`: the kernel has lost its own account of what
+    happened, so that only what was read before tells.  `headers`: the sets have to be looked at; `members`: these sets
+    (by their names in the kernel) to the last member.  `by`: who did it, as far as the kernel tells, in words.
+    """
+
+    chains: Mapping[Family, frozenset[str]] = field(default_factory=dict)
+    tables: frozenset[Family] = frozenset()
+    hooks: frozenset[Family] = frozenset()
+    lost: bool = False
+    headers: bool = False
+    members: frozenset[str] = frozenset()
+    by: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(any(self.chains.values()) or self.tables or self.hooks or self.headers or self.members)
+
+    def __or__(self, other: Suspicion) -> Suspicion:
+        return Suspicion(
+            {
+                family: self.chains.get(family, frozenset()) | other.chains.get(family, frozenset())
+                for family in self.chains.keys() | other.chains.keys()
+            },
+            self.tables | other.tables,
+            self.hooks | other.hooks,
+            self.lost or other.lost,
+            self.headers or other.headers,
+            self.members | other.members,
+            tuple(dict.fromkeys((*self.by, *other.by))),
+        )
+
+
+class Watcher(Protocol):
+    """Notices what others change.  For one thread, in the network namespace in which it is to watch.
+
+    `due`: when (time.monotonic()) to `look` even if nothing can be read from `fileno` (None: there is nothing to wait
+    for).
+    """
+
+    due: float
+
+    def fileno(self) -> int | None: ...
+
+    def look(self) -> Suspicion:
+        """What has been noticed since the last time.  Raises KernelError."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Backend(Protocol):
     """How rules get into the kernel of the current network namespace."""
 
@@ -43,13 +131,22 @@ class Backend(Protocol):
         """The names of netpold's own chains that the filter table holds (CHAIN_PREFIXES).  Raises KernelError."""
         ...
 
-    def rule_counts(self, family: Family) -> Mapping[str, int]:
-        """How many rules each of netpold's own chains holds.  Raises KernelError."""
+    def contents(self, family: Family) -> Mapping[str, Content]:
+        """What each of netpold's own chains holds.  Raises KernelError."""
+        ...
+
+    def committed(self, family: Family) -> Mapping[str, Content] | None:
+        """What each of them held right after the last commit of this object; None where that is not known.
+        Raises KernelError."""
         ...
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether a plain jump to `own` is the first rule of the built-in chain, and no other rule goes there.
         Raises KernelError."""
+        ...
+
+    def watcher(self) -> Watcher:
+        """One that passes over this object's own commits.  Raises KernelError."""
         ...
 
     def commit(self, commit: Commit) -> None:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.backend import KernelError, refused
 from netpold.host.kernel.nfnetlink import (
     NLA_F_NESTED,
     NLA_F_NET_BYTEORDER,
@@ -151,7 +151,7 @@ def destroy(sets: Iterable[str]) -> frozenset[str]:
             if code == _ERR_BUSY:
                 busy.add(name)
             elif code != errno.ENOENT:  # another program destroyed it
-                raise KernelError(_complaint(_DESTROY, name, code))
+                raise refused(code, _complaint(_DESTROY, name, code))
     return frozenset(busy)
 
 
@@ -210,7 +210,7 @@ def _members(
 def _carry_out(requests: Iterable[tuple[_Sent, Request]]) -> None:
     with opened() as channel:
         for sent, code in channel.carry_out(requests):
-            raise KernelError(_complaint(sent.command, sent.name, code, _culprit(sent) if sent.members else None))
+            raise refused(code, _complaint(sent.command, sent.name, code, _culprit(sent) if sent.members else None))
 
 
 def _culprit(sent: _Sent) -> str | None:

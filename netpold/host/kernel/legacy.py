@@ -11,9 +11,10 @@ import errno
 from collections.abc import Collection, Mapping
 
 from netpold.host.kernel import xt_entry
-from netpold.host.kernel.backend import Commit, KernelError
+from netpold.host.kernel.backend import Commit, KernelError, refused
 from netpold.host.kernel.libiptc import SetIndexes, Table, filter_table, kernel_knows
-from netpold.host.kernel.xtables_lock import xtables_lock
+from netpold.host.kernel.watch_legacy import LegacyWatcher
+from netpold.host.kernel.xtables_lock import lock_path, xtables_lock
 from netpold.policy.model import Family
 from netpold.rules.render import Options, line
 from netpold.rules.ruleset import CHAIN_NAME_LIMIT, CHAIN_PREFIXES
@@ -34,16 +35,25 @@ class Legacy:
 
     def __init__(self, lock_wait: float = 10.0) -> None:
         self._lock_wait = lock_wait
+        self._committed: dict[Family, xt_table.Entries] = {}  # the whole table
 
     def chains(self, family: Family) -> frozenset[str]:
         """The names of netpold's own chains that the filter table holds.  Raises KernelError."""
         with filter_table(family) as table:
             return frozenset(name for name in table.chains() if name.startswith(CHAIN_PREFIXES))
 
-    def rule_counts(self, family: Family) -> Mapping[str, int]:
-        """How many rules each of netpold's own chains holds.  Raises KernelError."""
-        with filter_table(family) as table:
-            return {name: len(table.targets(name)) for name in table.chains() if name.startswith(CHAIN_PREFIXES)}
+    def contents(self, family: Family) -> Mapping[str, Content]:
+        """What each of netpold's own chains holds.  Raises KernelError."""
+        with closing(xt_table.Reader(family)) as reader:
+            return _contents(reader.entries(), family)
+
+    def committed(self, family: Family) -> Mapping[str, Content] | None:
+        """What each of them held right after the last commit of this object.  Raises KernelError."""
+        entries = self._committed.get(family)
+        return _contents(entries, family) if entries else None
+
+    def watcher(self) -> LegacyWatcher:
+        return LegacyWatcher(self._committed, lock_path())
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether the built-in chain's first rule, and no other, is the plain jump.  Raises KernelError."""
@@ -63,13 +73,24 @@ class Legacy:
                     _change(table, commit, entries)
                     try:
                         table.commit()
+                        self._remember(commit.family)
                         return
                     except OSError as error:
                         if error.errno != errno.EAGAIN or not tries_left:
-                            raise KernelError(_refusal(commit, error)) from error
+                            raise refused(error.errno, _refusal(commit, error)) from error
 
     def close(self) -> None:
         """Nothing is held between commits."""
+
+    def _remember(self, family: Family) -> None:
+        """What the table holds now: to be called while the lock is held."""
+        with closing(xt_table.Reader(family)) as reader:
+            self._committed[family] = reader.entries()
+
+
+def _contents(entries: xt_table.Entries, family: Family) -> Mapping[str, Content]:
+    found = xt_table.chains(entries, family)
+    return {name: Content(*each[:2]) for name, each in found.items() if name.startswith(CHAIN_PREFIXES)}
 
 
 def _check_names(commit: Commit) -> None:
@@ -124,7 +145,7 @@ def _change(table: Table, commit: Commit, entries: Entries) -> None:
             where = f"IPv{commit.family} chain {chain}: something still jumps to it"
             table.delete(chain)
     except OSError as error:
-        raise KernelError(f"{where}: {error.strerror}") from error
+        raise refused(error.errno, f"{where}: {error.strerror}") from error
 
 
 def _append(table: Table, family: Family, chain: str, rule: Options, entry: bytes) -> None:
@@ -134,7 +155,7 @@ def _append(table: Table, family: Family, chain: str, rule: Options, entry: byte
     try:
         table.append(chain, entry)
     except OSError as error:
-        raise KernelError(f"{_where(family, chain, rule)}: {error.strerror}") from error
+        raise refused(error.errno, f"{_where(family, chain, rule)}: {error.strerror}") from error
 
 
 def _hook(table: Table, family: Family, builtin: str, own: str) -> None:

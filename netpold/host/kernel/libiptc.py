@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold.host.kernel import xt_entry
-from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.backend import KernelError, Trouble, refused
 from netpold.policy.model import Family
 
 _SO_IP_SET, _GET_BY_NAME, _IPSET_PROTOCOL, _NO_SET = 83, 6, 6, 0xFFFF  # linux/netfilter/ipset/ip_set.h
@@ -116,7 +116,7 @@ def filter_table(family: Family) -> Iterator[Table]:
     if not handle:
         error = _error(functions)
         hint = "; this kernel may only know nft: use `--backend nft`" if error.errno in _NO_TABLE else ""
-        raise KernelError(f"IPv{family} filter table of iptables-legacy: {error.strerror}{hint}")
+        raise refused(error.errno, f"IPv{family} filter table of iptables-legacy: {error.strerror}{hint}")
     try:
         yield Table(family, functions, handle)
     finally:
@@ -162,7 +162,7 @@ class SetIndexes:
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
         except OSError as error:
-            raise KernelError(f"raw socket: {error.strerror}; netpold needs CAP_NET_ADMIN and CAP_NET_RAW") from error
+            raise Trouble(f"raw socket: {error.strerror}; netpold needs CAP_NET_ADMIN and CAP_NET_RAW") from error
         self._known: dict[str, int] = {}
 
     def __enter__(self) -> SetIndexes:

@@ -5,23 +5,22 @@ at once, so a comment behind COMMIT comes back when the kernel has the transacti
 and drops a transaction that has no COMMIT yet: so it ends with this process, however that ends, and nothing is half
 done.  (iptables/xtables-restore.c, the same in iptables 1.8.9 and 1.8.11.)
 
-A version that does not repeat a comment at once can't be kept open: there each transaction gets its own process.
+A version that does not repeat a comment at once can't be kept open (nor can a script in its place that reads all of its
+input first): there each transaction gets its own process, which ends with its input.  From time to time it is tried
+again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
-import subprocess
 import time
 
 from netpold.host import run
-from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.backend import KernelError, Trouble
 
-PATIENCE = 10.0  # seconds in which a new process has to repeat its first comment
-_READ = 1 << 16
+PATIENCE = 3.0  # seconds in which a new process has to repeat its first comment
+KEEP_AGAIN = 600.0  # seconds after which one that could not be kept open is tried again
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +34,23 @@ class Restore:
     def __init__(self, program: str) -> None:
         self._program = program
         self._process: _Process | None = None
-        self._keeps = True
+        self._keep_from = 0.0  # when (time.monotonic()) to try to keep one open
 
     def commit(self, transaction: str) -> None:
         """Carry out the lines from `*filter` to COMMIT, whole or not at all.
 
-        Raises KernelError with what the program said, or when it takes longer than run.TIMEOUT.
+        Raises KernelError with what the program said, and Trouble when it takes longer than run.TIMEOUT.
         """
-        if self._process is not None:
-            with contextlib.suppress(_Ended):
-                self._give(self._process, transaction)
+        kept = self._process
+        if kept is not None:
+            try:
+                self._give(kept, transaction)
                 return
+            except KernelError:
+                if not kept.ended:
+                    raise
             # somebody killed it, or what it knew was out of date, or the transaction is bad: a new process tells
-        process = self._started() if self._keeps else None
+        process = self._started() if time.monotonic() >= self._keep_from else None
         if process is not None:
             self._give(process, transaction)
         else:
@@ -64,12 +67,12 @@ class Restore:
         self._process = None
         try:
             answered = process.answers(transaction, run.TIMEOUT)
-        except _Ended:
+        except BaseException:
             process.end()
             raise
         if not answered:
             process.kill()
-            raise KernelError(f"{self._program} did not finish within {run.TIMEOUT:.0f} s")
+            raise Trouble(f"{self._program} did not finish within {run.TIMEOUT:.0f} s")
         self._process = process
 
     def _started(self) -> _Process | None:
@@ -78,90 +81,48 @@ class Restore:
         try:
             if process.answers("", PATIENCE):
                 return process
-        except _Ended:
+        except BaseException:
             process.end()
             raise
         process.kill()
-        log.warning("%s can't be kept open: each change of the rules starts it again", self._program)
-        self._keeps = False
+        if not self._keep_from:
+            log.warning("%s can't be kept open: each change of the rules starts it again", self._program)
+        self._keep_from = time.monotonic() + KEEP_AGAIN
         return None
 
 
-class _Ended(KernelError):
-    """The process ended and did not answer."""
-
-
 class _Process:
+    """`ended`: it did so by itself, and did not answer."""
+
     def __init__(self, program: str) -> None:
+        self.ended = False
         self._program = program
         self._given = 0
-        try:
-            self._process = subprocess.Popen(
-                [program, "--noflush", "-v"],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        except FileNotFoundError:
-            raise KernelError(f"{program} is not installed") from None
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        os.set_blocking(self._stdin.fileno(), False)
+        self._child = run.Child([program, "--noflush", "-v"], kept=True)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
 
     def answers(self, text: str, timeout: float) -> bool:
-        """Give it lines and a comment; whether the comment came back in time (s).  Raises _Ended."""
+        """Give it lines and a comment; whether the comment came back in time (s).
+
+        Raises KernelError with what it said where it ended instead.
+        """
         self._given += 1
         comment = f"# done {self._given}\n".encode()
-        left = memoryview(text.encode(errors="surrogateescape") + comment)
-        deadline = time.monotonic() + timeout
-        said = {self._stdout.fileno(): b"", self._stderr.fileno(): b""}
-        poll = select.poll()
-        poll.register(self._stdin, select.POLLOUT)
-        for output in said:
-            poll.register(output, select.POLLIN)
-        talking = set(said)
-        while talking:
-            ready = poll.poll(max(deadline - time.monotonic(), 0) * 1000)
-            if not ready:
-                return False
-            for descriptor, _ in ready:
-                if descriptor not in said:
-                    left = left[self._write(left) :]
-                    if not left:
-                        poll.unregister(descriptor)
-                elif data := os.read(descriptor, _READ):
-                    said[descriptor] += data
-                else:
-                    poll.unregister(descriptor)
-                    talking.discard(descriptor)
-            if said[self._stdout.fileno()].endswith(comment):
-                return True
-        errors = said[self._stderr.fileno()].decode(errors="replace")
-        raise _Ended(run.complaint(self._program, errors, self._process.wait()))
-
-    def _write(self, data: memoryview) -> int:
-        """How much of it needs no writing any more: all, when nobody reads."""
-        try:
-            return os.write(self._stdin.fileno(), data)
-        except BrokenPipeError:
-            return len(data)
+        if not self._child.talk(text.encode(errors="surrogateescape") + comment, timeout, until=comment):
+            return False
+        if self._child.output.endswith(comment):
+            return True
+        self.ended = True
+        raise run.failure(self._program, self._child.complaint, self._child.wait(run.LAST_S))
 
     def end(self) -> None:
         """Let it end by itself."""
-        self._stdin.close()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._reap()
+        with contextlib.suppress(KernelError):
+            self._child.finish(PATIENCE)
+        self._child.kill()
 
     def kill(self) -> None:
-        self._process.kill()
-        self._stdin.close()
-        self._reap()
-
-    def _reap(self) -> None:
-        self._process.wait()
-        self._stdout.close()
-        self._stderr.close()
+        self._child.kill()

@@ -13,20 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.backend import Trouble
 
 _DEFAULT = "/run/xtables.lock"
 _POLL = 0.005  # seconds; flock itself knows no time limit
 
 
+def lock_path() -> str:
+    """The file that is locked."""
+    return os.environ.get("XTABLES_LOCKFILE") or _DEFAULT
+
+
 @contextmanager
 def xtables_lock(limit: float) -> Iterator[None]:
-    """Hold the lock.  Raises KernelError when it is not free within `limit` seconds, or its file can't be opened."""
-    path = os.environ.get("XTABLES_LOCKFILE") or _DEFAULT
+    """Hold the lock.  Raises Trouble when it is not free within `limit` seconds, or its file can't be opened."""
+    path = lock_path()
     try:
         lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise KernelError(f"{path}: {error.strerror}; netpold must be able to lock it, as iptables does") from error
+        raise Trouble(f"{path}: {error.strerror}; netpold must be able to lock it, as iptables does") from error
     try:
         _take(lock, path, limit)
         yield
@@ -45,7 +50,7 @@ def _take(lock: int, path: str, limit: float) -> None:
             if time.monotonic() >= deadline:
                 holder = _holder(lock) or "another program that changes iptables rules"
                 message = f"{path} was not free for {limit:g} s; {holder} may hold it (see `fuser -v {path}`)"
-                raise KernelError(message) from None
+                raise Trouble(message) from None
         time.sleep(_POLL)
 
 
