@@ -1,6 +1,6 @@
 """The naive way from files to a world: all files at once, every time.  netpold.policy.assemble is compared with it.
 
-An object is, in this order: its one good version; where its manifest is rejected, its good version in `last_good`; else
+An object is, in this order: its one good version; where its manifest is rejected, its good version in `before`; else
 its closed version.  A file that could not be read to its end may hold any object that it held before, so those stay.
 
 What is naive is when and of what a world is made.  What a closed version is, and what a finding of claimed addresses
@@ -36,8 +36,8 @@ class Assembled:
     rejected: frozenset[str]
 
 
-def assemble(parsed: Mapping[str, Parsed], last_good: World) -> Assembled:
-    """The world that the files say (`parsed`, by file), with `last_good` for what they fail to say."""
+def assemble(parsed: Mapping[str, Parsed], before: World) -> Assembled:
+    """The world that the files say (`parsed`, by file), with what was in force `before` for what they fail to say."""
     pods: list[Pod] = []
     namespaces: list[Namespace] = []
     policies: list[Policy] = []
@@ -54,9 +54,9 @@ def assemble(parsed: Mapping[str, Parsed], last_good: World) -> Assembled:
     broken = frozenset(file for file, says in parsed.items() if says.truncated)
     merge = _Merge(broken, findings)
     world = World(
-        merge.objects("Pod", pods, last_good.pods, closed_pod),
-        merge.objects("Namespace", namespaces, last_good.namespaces, closed_namespace),
-        merge.objects("NetworkPolicy", policies, last_good.policies, closed_policy),
+        merge.objects("Pod", pods, before.pods, closed_pod),
+        merge.objects("Namespace", namespaces, before.namespaces, closed_namespace),
+        merge.objects("NetworkPolicy", policies, before.policies, closed_policy),
     )
     findings += _claimed_twice(world.pods.values())
     findings.sort(key=lambda finding: (finding.position, finding.code, finding.path, finding.fault))
@@ -71,7 +71,7 @@ class _Merge:
         self.rejected: set[str] = set()
 
     def objects(
-        self, kind: str, found: Iterable[_T], good: Mapping[str, _T], close: Callable[[list[_T]], _T]
+        self, kind: str, found: Iterable[_T], before: Mapping[str, _T], close: Callable[[list[_T]], _T]
     ) -> dict[str, _T]:
         """The objects by key: one for all that have the same key, and those that broken files held before."""
         merged: dict[str, _T] = {}
@@ -92,18 +92,18 @@ class _Merge:
             if not same:
                 merged[key] = close(several)
                 bad.add(key)
-        kept: dict[str, _T] = self._kept(merged, good) if self._broken else {}
+        kept: dict[str, _T] = self._kept(merged, before) if self._broken else {}
         for key in bad:
-            if key in good and not good[key].quarantined:
-                merged[key] = good[key]
+            if key in before and not before[key].quarantined:
+                merged[key] = before[key]
         self.rejected.update(f"{kind} {key}" for key in (*bad, *kept))
         return {**merged, **kept} if kept else merged
 
-    def _kept(self, merged: Mapping[str, _T], good: Mapping[str, _T]) -> dict[str, _T]:
+    def _kept(self, merged: Mapping[str, _T], before: Mapping[str, _T]) -> dict[str, _T]:
         """What the files that are broken now held before, and no file is known to hold now."""
         return {
             key: each
-            for key, each in good.items()
+            for key, each in before.items()
             if key not in merged and each.position is not None and each.position.file in self._broken
         }
 

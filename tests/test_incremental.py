@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.manifest import Parsed
+from netpold.policy.manifest import Object, Parsed
 from netpold.policy.model import Direction, Finding, Namespace, Pod, Policy, Position, World
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
@@ -144,37 +144,53 @@ def edits(draw: st.DrawFn) -> list[dict[str, Parsed | None]]:
     return history
 
 
-def good(world: World) -> World:
-    return World(
-        {key: each for key, each in world.pods.items() if not each.quarantined},
-        {key: each for key, each in world.namespaces.items() if not each.quarantined},
-        {key: each for key, each in world.policies.items() if not each.quarantined},
-    )
-
-
 def shown(world: World) -> dict[str, str]:
     """With positions, which do not count when objects are compared."""
     kinds = {"pod": world.pods, "namespace": world.namespaces, "policy": world.policies}
     return {f"{kind} {key}": repr(each) for kind, objects in kinds.items() for key, each in objects.items()}
 
 
-@given(edits())
+class Kept:
+    """A world as it was in force before a restart."""
+
+    def __init__(self, world: World) -> None:
+        self._objects: dict[tuple[str, str], Object] = {
+            (kind, key): each
+            for kind, table in (
+                ("Pod", world.pods),
+                ("Namespace", world.namespaces),
+                ("NetworkPolicy", world.policies),
+            )
+            for key, each in table.items()
+        }
+
+    def version(self, kind: str, key: str) -> Object | None:
+        return self._objects.get((kind, key))
+
+    def held(self, file: str) -> list[Object]:
+        return [each for each in self._objects.values() if each.position and each.position.file == file]
+
+
+@given(edits(), st.data())
 @settings(max_examples=400, deadline=None)
-def test_worlds_out_of_files(history: list[dict[str, Parsed | None]]) -> None:
-    assembly, last_good = Assembly(), World()
+def test_worlds_out_of_files(history: list[dict[str, Parsed | None]], data: st.DataObject) -> None:
+    """Whether the daemon was restarted before a change or not."""
+    assembly, before = Assembly(), World()
     files: dict[str, Parsed] = {}
     live = Live(World())
     for edit in history:
         files = {file: says for file, says in {**files, **edit}.items() if says is not None}
+        if data.draw(st.integers(0, 2)) == 0:
+            assembly, live, edit = Assembly(Kept(before)), Live(World()), files
         changes = assembly.update(edit)
-        wanted = assemble(files, last_good)
+        wanted = assemble(files, before)
         assert shown(assembly.world) == shown(wanted.world)
         assert assembly.rejected == wanted.rejected
         claims = Index(wanted.world).claims.findings(wanted.world.pods)
         assert sorted(map(str, (*assembly.findings(), *claims))) == sorted(map(str, wanted.findings))
         assert assembly.passed_over["Service"] == sum(each.passed_over.get("Service", 0) for each in files.values())
         assert shown_changes(changes) == shown_changes(live.become(assembly.world))
-        last_good = good(wanted.world)
+        before = wanted.world
 
 
 def shown_changes(changes: Changes) -> list[str]:

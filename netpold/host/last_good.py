@@ -1,0 +1,279 @@
+"""The last good version of every object, kept over restarts, reboots and upgrades.
+
+What is kept is the world as it was in force, object by object, closed versions included, with the file that each came
+from.  It is asked for in the daemon's first round alone, and only where a manifest fails or a file can't be read: a
+start with good manifests reads nothing of it.  From then on the world itself is what was good.
+
+What changed is handed to a thread of its own, policies first, and is on disk some milliseconds later.  When the disk
+does not take it, status says so, and the thread tries again until it does.  After a start everything is handed over
+once: rows that are as they should be cost no writing, wrong ones are mended, and those of objects that were removed
+meanwhile are taken away.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from pathlib import Path
+
+from netpold.host import last_good_database as database
+from netpold.host.last_good_database import Name, Row
+from netpold.policy.canonical import KINDS, read_back, written
+from netpold.policy.changes import Changes
+from netpold.policy.manifest import Object
+from netpold.policy.model import Position
+
+MOST_WAITING = 20_000  # rows that may wait to be written
+BUSY_S = 0.2  # when to look again whether more may be put
+RETRY_S = 2.0  # how soon to try again when the disk did not take it
+AT_END_S = 5.0  # how long to wait for the disk at the end
+
+_NOWHERE = Position("", 1)
+_TROUBLE = (OSError, sqlite3.Error)
+
+log = logging.getLogger("netpold")
+
+# All objects that there are after the first round, by kind: of others the rows are taken away.
+_Known = Mapping[str, Set[str]]
+
+
+class LastGood:
+    """The database at a path.  For one thread; a thread of its own writes.  Raises nothing.
+
+    `due`: when `save` has something to do (time.monotonic()); None: nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: Mapping[Name, Row] | None = None  # once they were needed
+        self._by_file: dict[str, list[Row]] = defaultdict(list)
+        self._reading = True  # until the first round is done
+        self._damage: str | None = None
+        self._to_put: dict[Name, Object | None] = {}
+        self._writer = _Writer(path)
+        self.due: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What a person should know of it."""
+        return "; ".join(filter(None, (self._damage, self._writer.failure))) or None
+
+    # What was in force before the start -----------------------------------------------------------------------------
+
+    def version(self, kind: str, key: str) -> Object | None:
+        """The object as it was in force."""
+        row = self._known().get((kind, key))
+        return self._object(row) if row else None
+
+    def held(self, file: str) -> Iterator[Object]:
+        """The objects that came from a file."""
+        self._known()
+        for row in self._by_file.get(file, ()):
+            found = self._object(row)
+            if found is not None:
+                yield found
+
+    def files(self) -> Iterable[str]:
+        """The files that objects came from."""
+        self._known()
+        return self._by_file.keys()
+
+    def _known(self) -> Mapping[Name, Row]:
+        if not self._reading:
+            return {}
+        if self._rows is None:
+            self._rows = self._read()
+            for row in self._rows.values():
+                self._by_file[row.file].append(row)
+        return self._rows
+
+    def _read(self) -> Mapping[Name, Row]:
+        try:
+            found = database.read(self._path)
+        except _TROUBLE as error:
+            self._warn(f"last good versions can't be read from {self._path}: {error}; {_COUNTS_AS_NEW}")
+            return {}
+        if found.damaged:
+            self._writer.renew = True
+            of = "" if found.expected is None else f" of {found.expected}"
+            self._warn(
+                f"{self._path} was damaged: {len(found.rows)}{of} last good versions can be used; {_COUNTS_AS_NEW}"
+            )
+        return found.rows
+
+    def _object(self, row: Row) -> Object | None:
+        found = read_back(row.manifest.encode(), Position(row.file, row.line, row.place), row.closed)
+        if found is None or (KINDS[type(found)], found.key) != row.name:
+            log.warning("the last good version of %s %s can't be read by this release", *row.name)
+            return None
+        return found
+
+    def _warn(self, text: str) -> None:
+        self._damage = text
+        log.warning("%s", text)
+
+    # What is in force now -------------------------------------------------------------------------------------------
+
+    def changed(self, changes: Changes) -> None:
+        """What a round changed; the first time, all that there is."""
+        tables = {"NetworkPolicy": changes.policies, "Namespace": changes.namespaces, "Pod": changes.pods}
+        first, self._reading = self._reading, False
+        if first:
+            self._rows, self._by_file = None, defaultdict(list)
+            self._writer.put({kind: table.keys() for kind, table in tables.items()})
+        for kind, table in tables.items():
+            if first:
+                self._to_put.update({(kind, key): after for key, (_, after) in table.items()})
+                continue
+            for key, (before, after) in table.items():
+                if before != after or _file(before) != _file(after):
+                    self._to_put[kind, key] = after
+        if self._to_put and self.due is None:
+            self.due = time.monotonic()
+
+    def save(self, seconds: float) -> None:
+        """Go on for about so long with handing over what changed."""
+        end = time.monotonic() + seconds
+        while self._to_put:
+            now = time.monotonic()
+            if now >= end or self._writer.busy:
+                self.due = now + (BUSY_S if self._writer.busy else 2 * seconds)
+                return
+            for name in [name for name, _ in zip(self._to_put, range(20), strict=False)]:
+                self._writer.put((name, _row(name, self._to_put.pop(name))))
+        self.due = None
+
+    def close(self) -> None:
+        """Write what is still to be written, if the disk lets us."""
+        while self._to_put and not self._writer.busy:
+            self.save(AT_END_S)
+        self._writer.close()
+
+
+_COUNTS_AS_NEW = "what is missing counts as never seen, so a manifest that is bad now closes what it selects"
+
+
+def _file(each: Object | None) -> str:
+    return each.position.file if each is not None and each.position is not None else ""
+
+
+def _row(name: Name, each: Object | None) -> Row | None:
+    if each is None:
+        return None
+    where = each.position or _NOWHERE
+    return Row(*name, where.file, where.line, where.column, each.quarantined, written(each))
+
+
+class _Writer:
+    """The thread that writes, and what waits for it.  `renew`: the database has to be made anew first.  `failure`: why
+    what waits is not on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.renew = False
+        self.failure: str | None = None
+        self._path = path
+        self._queue: queue.SimpleQueue[tuple[Name, Row | None] | _Known | None] = queue.SimpleQueue()
+        self._waiting: dict[Name, Row | None] = {}  # the thread's own; None: to be taken away
+        self._known: _Known | None = None  # likewise: what else is to be taken away
+        self._connection: sqlite3.Connection | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether so much waits that no more should be put."""
+        return self._queue.qsize() + len(self._waiting) > MOST_WAITING
+
+    def put(self, work: tuple[Name, Row | None] | _Known) -> None:
+        if not self._thread:
+            self._thread = threading.Thread(target=self._run, name="netpold-last-good", daemon=True)
+            self._thread.start()
+        self._queue.put(work)
+
+    def close(self) -> None:
+        if self._thread:
+            self._closing.set()
+            self._queue.put(None)
+            self._thread.join(AT_END_S)
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            going = self._collect()
+            try:
+                self._write()
+            except _TROUBLE as error:
+                self._failed(error)
+                self._closing.wait(RETRY_S)
+            else:
+                self._wrote()
+        if self._connection:
+            self._connection.close()
+
+    def _collect(self) -> bool:
+        """Take all that waits, as soon as something does; False at the end."""
+        going = True
+        if not self._waiting and self._known is None:
+            going = self._take(self._queue.get())
+        while not self._queue.empty():
+            going = self._take(self._queue.get()) and going
+        return going and not (self._closing.is_set() and self.failure)
+
+    def _take(self, work: tuple[Name, Row | None] | _Known | None) -> bool:
+        if isinstance(work, tuple):
+            self._waiting[work[0]] = work[1]
+        elif work is not None:
+            self._known = work
+        return work is not None
+
+    def _write(self) -> None:
+        """Raises OSError and sqlite3.Error."""
+        if not self._waiting and self._known is None:
+            return
+        if self.renew or not self._path.exists():
+            self._close()
+            database.renew(self._path)
+            self.renew = False
+        self._connection = self._connection or database.connect(self._path)
+        gone = {name for name, row in self._waiting.items() if row is None} | set(self._unknown(self._connection))
+        database.write(self._connection, filter(None, self._waiting.values()), gone)
+        if self._known is not None:
+            database.recount(self._connection)
+
+    def _unknown(self, connection: sqlite3.Connection) -> Iterator[Name]:
+        """What the database holds, and no file any more."""
+        for kind, keys in (self._known or {}).items():
+            for key in database.names(connection, kind):
+                if key not in keys and (kind, key) not in self._waiting:
+                    yield kind, key
+
+    def _wrote(self) -> None:
+        self._waiting, self._known = {}, None
+        if self.failure:
+            log.info("last good versions are written to %s again", self._path)
+        self.failure = None
+
+    def _failed(self, error: Exception) -> None:
+        """Everything waits on, and is tried again."""
+        self._close()
+        if isinstance(error, sqlite3.Error) and database.is_damage(error):
+            self.renew = True
+        failure = (
+            f"last good versions can't be written to {self._path}: {error}; make room for it, or mend it: after a "
+            "restart, older ones would be in force where manifests are bad"
+        )
+        if self.failure != failure:
+            log.warning("%s", failure)
+        self.failure = failure
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection:
+            with suppress(sqlite3.Error):
+                connection.close()
