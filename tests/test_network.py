@@ -562,9 +562,7 @@ def test_a_socket_that_breaks_is_made_again(node: Node, watch: Watch, caplog: py
     assert "read again" in caplog.text
 
 
-def test_a_dead_thread_is_not_taken_for_a_quiet_network(
-    node: Node, watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_thread_is_replaced(node: Node, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     died = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda arguments: died.set())
     monkeypatch.setattr(watch.network, "_publish", lambda: 1 / 0)
@@ -572,8 +570,15 @@ def test_a_dead_thread_is_not_taken_for_a_quiet_network(
     ip(node.netns, ["link add v1 type veth peer name v2"])
     assert died.wait(3)
     assert watch.woken.wait(3)
-    with pytest.raises(NetlinkError, match="has ended"):
+    with pytest.raises(NetlinkError, match="again and again"):
         watch.view()
+    monkeypatch.undo()
+    time.sleep(network.REPLACE_AGAIN_S)
+    with node.netns.entered():
+        assert "v1" in watch.view().links
+    ip(node.netns, ["link del v1"])
+    watch.until(lambda view: "v1" not in view.links)
+    assert watch.network.warning
 
 
 def test_bridge_nf_call_is_looked_at(node: Node, watch: Watch) -> None:

@@ -1,5 +1,7 @@
 """The daemon's process: flags, log, signals, threads, and what systemd wants to hear.
 
+A thread that ends by a defect ends the daemon, and systemd starts it again, but for the two whose owners replace them.
+
 SIGTERM and SIGINT end it, and the rules stay.  SIGHUP makes it look at all files; where its settings say something else
 now it starts itself anew, in the same process, and takes the rules over as after any other restart.
 """
@@ -14,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Protocol
@@ -23,7 +25,7 @@ from netpold import __version__
 from netpold.config import ConfigError, Settings, add_flags, load
 from netpold.daemon.control import Control, ControlError
 from netpold.daemon.reconcile import Reconciler
-from netpold.host import journal
+from netpold.host import journal, network, watch
 from netpold.host.kernel.apply import choose
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.legacy import Legacy
@@ -34,6 +36,8 @@ from netpold.host.notify import notify
 from netpold.host.privilege import may_change_rules
 
 READY_ANYWAY_S = 10.0  # others wait for us to be ready; a node whose daemon can't enforce has to boot, too
+
+REPLACED = (watch.THREAD, network.THREAD)  # threads that are replaced when they end
 
 SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
@@ -113,6 +117,7 @@ class _Process:
         self._flags = flags
         self._terminated = False  # by a signal, which wins over all else
         self._other_settings = False
+        self._thread_died = False
         # What systemd knows.  It waits for READY=1 at the start, and again after RELOADING=1.
         self._ready = False
         self._ready_anyway_at = time.monotonic() + READY_ANYWAY_S
@@ -128,6 +133,8 @@ class _Process:
             return 4
         settings = self._settings
         with ExitStack() as stack:
+            stack.callback(setattr, threading, "excepthook", threading.excepthook)
+            threading.excepthook = partial(self._thread_ended, threading.excepthook)
             backend = Nft() if choose(settings.backend) == "nft" else Legacy()
             stack.callback(backend.close)
             reconciler = Reconciler(settings, backend)
@@ -149,21 +156,27 @@ class _Process:
             tell = partial(self._tell_systemd, reconciler)
             loop = threading.Thread(target=reconciler.run, args=(tell, tell), name="reconcile")
             loop.start()
-            while loop.is_alive() and not self._terminated and not self._other_settings:
+            while loop.is_alive() and not (self._thread_died or self._terminated or self._other_settings):
                 self._take_signal(reconciler)
-            died = not loop.is_alive()
+            died = self._thread_died or not loop.is_alive()
             if not self._other_settings or self._terminated:
                 notify("STOPPING=1")
             reconciler.stop()
             loop.join()
             if died:
-                log.critical("the reconciling loop ended by itself; the rules stay in force")
+                log.critical("the daemon ends since one of its threads did; the rules stay in force")
                 return 1
         self._terminated |= not signal.sigpending().isdisjoint((signal.SIGTERM, signal.SIGINT))
         self.begin_anew = self._other_settings and not self._terminated
         what = "starting anew with other settings" if self.begin_anew else "stopped"
         journal.say(journal.STOPPED, f"{what}; the rules stay in force")
         return 0
+
+    def _thread_ended(
+        self, tell: Callable[[threading.ExceptHookArgs], object], arguments: threading.ExceptHookArgs
+    ) -> None:
+        tell(arguments)
+        self._thread_died |= arguments.thread is None or arguments.thread.name not in REPLACED
 
     def _take_signal(self, reconciler: Reconciler) -> None:
         """Wait for a signal, a second at most, and do what it asks for.  (A handler could come in the middle of

@@ -286,7 +286,7 @@ class Reconciler:
     def _enforce(self, compiled: Compiled, view: HostView) -> dict[str, object]:
         """Bring the ruleset into the kernel; returns the fields of Status that tell of it, none where it was there."""
         began = time.monotonic()
-        endpoints = self._known.places.endpoints
+        endpoints = self._known.endpoints
         enforced = Enforced(compiled.ruleset, endpoints, view.own)
         before, is_first = self._installed, self._enforced is None
         if before is None:
@@ -360,8 +360,7 @@ class Reconciler:
 
     def _host_warnings(self) -> tuple[str, ...]:
         found = self._known.warnings()
-        if self._watcher.warning:
-            found.append(self._watcher.warning)
+        found += [each.warning for each in (self._watcher, self._network) if each.warning]
         if self._backend.name == "nft" and any(legacy_in_use()):
             found.append("iptables-legacy has a filter table too, whose rules are in force as well")
         return tuple(found)

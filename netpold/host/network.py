@@ -3,7 +3,8 @@
 The thread subscribes, dumps everything, then applies each change to its tables and publishes a new frozen view, so no
 lock is needed: the thread alone owns the tables, everybody else reads the last view.  Whatever goes wrong (the kernel's
 buffer overran, a message can't be read, a socket broke) ends in the same place: new sockets and a dump of everything.
-A dump is also made every five minutes, should a change ever come without a message.
+A dump is also made every five minutes, should a change ever come without a message.  A thread that ends by a defect is
+replaced by the next who wants a view, with tables that are empty and sockets that are new.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 from netpold.host.netlink import DUMPS, FdbMessage, Netlink, NetlinkError
 from netpold.host.tables import Tables
 from netpold.host.view import HostView
 from netpold.policy.model import Family
 
+THREAD: Final = "network"
 TICK = 2.0  # seconds between looks at what sends no messages (sysctls), at probes, and at what can wait
 RESYNC = 300.0
 PAUSES = (0.05, 0.2, 1.0)  # after the first, second, and any further failure in a row
+REPLACE_AGAIN_S = 1.0  # a thread that ended sooner than this is not replaced yet: that would be a storm of dumps
 PROBE_INTERVAL = 5.0  # for one address
 PROBE_AGAIN = 0.2  # when something is heard on a bridge, which may be the pod that comes up
 PROBES = 64  # in one tick: the kernel's neighbour table is small (gc_thresh3), and the wire is shared
@@ -39,7 +43,8 @@ log = logging.getLogger(__name__)
 
 
 class Network:
-    """Keeps a `HostView` of the network namespace in which `start` is called."""
+    """Keeps a `HostView` of the network namespace in which `start` and `view` are called.  `warning` says so when the
+    thread had to be replaced."""
 
     def __init__(self, wake: Callable[[], None], *, receive_buffer: int = 8 << 20) -> None:
         """`wake` is called, from this object's thread, when there is another view; it must only wake somebody up."""
@@ -54,18 +59,42 @@ class Network:
         self._next_tick = self._next_resync = 0.0
         self._closed = threading.Event()
         self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._began = 0.0  # the thread
+        self._replaced = 0  # threads
+
+    @property
+    def warning(self) -> str | None:
+        if not self._replaced:
+            return None
+        return f"the thread that follows the network was replaced ({self._replaced} times); please report the log"
 
     def start(self) -> None:
         """Returns when the first view is there.  Raises OSError or NetlinkError where netlink can't be used."""
         self._connect()
+        self._began = time.monotonic()
         self._thread.start()
 
     def view(self) -> HostView:
-        """The latest view.  Raises NetlinkError where nobody keeps it up to date any more."""
+        """The latest view.  Raises NetlinkError where nobody keeps it up to date; call it again later."""
         if self._thread.ident is not None and not self._thread.is_alive() and not self._closed.is_set():
-            raise NetlinkError("the thread that follows the network has ended; restart netpold and report its log")
+            self._replace()
         return self._view
+
+    def _replace(self) -> None:
+        """Read everything anew, and have another thread follow it."""
+        if time.monotonic() < self._began + REPLACE_AGAIN_S:
+            raise NetlinkError("the thread that follows the network ends again and again; report the log of netpold")
+        self._began = time.monotonic()
+        self._replaced += 1
+        self._disconnect()
+        self._tables = Tables()
+        try:
+            self._connect()
+        except OSError as error:
+            raise NetlinkError(f"the network can't be followed any more: {error.strerror}") from error
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._thread.start()
 
     def probe(self, addresses: Iterable[str]) -> None:
         """Find the bridge ports of these addresses (in place of those asked for before).
@@ -93,7 +122,7 @@ class Network:
                 if failures:
                     self._closed.wait(PAUSES[min(failures, len(PAUSES)) - 1])
         finally:
-            self._wake()  # should this thread ever die of a defect, view() says so
+            self._wake()  # should this thread ever die of a defect, view() replaces it
 
     def _step(self) -> bool:
         """Follow the network to the next change or tick; False where that failed."""
