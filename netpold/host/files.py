@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import stat
 import time
 
 from netpold.host.scan import Fingerprint, changed_ns, fingerprint_of, size_of
+from netpold.host.trust import held
 
 # A file that is open for writing counts as whole when it was last changed longer ago than this.
 FORGOTTEN_S = 10.0
@@ -27,10 +29,13 @@ def read_file(path: str, expected: Fingerprint) -> bytes:
 
     Raises OSError, and Moving when it has another one, or a program has it open for writing and wrote lately.
     """
-    # neither a FIFO nor a terminal that took the file's place holds us up
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    # nothing else that took the file's place is ever opened, be it a FIFO, a device or somebody else's file
+    with held(path, follow=True) as there:
+        if fingerprint_of(os.fstat(there)) != expected:
+            raise Moving
+        fd = _opened(there)
     try:
-        if fingerprint_of(os.fstat(fd)) != expected or (_is_recent(expected) and is_open_for_writing(fd)):
+        if _is_recent(expected) and is_open_for_writing(fd):
             raise Moving
         size = size_of(expected)
         data = os.read(fd, size + 1)
@@ -59,10 +64,18 @@ def _is_recent(fingerprint: Fingerprint) -> bool:
     return time.time_ns() - changed_ns(fingerprint) < FORGOTTEN_S * 1e9
 
 
+def _opened(there: int) -> int:
+    """Open a file for reading that is held.  Raises OSError."""
+    return os.open(f"/proc/self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def is_being_written(path: str) -> bool:
     """Whether a program has the file at that path open for writing; False where it can't be told."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with held(path, follow=True) as there:
+            if not stat.S_ISREG(os.fstat(there).st_mode):
+                return False
+            fd = _opened(there)
     except OSError:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a directory of manifests holds, by name and fingerprint; no file is opened.
+"""What a directory of manifests holds, by name and fingerprint; no file is opened for reading.
 
 Real files and directories are walked first, then what symlinks lead to, each directory and each linked file once: so
 loops end, and a file that has a name of its own is known by it.  Names that begin with a dot are passed over, but a
@@ -7,8 +7,8 @@ symlink may lead through them (`..data` of a ConfigMap volume, `.worktrees` of g
 A walk can be paused after any file, and holds nothing of the files that it has passed but where their inodes are: so a
 hundred thousand of them cost little memory, and whoever walks can do something else in between.
 
-Whatever can't be looked at is told as a Finding in place of a fingerprint, so that nobody takes it for deleted.  Only
-names that are gone from a directory that could be listed are gone.
+Whatever can't be looked at, or does not count (`trust.py`), is told as a Finding in place of a fingerprint, so that
+nobody takes it for deleted.  Only names that are gone from a directory that could be listed are gone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from netpold.host.trust import Fault, Trust, Trustees, held, is_read_only, real_path
+from netpold.policy.findings import MOST_IN_ALL, Findings
 from netpold.policy.model import Finding, Position
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -33,6 +35,8 @@ SETTINGS = ("netpold.toml", "netpold.toml.d")
 Fingerprint = bytes
 _STAMPS = struct.Struct("<QQQqq")
 _IDENTITY = 16  # bytes of a fingerprint that say which file it is
+
+ANYBODY = Trust()
 
 # What stands at a path: a file's fingerprint, or why it can't be looked at.
 Seen = Fingerprint | Finding
@@ -103,27 +107,31 @@ def missing(directory: Path, error: OSError) -> SourceError:
     return SourceError(directory, f"the directory of manifests can't be read: {error.strerror}", hint)
 
 
-def look(path: str, max_file_size: int, is_link: bool = False) -> Seen | None:
+def look(path: str, max_file_size: int, is_link: bool = False, trust: Trust = ANYBODY) -> Seen | None:
     """What stands at one path now; None: nothing.  Raises Ambiguous.  `is_link`: a walk followed the symlink there."""
     try:
-        status = os.stat(path, follow_symlinks=is_link)  # noqa: PTH116
+        with held(path, is_link) as fd:
+            status, real = os.fstat(fd), real_path(fd)
+        refused = trust.leads_out(real) or (is_link and trust.of("symlink", os.lstat(path)))
     except FileNotFoundError:
         if is_link:
             raise Ambiguous from None
         return None
     except OSError as error:
         raise Ambiguous from error
-    if stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode) or not path.isprintable():
+    if refused or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode) or not path.isprintable():
         raise Ambiguous
-    return _judge(path, status, max_file_size)
+    return _judge(path, status, max_file_size, trust)
 
 
-def _judge(path: str, status: os.stat_result, max_file_size: int) -> Seen:
+def _judge(path: str, status: os.stat_result, max_file_size: int, trust: Trust) -> Seen:
     if not stat.S_ISREG(status.st_mode):
         return problem(path, "not-a-file", "is not a regular file", "put a file there, or rename it")
     if status.st_size > max_file_size:
         fault = f"has {status.st_size} bytes; max_file_size allows {max_file_size}"
         return problem(path, "file-too-large", fault, "split it, or raise max_file_size in netpold.toml")
+    if refused := trust.of("file", status):
+        return problem(path, *refused)
     return fingerprint_of(status)
 
 
@@ -150,9 +158,9 @@ class Walk:
     """A walk through a directory (or to one file): iterate over it once, to the end; it gives paths and what stands
     there.  Raises SourceError (as one iterates) when the directory itself can't be looked at.
 
-    `entering` is told of each directory before it is listed.  At the end, `tree` says where it was; `notes` are
-    findings about names that are not taken for manifests; `git` are the paths of `.git` in it and above it.  What it
-    did not find is only gone if it was not `disturbed`.
+    `entering` is told of each directory before it is listed.  At the end, `tree` says where it was, and `trust` whom it
+    trusted there; `notes` are findings about names that are not taken for manifests; `git` are the paths of `.git` in
+    it and above it.  What it did not find is only gone if it was not `disturbed`.
     """
 
     def __init__(
@@ -161,12 +169,15 @@ class Walk:
         max_file_size: int,
         entering: Callable[[str], object] = lambda path: None,
         before: Mapping[str, Directory] | None = None,
+        trustees: Trustees = Trustees(),  # noqa: B008  frozen
     ) -> None:
-        self.notes: list[Finding] = []
+        self.trust = ANYBODY
         self.git: list[str] = []
         self._top = directory
         self._max_file_size = max_file_size
         self._entering = entering
+        self._trustees = trustees
+        self._notes = Findings(MOST_IN_ALL)
         self._closed: list[str] = []  # directories that could not be listed
         self._directories: list[str] = []
         self._links: list[str] = []
@@ -177,6 +188,10 @@ class Walk:
         self._swapped: dict[str, bool] = {}  # by directory
         self._identities = bytearray()  # of all files, one after the other
         self.listed: dict[str, Directory] = {}  # as they were before they were listed
+
+    @property
+    def notes(self) -> list[Finding]:
+        return self._notes.told("the directory of manifests")
 
     @property
     def tree(self) -> Tree:
@@ -213,13 +228,16 @@ class Walk:
     def __iter__(self) -> Iterator[tuple[str, Seen]]:
         top = str(self._top)
         try:
-            status = os.stat(top)  # noqa: PTH116  on text, as all that follows
+            with held(top, follow=True) as fd:
+                status = os.fstat(fd)
+                self.trust = self._trustees.trust(real_path(fd), status.st_uid)
             if stat.S_ISREG(status.st_mode):
                 if found := self._file(top, status):
                     yield found
                 return
             self._find_git_above(self._top.resolve())
             self._is_new(status)
+            self._note_open_top(status)
             yield from self._list(top, is_top=True)
         except OSError as error:
             raise missing(self._top, error) from error
@@ -237,36 +255,63 @@ class Walk:
                 self._closed.append(path)
                 yield path, unreadable_problem(path, "unreadable-directory", error)
 
+    def _note_open_top(self, status: os.stat_result) -> None:
+        """Warn where everybody may write to the directory of manifests, and can (a volume in a container is mounted
+        read-only).  Raises OSError."""
+        fault = self.trust.open_to_all("directory", status)
+        if fault and not is_read_only(self._top):
+            text, cure = f"{fault.fault}, and so deleted from", "take that right away: `chmod o-w`, or `chmod +t`"
+            self._notes.add([problem(str(self._top), fault.code, text, cure, "warning")])
+
     def _list(self, path: str, is_top: bool = False) -> Iterator[tuple[str, Seen]]:
         """The files of a directory; what is below is noted to be listed.  Raises OSError when it can't be listed."""
         self._entering(path)
-        self.listed[path] = _state(os.stat(path))  # noqa: PTH116
-        with os.scandir(path) as listing:
-            self._directories.append(path)
-            for entry in listing:
-                try:
-                    found = self._entry(entry, is_top)
-                except FileNotFoundError:
-                    continue  # deleted while we looked
-                except OSError as error:
-                    found = entry.path, unreadable_problem(entry.path, "unreadable-file", error)
-                if found:
-                    yield found
+        prefix = path if path.endswith("/") else f"{path}/"
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:  # all by this descriptor: whatever takes the directory's place meanwhile is not looked at
+            status = os.fstat(fd)
+            self.listed[path] = _state(status)
+            if refused := self._refused(status, fd, is_top):
+                self._closed.append(path)
+                yield path, problem(path, *refused)
+                return
+            with os.scandir(fd) as listing:
+                self._directories.append(path)
+                for entry in listing:
+                    if found := self._looked_at(prefix + entry.name, entry, is_top):
+                        yield found
+        finally:
+            os.close(fd)
 
-    def _entry(self, entry: os.DirEntry[str], in_top: bool) -> tuple[str, Seen] | None:
+    def _refused(self, status: os.stat_result, fd: int, is_top: bool) -> Fault | None:
+        """Why a directory does not count.  Raises OSError."""
+        return None if is_top else self.trust.of("directory", status) or self.trust.leads_out(real_path(fd))
+
+    def _looked_at(self, path: str, entry: os.DirEntry[str], in_top: bool) -> tuple[str, Seen] | None:
+        try:
+            return self._entry(path, entry, in_top)
+        except FileNotFoundError:
+            return None  # deleted while we looked
+        except OSError as error:
+            return path, unreadable_problem(path, "unreadable-file", error)
+
+    def _entry(self, path: str, entry: os.DirEntry[str], in_top: bool) -> tuple[str, Seen] | None:
         name = entry.name
         if is_manifest(name) and entry.is_file(follow_symlinks=False):
-            return self._file(entry.path, entry.stat())
+            return self._file(path, entry.stat(follow_symlinks=False))
         if is_passed_over(name) or (in_top and name in SETTINGS):
             if name == ".git":
-                self.git.append(entry.path)
+                self.git.append(path)
         elif entry.is_symlink():
-            self._to_follow.append(entry.path)
-        elif entry.is_dir():
-            if self._is_new(entry.stat()):
-                self._to_list.append(entry.path)
+            if refused := self.trust.of("symlink", entry.stat(follow_symlinks=False)):
+                self._closed.append(path)
+                return path, problem(path, *refused)
+            self._to_follow.append(path)
+        elif entry.is_dir(follow_symlinks=False):
+            if self._is_new(entry.stat(follow_symlinks=False)):
+                self._to_list.append(path)
         elif name.endswith(SUFFIXES):
-            return self._file(entry.path, entry.stat())
+            return self._file(path, entry.stat(follow_symlinks=False))
         return None
 
     def _is_new(self, directory: os.stat_result) -> bool:
@@ -280,9 +325,9 @@ class Walk:
         if not path.isprintable():
             shown = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
             note = problem(shown, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
-            self.notes.append(note)
+            self._notes.add([note])
             return None
-        seen = _judge(path, status, self._max_file_size)
+        seen = _judge(path, status, self._max_file_size, self.trust)
         if isinstance(seen, bytes):
             self._identities += seen[:_IDENTITY]
         return path, seen
@@ -295,17 +340,23 @@ class Walk:
             self._links += links
             for path in links:
                 try:
-                    status = os.stat(path)  # noqa: PTH116  on text: one Path less for each of many links
+                    with held(path, follow=True) as fd:
+                        status, refused = os.fstat(fd), self.trust.leads_out(real_path(fd))
                 except FileNotFoundError:
+                    self._closed.append(path)
                     yield from self._dangling(path)
                 except OSError as error:
+                    self._closed.append(path)
                     yield path, unreadable_problem(path, "unreadable-file", error)
                 else:
-                    if stat.S_ISDIR(status.st_mode):
-                        if self._is_new(status):
-                            self._to_list.append(path)
-                            yield from self._list_all()
-                    elif path.endswith(SUFFIXES):
+                    is_directory = stat.S_ISDIR(status.st_mode)
+                    if refused and (is_directory or path.endswith(SUFFIXES)):
+                        self._closed.append(path)
+                        yield path, problem(path, *refused)
+                    elif is_directory and self._is_new(status):
+                        self._to_list.append(path)
+                        yield from self._list_all()
+                    elif not is_directory and path.endswith(SUFFIXES):
                         files.setdefault(fingerprint_of(status)[:_IDENTITY], (path, status))
         if files:
             for at in range(0, len(self._identities), _IDENTITY):
