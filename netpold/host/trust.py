@@ -86,7 +86,7 @@ class Trustees:
 
     def trust(self, real: str, owner: int) -> Trust:
         """Who is trusted in the tree at that real path, which that user owns."""
-        trees = tuple([_slashed(real), *(_slashed(os.path.realpath(each)) for each in self.linked_trees)])
+        trees = (_slashed(real), *(_slashed(os.path.realpath(each)) for each in self.linked_trees))
         if self.users is None:
             return Trust(None, trees)
         return Trust(self.users | {ROOT, os.geteuid(), owner}, trees)
@@ -103,9 +103,7 @@ def trustees(users: Iterable[str], linked_trees: Iterable[str]) -> Trustees:
             unknown.append(user)
     warning = None
     if unknown:
-        warning = (
-            f"trusted_users names {', '.join(unknown)}, and there is no such user: correct it, and restart netpold"
-        )
+        warning = f"trusted_users names {', '.join(unknown)}, which is no user here: correct it, and restart netpold"
     return Trustees(frozenset(found), tuple(linked_trees), warning)
 
 
