@@ -112,8 +112,12 @@ class Settings:
         default=(),
         metadata=_row(
             'Names of the interfaces on the host that pods are behind, such as ["cali*", "veth*"], and of the bridges '
-            "that these are ports of; a `*` at the end stands for any rest.  Where a boot finds no snapshot of the "
-            "last good rules, nothing is forwarded from these and to these until netpold runs."
+            "that these are ports of; a `*` at the end stands for any rest.  From and to an interface of such a name that "
+            "no pod's manifest claims nothing is forwarded, but for addresses of pods whose interfaces are not known yet; "
+            "to a bridge of such a name nothing is routed but for addresses of this node's pods.  Between these "
+            "interfaces and the node itself holds what host_access and host_to_pods say, so probes and DHCP work before "
+            "a pod is known; physical interfaces are never closed.  Where a boot finds no snapshot of the last good "
+            "rules, nothing is forwarded from these and to these until netpold runs.  Empty: they are free."
         ),
     )
     metrics_port: int = field(

@@ -18,6 +18,7 @@ from netpold.printable import printable
 
 WATCH_S = 1.0
 FINDINGS_SHOWN = 50
+MOST_NAMED = 5  # interfaces
 
 _STATES: dict[str, Colour] = {"enforcing": "green", "starting": "yellow", "degraded": "red"}
 
@@ -75,6 +76,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     policies, pods, last = status["policies"], status["pods"], status["last_apply"]
     applied = f", applied {_when(last['at'], now)} in {last['duration_ms']:g} ms" if last else ""
     kinds = sorted(status["passed_over"].items())
+    closed, lingering = status["unclaimed_interfaces"], pods["lingering"]
     families = ", ".join(f"{count} {family}" for family, count in status["rules"].items())
     facts = [
         ("node", status["node"]),
@@ -90,6 +92,11 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         ("namespaces", str(status["namespaces"])),
         ("rules", f"{families}; {number(status['sets'], 'set')}"),
     ]
+    if lingering:
+        facts.append(("lingering", f"{number(lingering, 'pod')} without a manifest, whose interfaces are still there"))
+    if closed:
+        shown = ", ".join(closed[:MOST_NAMED]) + (", ..." if len(closed) > MOST_NAMED else "")
+        facts.append(("closed", f"{number(len(closed), 'interface')} that no pod claims: {shown}"))
     if kinds:
         facts.append(("passed over", ", ".join(f"{count} {kind}" for kind, count in kinds)))
     return [(name, printable(str(value))) for name, value in facts]

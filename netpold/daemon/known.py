@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from netpold.config import Settings, compile_settings
+from netpold.daemon.lingering import Lingering
 from netpold.daemon.status import PodCounts, PolicyCounts
-from netpold.host.locate import Places
+from netpold.host.locate import Places, nobodys, unclaimed
 from netpold.host.source import Reading
 from netpold.host.view import HostView
 from netpold.policy.assemble import Assembly
@@ -13,6 +17,7 @@ from netpold.policy.index import Index
 from netpold.policy.manifest import MOST_KINDS
 from netpold.policy.model import Finding, World
 from netpold.rules.compile import Compiled, Compiler
+from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import FAMILIES
 
 
@@ -24,7 +29,11 @@ class Known:
         self._assembly = Assembly()
         self._index = Index(self._assembly.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
+        self._lingering = Lingering()
+        self._pod_interfaces = settings.pod_interfaces
         self._view = HostView()
+        self.endpoints: Mapping[str, Endpoint] = {}  # of the local pods and of those that linger, by key
+        self.unclaimed: tuple[str, ...] = ()  # interfaces that are closed since no pod claims them
         self._source_findings: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()  # all there are, in order
         self.changes = Changes()  # what the last update took in
@@ -37,7 +46,15 @@ class Known:
         places = self.places
         before = places.endpoints
         places.update(view, changes.pods)
-        compiled = self._compiler.update(changes, places.endpoints)
+        lingering = self._lingering
+        past = lingering.past
+        lingering.update(changes, self.world, self._index.claims, (before, places.endpoints), (self._view, view))
+        closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
+        compiled = self._compiler.update(changes, places.endpoints, lingering.past, closed)
+        if places.endpoints is not before or lingering.past is not past:
+            gone = {name: each.endpoint for name, each in lingering.past.pods.items()}
+            self.endpoints = {**places.endpoints, **gone} if gone else places.endpoints
+        self.unclaimed = unclaimed(view, closed, self.endpoints.values()) if closed else ()
         if places.endpoints is not before or view is not self._view:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
             self._unfiltered = [f"IPv{family}" for family in FAMILIES if bridged and family not in view.bridge_nf_call]
@@ -76,7 +93,9 @@ class Known:
                 local=len(endpoints),
                 isolated=self._compiler.isolated(),
                 without_interface=sum(not each.interfaces for each in endpoints.values()),
+                lingering=len(self._lingering.past.pods),
             ),
+            "unclaimed": self.unclaimed,
             "namespaces": len(world.namespaces),
             "passed_over": dict((+self._assembly.passed_over).most_common(MOST_KINDS)),
             "findings": self.findings,
@@ -84,7 +103,7 @@ class Known:
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
-        return [*self.places.warnings] + [
+        return [*self.places.warnings, *self._lingering.warnings()] + [
             f"{family} packets between ports of a bridge are not filtered: "
             f"set the sysctl net.bridge.bridge-nf-call-ip{'6' if family == 'IPv6' else ''}tables to 1"
             for family in self._unfiltered

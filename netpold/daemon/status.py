@@ -29,12 +29,14 @@ class PolicyCounts:
 
 @dataclass(frozen=True, slots=True)
 class PodCounts:
-    """Pods in the manifests; on this node; of those, isolated by a policy, and with no interface found (yet)."""
+    """Pods in the manifests; on this node; of those, isolated by a policy, and with no interface found (yet); and pods
+    whose manifests are gone, and their interfaces not yet, so that they keep their policies."""
 
     total: int = 0
     local: int = 0
     isolated: int = 0
     without_interface: int = 0
+    lingering: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Status:
     revision: int = 0
     policies: PolicyCounts = PolicyCounts()
     pods: PodCounts = PodCounts()
+    unclaimed: tuple[str, ...] = ()
     namespaces: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, int] = field(default_factory=lambda: {"IPv4": 0, "IPv6": 0})
@@ -97,6 +100,7 @@ class Status:
             "policies": {"accepted": self.policies.accepted, "rejected": self.policies.rejected},
             "quarantined": self.policies.quarantined,
             "pods": asdict(self.pods),
+            "unclaimed_interfaces": list(self.unclaimed),
             "namespaces": self.namespaces,
             "passed_over": dict(self.passed_over),
             "rules": dict(self.rules),

@@ -18,6 +18,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from netpold.host.view import HostView
 from netpold.policy.model import Pod
 from netpold.rules.endpoint import Endpoint, Interface
+from netpold.rules.unclaimed import Unclaimed
 
 # Kinds of interfaces (IFLA_INFO_KIND) with more than one pod behind them.  So have physical ones, which have no kind.
 _SHARED_KINDS = frozenset({
@@ -149,6 +150,28 @@ def _clashes(view: HostView, endpoints: Mapping[str, Endpoint]) -> Iterator[str]
         if len(sharing) > 1 and not (routed and len(set(addresses)) == len(addresses)):
             pods = " and ".join(sorted(endpoint.pod for endpoint in sharing))
             yield f"interface {name} is claimed by pods {pods}; correct their annotations or addresses"
+
+
+def nobodys(view: HostView, names: tuple[str, ...]) -> Unclaimed:
+    """What to close by the names of pods' interfaces (setting `pod_interfaces`), on this host."""
+    every = Unclaimed(names)
+    if not names:
+        return every
+    covered = [link for link in view.links.values() if _is_safe(link.name) and every.covers(link.name)]
+    shared = [link for link in covered if link.kind != "bridge" and not _is_own(view, link.name)]
+    return Unclaimed(
+        names,
+        frozenset(link.name for link in covered if link.kind == "bridge"),
+        frozenset(Interface(link.name, link.master is not None) for link in shared),
+    )
+
+
+def unclaimed(view: HostView, closing: Unclaimed, endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+    """The interfaces of this host that are closed, since no pod claims them: names, sorted."""
+    claimed = {interface.name for each in endpoints for interface in each.interfaces}
+    shared = closing.bridges | {interface.name for interface in closing.shared}
+    named = {name for name in view.links if closing.covers(name)} - shared
+    return tuple(sorted((named | {interface.name for interface in closing.interfaces}) - claimed))
 
 
 def _found(view: HostView, address: str) -> tuple[str, ...]:

@@ -24,16 +24,15 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """`pods`: by a name that no pod has (`namespace/name@interface`).  `policies`: those that went while they isolated
-    such a pod, or in a namespace in `ending`; by key, and none of them is in the world.  They hold for these pods alone,
-    and for all pods of the namespaces in `ending`."""
+    """`pods`: by a name that no pod has (`namespace/name@interface`).  `policies`: by key, those that are in the world
+    no more and hold for these pods, and for all pods of the namespaces in `ending`."""
 
     pods: Mapping[str, Gone] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
     ending: frozenset[str] = frozenset()
 
     def isolating(self, isolation: Isolation, key: str, pod: Pod, direction: Direction) -> Isolation:
-        """What holds for the pod of that name in a direction: `isolation`, and the kept policies that isolate it, too."""
+        """What holds for the pod of that name: `isolation`, and the kept policies that isolate it, too."""
         if not self.policies or (key not in self.pods and pod.namespace not in self.ending):
             return isolation
         kept = [

@@ -1,0 +1,175 @@
+"""A pod keeps its policies until its interface is gone (CVE-2024-7598), whatever becomes of manifests meanwhile.
+
+A pod whose manifest goes, or says something else of another pod of that name now, lingers as long as an interface that
+was found for it is there and no other pod has it: isolated by the policies that select it, with their changes, and by
+those that selected it when they were removed.  It is nobody's peer any more, for an address takes no rights along.  As
+soon as another pod claims its address, what the interfaces of the old one send can't be told from what the new one
+does, so they are closed, until they are gone or a pod claims them.
+
+A policy that goes in one change with the Namespace object of its namespace is taken for one that goes because the
+namespace does: the pods of this node that are still there keep it.
+
+What is so is told by the changes and the world after them; `past` is what the compiler takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from netpold.host.view import HostView
+from netpold.policy.changes import Changes
+from netpold.policy.claims import Claims
+from netpold.policy.model import Pod, Policy, World
+from netpold.policy.selector import matches
+from netpold.rules.endpoint import Endpoint, Interface
+from netpold.rules.past import NO_PAST, Gone, Past
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a pod has left behind: `links` are its interfaces' indexes by name.  `closed`: its address is another's."""
+
+    pod: Pod
+    addresses: tuple[str, ...]
+    links: Mapping[str, int]
+    closed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.pod.key}@{next(iter(self.links))}"
+
+
+class Lingering:
+    """Owns what lingers, for one thread.  `past` is another object when anything in it changed.  `closed`: interfaces
+    through which nothing may pass unless a pod claims them."""
+
+    def __init__(self) -> None:
+        self.past: Past = NO_PAST
+        self.closed: frozenset[Interface] = frozenset()
+        self._left: dict[str, Left] = {}
+
+    def update(
+        self,
+        changes: Changes,
+        world: World,
+        claims: Claims,
+        places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]],
+        views: tuple[HostView, HostView],
+    ) -> None:
+        """Take in a change.  `world` is the one after it, `claims` are those before it; `places` (endpoints of the
+        local pods by key) and `views` are those before and after it."""
+        _, here = places
+        for left in _leaving(changes, world, places, views[0]):
+            taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
+            self._left[left.name] = replace(left, closed=taken)
+        if not self._left and not self.past.policies and not _with_namespace(changes):
+            self.past, self.closed = NO_PAST, frozenset()
+            return
+        self._left = dict(self._still_there(changes, here, views[1]))
+        self.closed = frozenset(
+            interface for left in self._left.values() if left.closed for interface in _interfaces(left, views[1])
+        )
+        pods = {
+            name: Gone(left.pod, Endpoint(name, left.addresses, _interfaces(left, views[1])))
+            for name, left in self._left.items()
+            if not left.closed and not _is_awaited(left, here)
+        }
+        ending = frozenset(self._ending(changes, world, here))
+        past = Past(pods, dict(self._kept(changes, world, ending)), ending)
+        if past != self.past:
+            self.past = past
+
+    def warnings(self) -> list[str]:
+        """What a person should look at, one sentence each."""
+        closed = [left for left in self._left.values() if left.closed]
+        return [
+            f"interface {name} is closed: the pod {left.pod.key} that had it is gone, and its address is another pod's"
+            for left in sorted(closed, key=lambda left: left.name)
+            for name in left.links
+        ]
+
+    def _still_there(
+        self, changes: Changes, here: Mapping[str, Endpoint], view: HostView
+    ) -> Iterator[tuple[str, Left]]:
+        claimed = {interface.name for each in here.values() for interface in each.interfaces}
+        came = {
+            address
+            for _, pod in changes.pods.values()
+            if pod is not None and pod.takes_part
+            for address in pod.addresses
+        }
+        for left in self._left.values():
+            links = {
+                name: index
+                for name, index in left.links.items()
+                if name not in claimed and name in view.links and view.links[name].index == index
+            }
+            if links:
+                now = replace(left, links=links, closed=left.closed or not came.isdisjoint(left.addresses))
+                yield now.name, now
+
+    def _ending(self, changes: Changes, world: World, here: Mapping[str, Endpoint]) -> Iterator[str]:
+        """Namespaces that went with their policies, and of which there are pods here."""
+        inhabited = {key.partition("/")[0] for key in here}
+        for name in self.past.ending | _with_namespace(changes):
+            if name not in world.namespaces and name in inhabited:
+                yield name
+
+    def _kept(self, changes: Changes, world: World, ending: frozenset[str]) -> Iterator[tuple[str, Policy]]:
+        gone = {key: old for key, (old, new) in changes.policies.items() if old is not None and new is None}
+        with_namespace = _with_namespace(changes)
+        for key, policy in {**self.past.policies, **gone}.items():
+            if key in world.policies:
+                continue
+            known = key in self.past.policies or policy.namespace in with_namespace
+            if (policy.namespace in ending and known) or any(
+                _selects(policy, left.pod) for left in self._left.values()
+            ):
+                yield key, policy
+
+
+def _leaving(
+    changes: Changes, world: World, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
+) -> Iterator[Left]:
+    """The pods that leave interfaces behind, for all that their manifests say."""
+    before, here = places
+    for key, (old, new) in changes.pods.items():
+        place = before.get(key)
+        if old is None or place is None or not place.interfaces:
+            continue
+        stays = new is not None and key in here
+        if stays and new is not None and (not old.addresses or not set(old.addresses).isdisjoint(new.addresses)):
+            continue
+        links = {each.name: view.links[each.name].index for each in place.interfaces if each.name in view.links}
+        if links:
+            yield Left(old, place.addresses, links)
+
+
+def _is_awaited(left: Left, here: Mapping[str, Endpoint]) -> bool:
+    """Whether a pod of the same name has another address by now, and may be found on this interface."""
+    heir = here.get(left.pod.key)
+    return heir is not None and bool(heir.addresses) and not heir.interfaces
+
+
+def _with_namespace(changes: Changes) -> frozenset[str]:
+    """Namespaces whose objects went in one change with policies in them."""
+    gone = {name for name, (_, new) in changes.namespaces.items() if new is None}
+    return frozenset(
+        old.namespace
+        for old, new in changes.policies.values()
+        if old is not None and new is None and old.namespace in gone
+    )
+
+
+def _interfaces(left: Left, view: HostView) -> tuple[Interface, ...]:
+    return tuple(Interface(name, view.links[name].master is not None) for name in left.links)
+
+
+def _claims(world: World, key: str, address: str) -> bool:
+    pod = world.pods.get(key)
+    return pod is not None and pod.takes_part and address in pod.addresses
+
+
+def _selects(policy: Policy, pod: Pod) -> bool:
+    return policy.namespace == pod.namespace and (pod.quarantined or matches(policy.selector, pod.labels))
