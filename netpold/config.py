@@ -35,10 +35,49 @@ class ConfigError(Exception):
         self.cure = cure
 
 
-def _row(help: str, *, flag: bool = False, low: int = 0, high: int = 0, sample: str = "") -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What the texts of a list may be, or one text: as a pattern, in words, and how to mend what is not so."""
+
+    pattern: re.Pattern[str]
+    what: str
+    plural: str
+    cure: str
+    example: str
+
+
+_INTERFACES = _Texts(
+    re.compile(r"(?!-|\.{1,2}$)(?:[-\w.:@]{1,15}|[-\w.:@]{1,14}\*)", re.ASCII),
+    "the name of an interface",
+    "names of interfaces",
+    "write at most 15 letters, digits, `-`, `_`, `.`, `:` or `@`, with a `*` at most at the end",
+    '["cali*", "veth*"]',
+)
+_NAME_CURE = "write its name as `getent` shows it, or its number, in quotes"
+_USERS = _Texts(
+    re.compile(r"[0-9]{1,10}|[A-Za-z_][-A-Za-z0-9_.@]{0,63}\$?"),
+    "a user",
+    "names or numbers of users",
+    _NAME_CURE,
+    '["git-sync", "65533"]',
+)
+_GROUP = _Texts(re.compile(r"[0-9]{1,10}|[A-Za-z_][-A-Za-z0-9_.@]{0,63}\$?"), "a group", "", _NAME_CURE, "")
+_DIRECTORIES = _Texts(
+    re.compile(r"/(?!proc(?:/|$)|sys(?:/|$)|dev(?:/|$)|$)[^\0]*"),
+    "a directory that may hold manifests",
+    "absolute paths",
+    'write it as "/path/to/it"; `/` as a whole, /proc, /sys and /dev can\'t be',
+    '["/srv/policies"]',
+)
+
+
+def _row(
+    help: str, *, flag: bool = False, low: int = 0, high: int = 0, sample: str = "", texts: _Texts | None = None
+) -> dict[str, Any]:
     """The rest of a row of the table.  `flag`: the daemon has a flag of that name.  `low`, `high`: limits of a number.
-    `sample`: a value to show in the example, where the default depends on the machine."""
-    return {"help": help, "flag": flag, "low": low, "high": high, "sample": sample}
+    `sample`: a value to show in the example, where the default depends on the machine.  `texts`: what a list may
+    hold."""
+    return {"help": help, "flag": flag, "low": low, "high": high, "sample": sample, "texts": texts}
 
 
 def _node_name() -> str:
@@ -111,13 +150,46 @@ class Settings:
     pod_interfaces: tuple[str, ...] = field(
         default=(),
         metadata=_row(
-            'Names of the interfaces on the host that pods are behind, such as ["cali*", "veth*"], and of the bridges '
-            "that these are ports of; a `*` at the end stands for any rest.  From and to an interface of such a name that "
-            "no pod's manifest claims nothing is forwarded, but for addresses of pods whose interfaces are not known yet; "
-            "to a bridge of such a name nothing is routed but for addresses of this node's pods.  Between these "
-            "interfaces and the node itself holds what host_access and host_to_pods say, so probes and DHCP work before "
-            "a pod is known; physical interfaces are never closed.  Where a boot finds no snapshot of the last good "
-            "rules, nothing is forwarded from these and to these until netpold runs.  Empty: they are free."
+            'Names of the interfaces on the host that pods are behind, such as ["cali*", "veth*"], and of the '
+            "bridges that these are ports of; a `*` at the end stands for any rest.  From and to an interface of "
+            "such a name that no pod's manifest claims nothing is forwarded, but for addresses of pods whose "
+            "interfaces are not known yet; to a bridge of such a name nothing is routed but for addresses of this "
+            "node's pods.  Between these interfaces and the node itself holds what host_access and host_to_pods say, "
+            "so probes and DHCP work before a pod is known; physical interfaces are never closed.  Where a boot "
+            "finds no snapshot of the last good rules, nothing is forwarded from these and to these until netpold "
+            "runs.  Empty: they are free.",
+            texts=_INTERFACES,
+        ),
+    )
+    trusted_users: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            "Users whose files and directories count as manifests, by name or number, beside root, the user that "
+            "netpold runs as and the owner of the directory of manifests.",
+            texts=_USERS,
+        ),
+    )
+    untrusted_files: Literal["refuse", "read"] = field(
+        default="refuse",
+        metadata=_row(
+            "Manifests of users who are not trusted, and those that everybody may write to: what they said before "
+            "stays in force, or they are read like others."
+        ),
+    )
+    linked_trees: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            "Directories that symlinks in the directory of manifests may lead into; links that stay in it are always "
+            "followed, and all others refused.",
+            texts=_DIRECTORIES,
+        ),
+    )
+    socket_group: str | None = field(
+        default=None,
+        metadata=_row(
+            "Group whose members may ask the control socket for what it tells, and change nothing; by name or number.  "
+            "Empty: none.  The service's user has to be a member: a drop-in with `SupplementaryGroups=`.",
+            texts=_GROUP,
         ),
     )
     metrics_port: int = field(
@@ -238,18 +310,18 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
             raise ConfigError(where, key, f"{_shown(value)} can't be", f"write a whole number from {low} to {high}")
     if kind == Path | None and value == "":
         return None
+    if kind == str | None and value == "":
+        return None
+    if kind == str | None:
+        return _text(where, key, value, row["texts"])
     if kind in (Path, Path | None):
         if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
             raise ConfigError(where, key, f"{_shown(value)} is not an absolute path", 'write it as "/path/to/it"')
         return Path(value)
     if kind == tuple[str, ...]:
         if not isinstance(value, list):
-            raise ConfigError(where, key, f"{_shown(value)} is not a list", 'write it as ["cali*", "veth*"]')
-        for each in value:
-            if not isinstance(each, str) or not _INTERFACE.fullmatch(each):
-                cure = "write at most 15 letters, digits, `-`, `_`, `.`, `:` or `@`, with a `*` at most at the end"
-                raise ConfigError(where, key, f"{_shown(each)} is not the name of an interface", cure)
-        return tuple(value)
+            raise ConfigError(where, key, f"{_shown(value)} is not a list", f"write it as {row['texts'].example}")
+        return tuple([_text(where, key, each, row["texts"]) for each in value])
     if kind is str and (not isinstance(value, str) or not _NODE_NAME.fullmatch(value)):
         cure = 'write it as `kubectl get nodes` shows it: lower-case letters, digits, "-" and "."'
         raise ConfigError(where, key, f"{_shown(value)} is not a node name", cure)
@@ -257,7 +329,12 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
 
 
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_INTERFACE = re.compile(r"(?!-|\.{1,2}$)(?:[-\w.:@]{1,15}|[-\w.:@]{1,14}\*)", re.ASCII)
+
+
+def _text(where: str, key: str, value: Any, texts: _Texts) -> str:
+    if not isinstance(value, str) or not texts.pattern.fullmatch(value):
+        raise ConfigError(where, key, f"{_shown(value)} is not {texts.what}", texts.cure)
+    return value
 
 
 def _shown(value: Any) -> str:
@@ -294,8 +371,9 @@ def allowed_text(name: str) -> str:
         Path: "an absolute path",
         Path | None: "an absolute path, or empty",
         str: "a node name",
-        tuple[str, ...]: "a list of names of interfaces",
     }
+    if texts := row["texts"]:
+        return f"a list of {texts.plural}" if texts.plural else f"{texts.what}, or empty"
     return words[kind]
 
 
