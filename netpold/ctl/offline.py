@@ -14,6 +14,7 @@ from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import count, line
 from netpold.daemon.status import finding_json
 from netpold.host.source import Source, SourceError
+from netpold.host.trust import Trustees
 from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
 from netpold.policy.model import Finding
@@ -38,7 +39,8 @@ def read(paths: Iterable[Path], settings: Settings) -> Manifests:
     findings: set[Finding] = set()
     files = 0
     for path in paths:
-        source = Source(path, settings.max_file_size)
+        # whose files they are on the node is not known here
+        source = Source(path, settings.max_file_size, trustees=Trustees(None, settings.linked_trees))
         try:
             reading = source.read_as_it_is()
         except SourceError as error:

@@ -13,14 +13,19 @@ What is judged is what is open (O_PATH: that has no effect on FIFOs and devices,
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from netpold.config import Settings
+
+log = logging.getLogger("netpold")
 
 ROOT = 0
 _NOT_OURS = "what it said before stays in force"
@@ -92,11 +97,11 @@ class Trustees:
         return Trust(self.users | {ROOT, os.geteuid(), owner}, trees)
 
 
-def trustees(users: Iterable[str], linked_trees: Iterable[str]) -> Trustees:
-    """From the settings: users by name or number."""
+def trustees(settings: Settings) -> Trustees:
+    """As the settings say."""
     found: set[int] = set()
     unknown: list[str] = []
-    for user in users:
+    for user in settings.trusted_users:
         try:
             found.add(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid)
         except KeyError:
@@ -104,7 +109,9 @@ def trustees(users: Iterable[str], linked_trees: Iterable[str]) -> Trustees:
     warning = None
     if unknown:
         warning = f"trusted_users names {', '.join(unknown)}, which is no user here: correct it, and restart netpold"
-    return Trustees(frozenset(found), tuple(linked_trees), warning)
+        log.warning("%s", warning)
+    users = None if settings.untrusted_files == "read" else frozenset(found)
+    return Trustees(users, settings.linked_trees, warning)
 
 
 def _slashed(path: str) -> str:
