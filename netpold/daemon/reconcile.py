@@ -40,6 +40,7 @@ from netpold.host.parsed_cache import ParsedCache
 from netpold.host.scan import SourceError
 from netpold.host.snapshot import Snapshots, saved_pods
 from netpold.host.source import Reading, Source
+from netpold.host.trust import trustees
 from netpold.host.view import HostView
 from netpold.host.watch import Watcher
 from netpold.rules.compile import Compiled
@@ -75,8 +76,9 @@ class Reconciler:
         self._network = Network(lambda: inbox.wish(network=True))
         self._watcher = Watcher(settings.manifests, lambda: inbox.wish(files=True))
         self._cache = ParsedCache(settings.state_dir / CACHE_NAME)
+        trusted = trustees(settings)
         self._source = Source(
-            settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache
+            settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache, trusted
         )
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = DriftCheck(backend, lambda: inbox.wish(drift=True))
@@ -95,7 +97,8 @@ class Reconciler:
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._drifted = False  # another program changed what is installed, and that is not repaired yet
         self._status = Status.starting(settings, backend.name)
-        self.beside: list[Warner] = [self._snapshots]  # whose warnings, which they log themselves, `status` has too
+        # whose warnings, which they log themselves, `status` has too
+        self.beside: list[Warner] = [self._snapshots, trusted]
 
     def start(self) -> None:
         """Begin to follow the network and the files.  Raises OSError or NetlinkError."""

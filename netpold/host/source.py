@@ -25,6 +25,7 @@ from netpold.host.load import Request, load
 from netpold.host.parsed_cache import ParsedCache
 from netpold.host.remembered import Remembered
 from netpold.host.scan import (
+    ANYBODY,
     Ambiguous,
     Directory,
     Disturbed,
@@ -39,6 +40,7 @@ from netpold.host.scan import (
     problem,
     unreadable_problem,
 )
+from netpold.host.trust import Trustees
 from netpold.host.waiting import DEADLINE_S, Ripe, Wait, Waiting
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
@@ -102,11 +104,14 @@ class Source:
         scanned: Callable[[Tree | None], object] = lambda tree: None,
         entering: Callable[[str], object] = lambda path: None,
         cache: ParsedCache | None = None,
+        trustees: Trustees = Trustees(),  # noqa: B008  frozen
     ) -> None:
         self.directory = directory
         self.complete = False
         self.due: float | None = None
         self._max_file_size = max_file_size
+        self._trustees = trustees
+        self._trust = ANYBODY  # as of the last walk
         self._scanned = scanned
         self._entering = entering
         self._remembered = Remembered(cache)
@@ -244,9 +249,9 @@ class Source:
 
     def _look_at(self, path: str, happened: Happened) -> None:
         """Look at a path of which something was heard.  Raises Ambiguous when a walk has to look."""
-        if path in self._tree.links:
+        if path in self._tree.links or path.rpartition("/")[0] not in self._tree.directories:
             raise Ambiguous
-        seen = look(path, self._max_file_size)
+        seen = look(path, self._max_file_size, trust=self._trust)
         if is_manifest(path.rpartition("/")[2]) or path in self._files:
             at_once = happened is (Happened.RENAMED if seen is None else Happened.MOVED_IN)
             self._note(path, seen, at_once)
@@ -267,7 +272,7 @@ class Source:
     def _look_once_more(self, path: str) -> bool:
         """Look at a path of which something was seen before; False where a walk has to look."""
         try:
-            self._note(path, look(path, self._max_file_size, path in self._tree.links))
+            self._note(path, look(path, self._max_file_size, path in self._tree.links, self._trust))
         except Ambiguous:
             return False
         return True
@@ -298,7 +303,7 @@ class Source:
         """The same once, pausing after each path.  A walk that was disturbed finds nothing gone."""
         self._walks += 1
         number = self._walks
-        walk = Walk(self.directory, self._max_file_size, self._entering, self._listed)
+        walk = Walk(self.directory, self._max_file_size, self._entering, self._listed, self._trustees)
         unconfirmed = set(self._waiting)
         for path, seen in walk:
             unconfirmed.discard(path)
@@ -309,7 +314,7 @@ class Source:
             whole = (hurry and new) or walk.swapped(path)
             self._note(path, seen, swapped=whole and path not in written)
             yield
-        self._notes, self._tree = tuple(walk.notes), walk.tree
+        self._notes, self._tree, self._trust = tuple(walk.notes), walk.tree, walk.trust
         self._git = GitRepositories(walk.git)
         self._at_work.walked(self._tree.directories)
         self._scanned(self._tree)
