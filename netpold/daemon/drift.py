@@ -1,96 +1,226 @@
-"""Whether the kernel still holds what was put there: read back in a thread of its own, beside the loop."""
+"""Whether the kernel still holds what was put there; if not, only what is hurt is put back.
+
+A thread watches (host/kernel/watch), and wakes the loop with a suspicion.  The loop, which alone changes the kernel,
+looks at what is suspected: so nothing of its own doing is ever taken for another's.  From time to time a thread of its
+own reads everything back, for what nobody noticed.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
+from netpold.daemon.fight import Fight
 from netpold.host.kernel import ipset
-from netpold.host.kernel.backend import Backend, KernelError
+from netpold.host.kernel.apply import apply
+from netpold.host.kernel.backend import Backend, Content, KernelError, Program, Suspicion
+from netpold.host.kernel.watch import Watch
+from netpold.host.kernel.watch_sets import differing
 from netpold.policy.model import Family
+from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import Installed
-from netpold.rules.ruleset import FAMILIES
+from netpold.rules.ruleset import FAMILIES, Ruleset
 
 MOST_FAILURES = 3
 
+_Contents = Mapping[Family, Mapping[str, Content]]
 
-class _Answer(NamedTuple):
-    expected: Installed
-    hooked: bool
-    intact: bool
+log = logging.getLogger(__name__)
 
 
-class DriftCheck:
-    """One look at a time.  `done` is called from the thread when there is an answer."""
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What the kernel holds now (None: that has to be read), who had changed it, as far as that is known, and how long
+    it took from when it was noticed, in seconds."""
 
-    def __init__(self, backend: Backend, done: Callable[[], None]) -> None:
+    installed: Installed | None
+    by: tuple[Program, ...]
+    after_s: float
+
+
+class Drift:
+    """`wake` is called from other threads when it is time to `mend`.  All methods are for the loop alone."""
+
+    def __init__(self, backend: Backend, wake: Callable[[], None]) -> None:
         self._backend = backend
-        self._done = done
+        self._watch = Watch(backend, wake)
         self._thread: threading.Thread | None = None
-        self._answer: _Answer | KernelError | None = None
-        self._failures = 0  # in a row
+        self._read: tuple[Installed, _Contents] | None = None  # the last time that all was read, and was right
+        self._failures = 0  # of reading everything, in a row
+        self._suspicion = Suspicion()  # what was not looked at yet
+        self._noticed = 0.0
+        self._mend_at: float | None = None
+        self.fight = Fight()
+
+    def start(self) -> None:
+        """Begin to watch, in the network namespace of the calling thread.  Raises KernelError."""
+        self._watch.start()
+
+    def close(self) -> None:
+        self._watch.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def due(self) -> float | None:
+        """When (time.monotonic()) to `mend` without being woken."""
+        times = [each for each in (self._mend_at, self.fight.due) if each is not None]
+        return min(times, default=None)
+
+    def expect(self, installed: Installed | None) -> None:
+        """What netpold has put into the kernel; to be called after each round."""
+        self._watch.expect(installed)
 
     def begin(self, expected: Installed) -> None:
-        """Look whether all chains, sets and jumps of `expected` are there, and no others with netpold's names."""
+        """Read everything back."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._look, args=(expected,), name="drift", daemon=True)
             self._thread.start()
 
-    def drifted(self, now: Installed | None) -> bool:
-        """Whether the look that ended last found something else.  Chains and sets have to be those that are installed
-        `now`: if anything was written since, the look says nothing of them, and another one begins; the jumps to them
-        are always the same.  Raises KernelError where it failed MOST_FAILURES times in a row: a program that writes at
-        the same moment can make one look fail."""
-        answer, self._answer = self._answer, None
-        if answer is None or now is None:
-            return False
-        if isinstance(answer, KernelError):
-            self._failures += 1
-            if self._failures >= MOST_FAILURES:
-                raise answer
-            self.begin(now)
-            return False
-        self._failures = 0
-        if answer.expected is now:
-            return not (answer.hooked and answer.intact)
-        if answer.hooked:
-            self.begin(now)
-        return not answer.hooked
+    def forget(self) -> None:
+        """Everything is written anew: what was suspected is of no interest any more."""
+        self._watch.take()
+        self._suspicion, self._mend_at = Suspicion(), None
 
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
+    def mend(self, installed: Installed, filled: Ruleset) -> Mended | None:
+        """Put back what other programs changed; None where there is nothing to do, or not yet.
+
+        `filled`: what is installed, with the members of those sets that come and go beside the ruleset.
+        Raises KernelError; what the kernel holds has to be read then.
+        """
+        now = time.monotonic()
+        suspicion, noticed = self._watch.take()
+        if not self._suspicion:
+            self._noticed = min(noticed, now)
+        self._suspicion |= suspicion
+        if not self._suspicion:
+            return None
+        known = replace(installed, ruleset=filled)
+        damage = self._damage(self._suspicion, installed, known)
+        if damage is not None and not damage:
+            self.forget_suspicion()
+            return None
+        at = self.fight.at(now, damage is None or damage.opens)
+        if at > now:
+            self._mend_at = at
+            return None
+        by = self._suspicion.by
+        self.forget_suspicion()
+        left = None if damage is None else replace(apply(mend(known, damage), self._backend), ruleset=installed.ruleset)
+        done = time.monotonic()
+        self.fight.repaired(done, ", ".join(sorted({each.name for each in by})))
+        return Mended(left, by, done - self._noticed)
+
+    def forget_suspicion(self) -> None:
+        self._suspicion, self._mend_at = Suspicion(), None
+
+    def _damage(self, suspicion: Suspicion, installed: Installed, known: Installed) -> Damage | None:
+        """What is hurt; None where the kernel has to be read and written anew.  Raises KernelError."""
+        chains = {
+            family: suspicion.chains.get(family, frozenset()) - installed.stray_chains.get(family, frozenset())
+            for family in FAMILIES
+        }
+        for family in suspicion.tables:
+            chains[family] |= self._other_chains(family, installed, lost=suspicion.lost)
+        hooks = {
+            (family, builtin, own)
+            for family in suspicion.hooks
+            for builtin, own in known.ruleset.hooks.items()
+            if not self._backend.hooked(family, builtin, own)
+        }
+        other: frozenset[str] = frozenset()
+        headers = ipset.headers(ipset.headers_listing()) if suspicion.headers or suspicion.members else {}
+        if suspicion.headers:
+            other = differing(headers, known)
+        if self._is_of_another_kind(headers, known):
+            return None
+        named = known.names.values()
+        return Damage(
+            chains,
+            frozenset(family for family, _, _ in hooks),
+            not all(self._backend.leads(*each) for each in hooks),
+            _members(known, (other | suspicion.members) & headers.keys()),
+            frozenset(name for name in other if name in named and name not in headers),
+            frozenset(other - set(named)),
+        )
+
+    def _other_chains(self, family: Family, installed: Installed, *, lost: bool) -> frozenset[str]:
+        """Own chains that are not as they should be.  `lost`: where nothing tells, they are suspected."""
+        found = self._backend.contents(family)
+        own = installed.ruleset.chains[family]
+        strays = found.keys() - own.keys() - installed.stray_chains.get(family, frozenset())
+        right = self._read[1][family] if self._read and self._read[0] is installed else None
+        if right is None and lost:
+            return frozenset(own.keys() | strays)
+        hurt = {
+            chain
+            for chain, rules in own.items()
+            if chain not in found
+            or found[chain].rules != len(rules)
+            or (right is not None and found[chain] != right.get(chain))
+        }
+        return frozenset(hurt | strays)
+
+    @staticmethod
+    def _is_of_another_kind(headers: Mapping[str, ipset.Header], known: Installed) -> bool:
+        """Whether somebody put a set of another type in the place of one of netpold's."""
+        return any(
+            (headers[name].kind, headers[name].family)
+            != (known.ruleset.sets[each].kind, known.ruleset.sets[each].family)
+            for each, name in known.names.items()
+            if name in headers
+        )
+
+    # The thread ---------------------------------------------------------------------------------------------------
 
     def _look(self, expected: Installed) -> None:
+        """Read everything; what is not as expected is looked at again by the loop.  A program that writes at the same
+        moment can make one look fail, so only MOST_FAILURES in a row are told."""
         try:
-            self._answer = _look(self._backend, expected)
+            contents = {family: self._backend.contents(family) for family in FAMILIES}
+            if self._is_right(contents, expected):
+                self._read = expected, contents
+                hooks = frozenset(
+                    family
+                    for family in FAMILIES
+                    if not all(self._backend.hooked(family, *each) for each in expected.ruleset.hooks.items())
+                )
+                found = Suspicion(hooks=hooks)
+            else:
+                found = Suspicion(tables=frozenset(FAMILIES), hooks=frozenset(FAMILIES))
+            if differing(ipset.headers(ipset.headers_listing()), expected):
+                found |= Suspicion(headers=True)
         except KernelError as error:
-            self._answer = error
-        self._done()
+            self._failures += 1
+            if self._failures == MOST_FAILURES:
+                log.warning("what is in the kernel can't be read back: %s", error)
+            return
+        self._failures = 0
+        if found:
+            self._watch.suspect(found)
+
+    def _is_right(self, contents: _Contents, expected: Installed) -> bool:
+        if self._read is not None and self._read[0] is expected:
+            return self._read[1] == contents
+        return all(
+            contents[family].keys() == own.keys() | expected.stray_chains.get(family, frozenset())
+            and all(contents[family][chain].rules == len(rules) for chain, rules in own.items())
+            for family, own in expected.ruleset.chains.items()
+        )
 
 
-def _look(backend: Backend, expected: Installed) -> _Answer:
-    """Whether the kernel holds the chains, sets and jumps that it should: by their names, and by how many rules and
-    members they have.  Raises KernelError."""
-    ruleset = expected.ruleset
-    counts = {family: backend.rule_counts(family) for family in FAMILIES}
-    chains = {
-        family: ruleset.chains[family].keys() | expected.stray_chains.get(family, frozenset()) for family in FAMILIES
-    }
-    sets = frozenset(expected.names.values()) | expected.stray_sets
-    hooked = all(backend.hooked(family, builtin, own) for family in FAMILIES for builtin, own in ruleset.hooks.items())
-    named = ipset.names() == sets and all(counts[family].keys() == chains[family] for family in FAMILIES)
-    return _Answer(expected, hooked, named and _is_full(counts, expected))
-
-
-def _is_full(counts: Mapping[Family, Mapping[str, int]], expected: Installed) -> bool:
-    """Whether no chain and no set has lost anything, or got something that is not netpold's."""
-    ruleset = expected.ruleset
-    for family in FAMILIES:
-        if any(counts[family].get(chain) != len(rules) for chain, rules in ruleset.chains[family].items()):
-            return False
-    sizes = ipset.sizes()
-    # of the others the members come and go beside the ruleset
-    compared = [(expected.names[name], each) for name, each in ruleset.sets.items() if each.larger in ("allows", None)]
-    return all(sizes.get(name, len(each.members)) == len(each.members) for name, each in compared)
+def _members(known: Installed, names: frozenset[str]) -> dict[str, Members]:
+    """What is wrong with the members of these sets."""
+    found: dict[str, Members] = {}
+    for each, name in known.names.items():
+        if name in names:
+            wanted, there = known.ruleset.sets[each], ipset.members(name)
+            missing = frozenset(wanted.members) - there
+            # a set that counts keeps members for a while that it needs no more
+            extra = there - frozenset(wanted.members) if wanted.larger != "counts" else frozenset[str]()
+            if missing or extra:
+                found[name] = Members(missing, extra)
+    return found

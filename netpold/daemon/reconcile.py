@@ -22,7 +22,7 @@ from netpold import __version__
 from netpold.config import Settings
 from netpold.daemon.chores import Chores
 from netpold.daemon.cutter import Cutter
-from netpold.daemon.drift import DriftCheck
+from netpold.daemon.drift import Drift
 from netpold.daemon.inbox import Inbox, Wishes
 from netpold.daemon.known import Known
 from netpold.daemon.report import Report
@@ -81,7 +81,7 @@ class Reconciler:
             settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache, trusted
         )
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
-        self._drift = DriftCheck(backend, lambda: inbox.wish(drift=True))
+        self._drift = Drift(backend, lambda: inbox.wish(drift=True))
         self._snapshots = Snapshots(settings.state_dir, backend.name)
         self._drops = Drops()
         self._metrics = Metrics(__version__, self._drops.totals)
@@ -105,6 +105,7 @@ class Reconciler:
         self._network.start()
         self._watcher.start()
         self._cutter.start()
+        self._drift.start()
 
     def close(self) -> None:
         self._watcher.close()
@@ -180,6 +181,7 @@ class Reconciler:
                 if isinstance(error, KernelError):
                     self._installed = None
                 self._publish(state="degraded", error=str(error))
+            self._drift.expect(self._installed)
             after_round()
 
     def _next(self, pause: float) -> Wishes:
@@ -188,7 +190,7 @@ class Reconciler:
             return self._inbox.take_urgent()
         if pause:
             return self._inbox.take_after_failure(FIRST_RETRY_S, pause)
-        times = (self._look_at, self._source.due, *self._chores.times())
+        times = (self._look_at, self._source.due, self._drift.due, *self._chores.times())
         return self._inbox.take(min(each for each in times if each is not None))
 
     def _round(self, wishes: Wishes) -> None:
@@ -197,8 +199,7 @@ class Reconciler:
         if self._flushed:
             return  # who waits for its manifests to be enforced waits in vain
         now = time.monotonic()
-        if wishes.drift and self._drift.drifted(self._installed):
-            self._installed, self._drifted = None, True
+        self._mend()
         due = self._source.due is not None and self._source.due <= now
         failure: SourceError | NetlinkError | None = None
         if wishes.files or wishes.network or due or self._installed is None:
@@ -218,8 +219,33 @@ class Reconciler:
         if failure or self._chores.overdue(now, self._installed) or not wishes.any():
             before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
             self._installed = self._chores.do(now, before, self._enforced, self._known.places.were_here)
+        if not self._drifted:
+            self._report.drifted(self._status, self._drift.fight.tell(time.monotonic()))
         if failure:
             raise failure
+
+    def _mend(self) -> None:
+        """Put back what other programs changed in the kernel."""
+        if self._installed is None or self._enforced is None:
+            self._drift.forget()  # everything is about to be written
+            return
+        began = time.monotonic()
+        before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
+        mended = self._drift.mend(before, self._cutter.filled(before.ruleset))
+        self._installed = before if mended is None else mended.installed
+        if mended is None:
+            return
+        if mended.installed is None:
+            self._drifted = True
+            return
+        took = time.monotonic() - began
+        self._metrics.applied(took)
+        self._metrics.repaired()
+        self._chores.kernel_changed(began)
+        self._cutter.look(self._enforced, addresses(self._enforced.endpoints.values()))  # what was let in meanwhile
+        last = LastApply(timestamp(datetime.now(UTC)), round(took * 1000, 1))
+        self._publish(state=self._status.state, revision=self._status.revision + 1, last_apply=last)
+        self._report.warned(self._host_warnings())
 
     def _update(self, wishes: Wishes) -> None:
         """Take in what changed outside, and enforce it."""
@@ -364,6 +390,8 @@ class Reconciler:
     def _host_warnings(self) -> tuple[str, ...]:
         found = self._known.warnings()
         found += [each.warning for each in (self._watcher, self._network) if each.warning]
+        if self._drift.fight.warning:
+            found.append(self._drift.fight.warning)
         if self._backend.name == "nft" and any(legacy_in_use()):
             found.append("iptables-legacy has a filter table too, whose rules are in force as well")
         return tuple(found)

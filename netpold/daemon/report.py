@@ -44,7 +44,7 @@ class Report:
 
     def applied(self, status: Status, took_s: float | None, repaired: bool = False) -> None:
         """All that was noted is in force.  `took_s`: how long the change of the kernel took; None: there was none.
-        `repaired`: another program's doing was undone by it."""
+        `repaired`: another program's doing was undone by it, of which `drifted` tells."""
         for subject in islice(self._mended, MOST_FINDINGS):
             say(journal.MENDED, f"{subject} is in force as it is written", **_subject_fields(subject))
         if len(self._mended) > MOST_FINDINGS:
@@ -54,14 +54,18 @@ class Report:
         what = f"revision {status.revision} stays" if took_s is None else _revision(status, took_s)
         waiting, self._waiting = self._waiting, _Waiting()
         words = waiting.words()
-        if took_s is not None and repaired:
-            text = "another program had changed netpold's chains or sets: they are put back"
-            say(journal.DRIFT_REPAIRED, f"{what}: {text}", revision=status.revision, **took)
-        elif took_s is None and not words:
+        if took_s is None and not words:
             return
         if words or not repaired:
             text = f"{what}: {'; '.join([*words, status.summary()])}"
             say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
+
+    def drifted(self, status: Status, repairs: Iterable[tuple[str, int]]) -> None:
+        """Other programs' doing was undone: who did it (empty: the kernel does not tell), and how often."""
+        for by, times in repairs:
+            often = f" {times} times" if times > 1 else ""
+            text = f"{by or 'another program'} had changed netpold's chains or sets{often}: they are put back"
+            say(journal.DRIFT_REPAIRED, f"revision {status.revision}: {text}", revision=status.revision, **_by(by))
 
     def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
         """All findings there are now, in order, and the `Kind namespace/name` of what is rejected."""
@@ -166,6 +170,10 @@ class _Waiting:
         """Pods that are elsewhere on this node, though their manifests say nothing else."""
         pods = self._objects["pod"]
         return sorted(key for key, (old, new) in self._moved.items() if old != new and key not in pods)
+
+
+def _by(names: str) -> dict[str, list[str]]:
+    return {"program": names.split(", ")} if names else {}
 
 
 def _revision(status: Status, took_s: float) -> str:

@@ -11,7 +11,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from netpold.host.kernel.backend import MACHINE, KernelError, Trouble
@@ -24,16 +24,19 @@ _READ = 1 << 16
 
 # what programs say, whatever they were asked for, when it is the machine that can't
 _MACHINE = tuple(map(os.strerror, MACHINE))
+_ENDED = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE))
 
 
-def run(arguments: Sequence[str], stdin: str = "") -> str:
-    """Run a program with text on its standard input and return its standard output.
+def run(arguments: Sequence[str], stdin: str = "", began: Callable[[int], None] = lambda _: None) -> str:
+    """Run a program with text on its standard input and return its standard output.  `began` gets its process id
+    before it has any input.
 
     Raises KernelError with what it wrote to standard error when it fails, and Trouble when it is missing, can't be
     started, takes longer than TIMEOUT or prints more than MOST_OUTPUT.
     """
     child = Child(arguments)
     try:
+        began(child.pid)
         # others' comments and names may hold any bytes, and come back as the same
         if not child.talk(stdin.encode(errors="surrogateescape"), TIMEOUT):
             raise Trouble(f"{arguments[0]} did not finish within {TIMEOUT:.0f} s")
@@ -157,8 +160,9 @@ class Child:
 
 def failure(program: str, said: str, code: int) -> KernelError:
     """For a program that failed: Trouble where it says, or its end shows, that it is the machine that can't."""
-    if code < 0:
-        return Trouble(f"{complaint(program, said, code)} (ended by {_signal(-code)})")
+    if code < 0:  # a crash may come of what it was given; that somebody ended it, does not
+        kind: type[KernelError] = Trouble if -code in _ENDED else KernelError
+        return kind(f"{complaint(program, said, code)} (ended by {_signal(-code)})")
     kind = Trouble if any(each in said for each in _MACHINE) else KernelError
     return kind(complaint(program, said, code))
 

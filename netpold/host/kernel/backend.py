@@ -68,6 +68,13 @@ class Content(NamedTuple):
     mark: Hashable
 
 
+class Program(NamedTuple):
+    """Who changed something, as far as the kernel tells; `pid` as the initial namespace of processes has it."""
+
+    name: str
+    pid: int
+
+
 @dataclass(frozen=True, slots=True)
 class Suspicion:
     """What in the kernel may be other than netpold left it.
@@ -75,7 +82,7 @@ class Suspicion:
     `chains`: own chains that another program has touched; `tables`: the families whose own chains have to be looked at;
     `hooks`: those whose jumps from built-in chains have to be.  `lost`: the kernel has lost its own account of what
     happened, so that only what was read before tells.  `headers`: the sets have to be looked at; `members`: these sets
-    (by their names in the kernel) to the last member.  `by`: who did it, as far as the kernel tells, in words.
+    (by their names in the kernel) to the last member.  `by`: who did it.
     """
 
     chains: Mapping[Family, frozenset[str]] = field(default_factory=dict)
@@ -84,7 +91,7 @@ class Suspicion:
     lost: bool = False
     headers: bool = False
     members: frozenset[str] = frozenset()
-    by: tuple[str, ...] = ()
+    by: tuple[Program, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(any(self.chains.values()) or self.tables or self.hooks or self.headers or self.members)
@@ -135,14 +142,13 @@ class Backend(Protocol):
         """What each of netpold's own chains holds.  Raises KernelError."""
         ...
 
-    def committed(self, family: Family) -> Mapping[str, Content] | None:
-        """What each of them held right after the last commit of this object; None where that is not known.
-        Raises KernelError."""
-        ...
-
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether a plain jump to `own` is the first rule of the built-in chain, and no other rule goes there.
         Raises KernelError."""
+        ...
+
+    def leads(self, family: Family, builtin: str, own: str) -> bool:
+        """Whether any rule of the built-in chain is a plain jump to `own`.  Raises KernelError."""
         ...
 
     def watcher(self) -> Watcher:

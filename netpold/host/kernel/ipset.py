@@ -24,6 +24,7 @@ from netpold.host.kernel.nfnetlink import (
     opened,
 )
 from netpold.host.kernel.set_members import LONGEST, Count, decode, decode_counted, encode
+from netpold.policy.model import Family
 from netpold.rules.plan import ChangeSet, CreateSet
 from netpold.rules.render import MOST_MEMBERS, hash_size
 from netpold.rules.ruleset import SET_PREFIXES, IPSet
@@ -89,23 +90,51 @@ def names() -> frozenset[str]:
     return frozenset(name for name in found if name.startswith(SET_PREFIXES))
 
 
-def sizes() -> dict[str, int]:
-    """How many members each of netpold's own sets has, by name, as far as the kernel says so.  Raises KernelError."""
+class Header(NamedTuple):
+    """What the kernel says of a set in a word.  `size`: how many members it has; None before Linux 4.17."""
+
+    kind: str
+    family: Family
+    size: int | None
+
+
+def headers_listing() -> bytes:
+    """The headers of all sets as the kernel gives them, for `headers`: the same bytes say the same.
+
+    Raises KernelError.
+    """
     flags = attribute(_FLAGS | NLA_F_NET_BYTEORDER, struct.pack("!I", _FLAG_LIST_HEADER))
-    found: dict[str, int] = {}
     try:
         with opened() as channel:
-            for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _PREAMBLE + flags)):
-                parts = {kind: (start, end) for kind, start, end in attributes(data, begin, behind)}
-                if _SETNAME in parts and _DATA in parts:
-                    start, end = parts[_SETNAME]
-                    header = {kind: data[first:last] for kind, first, last in attributes(data, *parts[_DATA])}
-                    if _ELEMENTS in header:  # Linux 4.17 and later
-                        name = data[start : end - 1].decode(errors="surrogateescape")
-                        found[name] = int.from_bytes(header[_ELEMENTS], "big")
+            return b"".join(
+                attribute(_DATA | NLA_F_NESTED, data[begin:behind])
+                for data, begin, behind in channel.dump(Request(_SUBSYSTEM | _LIST, _PREAMBLE + flags))
+            )
     except Refused as refusal:
-        raise KernelError(f"ipset: the sets can't be listed: {_said(refusal.code)}") from refusal
-    return {name: size for name, size in found.items() if name.startswith(SET_PREFIXES)}
+        raise refused(refusal.code, f"ipset: the sets can't be listed: {_said(refusal.code)}") from refusal
+
+
+def headers(listing: bytes) -> dict[str, Header]:
+    """The headers of netpold's own sets, by name."""
+    found: dict[str, Header] = {}
+    for _, begin, behind in attributes(listing, 0, len(listing)):
+        parts = {kind: listing[start:end] for kind, start, end in attributes(listing, begin, behind)}
+        name = parts.get(_SETNAME, b"").rstrip(b"\0").decode(errors="surrogateescape")
+        if name.startswith(SET_PREFIXES):
+            options = parts.get(_DATA, b"")
+            values = {kind: options[start:end] for kind, start, end in attributes(options, 0, len(options))}
+            kind = parts[_TYPENAME].rstrip(b"\0").decode(errors="surrogateescape")
+            size = int.from_bytes(values[_ELEMENTS], "big") if _ELEMENTS in values else None
+            found[name] = Header(kind, 6 if parts[_FAMILY][0] == socket.AF_INET6 else 4, size)
+    return found
+
+
+def listing(name: str) -> bytes:
+    """The members of a set as the kernel gives them, for `members`; the same bytes say the same.
+
+    Raises KernelError, also where there is no such set.
+    """
+    return b"".join(_listed(name, lambda data, start, end: [attribute(_ADT | NLA_F_NESTED, data[start:end])]))
 
 
 def members(name: str) -> frozenset[str]:

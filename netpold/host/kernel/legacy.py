@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection, Mapping
 
-from netpold.host.kernel import xt_entry
-from netpold.host.kernel.backend import Commit, KernelError, refused
+from netpold.host.kernel import xt_entry, xt_table
+from netpold.host.kernel.backend import Commit, Content, KernelError, refused
 from netpold.host.kernel.libiptc import SetIndexes, Table, filter_table, kernel_knows
-from netpold.host.kernel.watch_legacy import LegacyWatcher
+from netpold.host.kernel.watch_legacy import Account, LegacyWatcher
 from netpold.host.kernel.xtables_lock import lock_path, xtables_lock
 from netpold.policy.model import Family
 from netpold.rules.render import Options, line
@@ -35,7 +35,7 @@ class Legacy:
 
     def __init__(self, lock_wait: float = 10.0) -> None:
         self._lock_wait = lock_wait
-        self._committed: dict[Family, xt_table.Entries] = {}  # the whole table
+        self._account = Account()
 
     def chains(self, family: Family) -> frozenset[str]:
         """The names of netpold's own chains that the filter table holds.  Raises KernelError."""
@@ -44,16 +44,11 @@ class Legacy:
 
     def contents(self, family: Family) -> Mapping[str, Content]:
         """What each of netpold's own chains holds.  Raises KernelError."""
-        with closing(xt_table.Reader(family)) as reader:
+        with xt_table.opened(family) as reader:
             return _contents(reader.entries(), family)
 
-    def committed(self, family: Family) -> Mapping[str, Content] | None:
-        """What each of them held right after the last commit of this object.  Raises KernelError."""
-        entries = self._committed.get(family)
-        return _contents(entries, family) if entries else None
-
     def watcher(self) -> LegacyWatcher:
-        return LegacyWatcher(self._committed, lock_path())
+        return LegacyWatcher(self._account, lock_path())
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         """Whether the built-in chain's first rule, and no other, is the plain jump.  Raises KernelError."""
@@ -61,19 +56,23 @@ class Legacy:
             rules = table.targets(builtin)
             return rules[:1] == [(own, True)] and own not in (target for target, _ in rules[1:])
 
+    def leads(self, family: Family, builtin: str, own: str) -> bool:
+        """Whether any rule of the built-in chain is the plain jump.  Raises KernelError."""
+        with filter_table(family) as table:
+            return (own, True) in table.targets(builtin)
+
     def commit(self, commit: Commit) -> None:
         """Carry one commit out, whole or not at all.  Raises KernelError."""
         if not (commit.replace or commit.remove or commit.hook or commit.unhook):
             return
         _check_names(commit)
         entries = _encode(commit)
-        with xtables_lock(self._lock_wait):
+        with xtables_lock(self._lock_wait), self._account.commit(commit.family):
             for tries_left in reversed(range(_TRIES)):
                 with filter_table(commit.family) as table:
                     _change(table, commit, entries)
                     try:
                         table.commit()
-                        self._remember(commit.family)
                         return
                     except OSError as error:
                         if error.errno != errno.EAGAIN or not tries_left:
@@ -81,11 +80,6 @@ class Legacy:
 
     def close(self) -> None:
         """Nothing is held between commits."""
-
-    def _remember(self, family: Family) -> None:
-        """What the table holds now: to be called while the lock is held."""
-        with closing(xt_table.Reader(family)) as reader:
-            self._committed[family] = reader.entries()
 
 
 def _contents(entries: xt_table.Entries, family: Family) -> Mapping[str, Content]:

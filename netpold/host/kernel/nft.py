@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from netpold.host.kernel.backend import Commit, KernelError
+from netpold.host.kernel import nf_tables
+from netpold.host.kernel.backend import Commit, Content, KernelError
 from netpold.host.kernel.restore import Restore
+from netpold.host.kernel.watch_nft import NftWatcher
 from netpold.host.run import run
 from netpold.policy.model import Family
 from netpold.rules.render import line
@@ -28,19 +30,27 @@ class Nft:
         self._restore = {family: Restore(f"{TOOL[family]}-restore") for family in FAMILIES}
 
     def chains(self, family: Family) -> frozenset[str]:
-        return frozenset(self.rule_counts(family))
+        return frozenset(
+            name
+            for each in self._save(family)
+            if each.startswith(":") and (name := each[1:].split()[0]).startswith(CHAIN_PREFIXES)
+        )
 
-    def rule_counts(self, family: Family) -> Mapping[str, int]:
-        found: dict[str, int] = {}
-        for each in self._save(family):
-            if each.startswith((":", "-A ")):
-                name = each.removeprefix("-A ").removeprefix(":").split()[0]
-                if name.startswith(CHAIN_PREFIXES):
-                    found[name] = found[name] + 1 if name in found else 0  # its `:` line comes before its rules
-        return found
+    def contents(self, family: Family) -> Mapping[str, Content]:
+        table = nf_tables.contents(family)
+        return {name: Content(len(rules), (table.handle, rules)) for name, rules in table.chains.items()}
+
+    def watcher(self) -> NftWatcher:
+        return NftWatcher(lambda: frozenset(pid for each in self._restore.values() for pid in each.pids))
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
-        return not list(_rehook(self._save(family), builtin, own))
+        leads = nf_tables.leads(family, builtin)
+        return (
+            leads[:1] == [(own, True)] and all(each != own for each, _ in leads[1:]) and not nf_tables.dormant(family)
+        )
+
+    def leads(self, family: Family, builtin: str, own: str) -> bool:
+        return (own, True) in nf_tables.leads(family, builtin) and not nf_tables.dormant(family)
 
     def commit(self, commit: Commit) -> None:
         lines = ["*filter"]
@@ -49,6 +59,8 @@ class Nft:
             lines += [f"-A {chain} {line(options)}" for options in rules]
         if commit.hook or commit.unhook:
             saved = self._save(commit.family)
+            if nf_tables.dormant(commit.family):
+                nf_tables.wake_up(commit.family)
             for builtin, own in commit.hook.items():
                 lines += _rehook(saved, builtin, own)
             lines += [f"-D {rule}" for own in commit.unhook for _, rule in _jumps(saved, own)]

@@ -21,6 +21,7 @@ from netpold.host.kernel.backend import KernelError, Trouble
 
 PATIENCE = 3.0  # seconds in which a new process has to repeat its first comment
 KEEP_AGAIN = 600.0  # seconds after which one that could not be kept open is tried again
+_PIDS = 8  # of processes that may have ended already while others read of what they did
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,13 @@ log = logging.getLogger(__name__)
 class Restore:
     """`program --noflush` in the network namespace of the thread that starts it, by its first transaction.
 
-    For one thread at a time.
+    For one thread at a time, but for `pids`: of the last processes, which tell its transactions from those of others.
     """
 
     def __init__(self, program: str) -> None:
         self._program = program
         self._process: _Process | None = None
+        self.pids: tuple[int, ...] = ()
         self._keep_from = 0.0  # when (time.monotonic()) to try to keep one open
 
     def commit(self, transaction: str) -> None:
@@ -54,7 +56,7 @@ class Restore:
         if process is not None:
             self._give(process, transaction)
         else:
-            run.run([self._program, "--noflush"], transaction)
+            run.run([self._program, "--noflush"], transaction, self._note)
 
     def close(self) -> None:
         """End the process; another transaction would start another."""
@@ -75,9 +77,13 @@ class Restore:
             raise Trouble(f"{self._program} did not finish within {run.TIMEOUT:.0f} s")
         self._process = process
 
+    def _note(self, pid: int) -> None:
+        self.pids = (*self.pids, pid)[-_PIDS:]
+
     def _started(self) -> _Process | None:
         """A new process; None where that can't be kept open."""
         process = _Process(self._program)
+        self._note(process.pid)
         try:
             if process.answers("", PATIENCE):
                 return process

@@ -73,6 +73,17 @@ def entry_size(family: Family) -> int:
     return _ENTRY[family].size
 
 
+def offsets_at(family: Family) -> int:
+    """Where in an entry target_offset and next_offset stand, two bytes each."""
+    return struct.calcsize(f"@{_IP[family].size}sI")
+
+
+def changing(family: Family) -> tuple[int, int]:
+    """Where in an entry that stands which changes with packets and with the chains that lead there: comefrom, counters
+    (first byte, and behind the last)."""
+    return struct.calcsize(f"@{_IP[family].size}sIHH"), entry_size(family)
+
+
 def extensions(rule: Options) -> list[tuple[bool, str, int]]:
     """The kernel's extensions that a rule needs: whether a target, name, revision."""
     needed = [(False, each.name, _MATCHES[each.name].revision) for each in rule.matches if each.name]
@@ -285,9 +296,34 @@ def _conntrack(given: Given, _: SetIndex) -> bytes:
             raise BadRule(f"--ctdir {text} is not known, or negated")
         used |= 1 << 12
         inverted |= 1 << 12 if text == "REPLY" else 0
+    addresses = b""
+    for bit, name in _CONNECTION_ENDS.items():
+        text, negated = _value(given, name) if name in given else ("", False)
+        addresses += _host(text, name)
+        used |= bit if text else 0
+        inverted |= bit if negated else 0
     if not used:
         raise BadRule("-m conntrack needs an option")
-    return struct.pack("@128xII5H2H2H4H2x", 0, 0, *[0] * 5, used, inverted, states, 0, *[0] * 4)
+    return struct.pack("@128sII5H2H2H4H2x", addresses, 0, 0, *[0] * 5, used, inverted, states, 0, *[0] * 4)
+
+
+def _host(text: str, option: str) -> bytes:
+    """One address and its mask, of either family; zeros for ''."""
+    if not text:
+        return bytes(32)
+    try:
+        packed = ipaddress.ip_address(text).packed
+    except ValueError as error:
+        raise BadRule(f"--{option} {text}: {error}") from None
+    return packed.ljust(16, b"\0") + b"\xff" * 16
+
+
+def _addrtype(given: Given, _: SetIndex) -> bytes:
+    text, negated = _value(given, "src-type") if "src-type" in given else ("", False)
+    if text != "LOCAL":
+        raise BadRule("-m addrtype needs --src-type LOCAL")
+    flags = (1 if negated else 0) | (4 if "limit-iface-in" in given else 0)
+    return struct.pack("@HHI", 1 << 2, 0, flags)
 
 
 def _icmp(given: Given, _: SetIndex) -> bytes:
@@ -328,7 +364,8 @@ class _Match:
 
 _PORTS = frozenset({"sport", "dport"})
 _PHYSDEV = {"physdev-in": 1, "physdev-out": 2, "physdev-is-bridged": 4, "physdev-is-in": 8, "physdev-is-out": 16}
-_STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 256}
+_STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "DNAT": 128, "UNTRACKED": 256}
+_CONNECTION_ENDS = {1 << 2: "ctorigsrc", 1 << 3: "ctorigdst", 1 << 4: "ctreplsrc", 1 << 5: "ctrepldst"}  # as they lie
 _MATCHES = {
     "tcp": _Match(0, _PORTS, _tcp, frozenset({"tcp"})),
     "udp": _Match(0, _PORTS, _udp, frozenset({"udp"})),
@@ -336,7 +373,8 @@ _MATCHES = {
     "multiport": _Match(1, frozenset({"dports"}), _multiport, frozenset({"tcp", "udp", "sctp"})),
     "set": _Match(4, frozenset({"match-set"}), _set),
     "physdev": _Match(0, frozenset(_PHYSDEV), _physdev),
-    "conntrack": _Match(3, frozenset({"ctstate", "ctdir"}), _conntrack),
+    "conntrack": _Match(3, frozenset({"ctstate", "ctdir", *_CONNECTION_ENDS.values()}), _conntrack),
+    "addrtype": _Match(1, frozenset({"src-type", "limit-iface-in"}), _addrtype),
     "icmp": _Match(0, frozenset({"icmp-type"}), _icmp, frozenset({"icmp"}), frozenset({4})),
     "icmp6": _Match(0, frozenset({"icmpv6-type"}), _icmp, frozenset({"ipv6-icmp", "icmpv6"}), frozenset({6})),
     "hl": _Match(0, frozenset({"hl-eq"}), _hl, families=frozenset({6})),

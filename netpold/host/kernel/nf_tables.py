@@ -1,0 +1,328 @@
+"""nf_tables by netlink, as far as netpold reads it: who changed what in `filter`, and which rules stand there.
+
+A rule in nf_tables never changes: another one in its place has another handle, and a table made anew has another
+handle, too.  So handles in their order say all about a chain's content, and no rule has to be decoded.
+
+The kernel tells of each transaction when it is done: first a message for each object that came or went, then one with
+the number of the generation, the process and its name.  A message's port is that of the socket that sent the
+transaction.  Layouts and constants: linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
+
+from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.nfnetlink import attribute, attributes
+from netpold.policy.model import Family
+from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
+
+_NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
+_GROUP = 1 << (7 - 1)  # NFNLGRP_NFTABLES
+_SUBSYSTEM = 10 << 8
+_NEWTABLE, _GETTABLE, _DELTABLE = 0, 1, 2
+_NEWCHAIN, _GETCHAIN, _DELCHAIN = 3, 4, 5
+_NEWRULE, _GETRULE, _DELRULE = 6, 7, 8
+_NEWGEN, _DESTROYTABLE, _DESTROYCHAIN, _DESTROYRULE = 15, 26, 27, 28
+_BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_
+_TABLES = frozenset((_NEWTABLE, _DELTABLE, _DESTROYTABLE))
+_CHAINS = frozenset((_NEWCHAIN, _DELCHAIN, _DESTROYCHAIN))
+_RULES = frozenset((_NEWRULE, _DELRULE, _DESTROYRULE))
+_TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4
+_CHAIN_NAME, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 3, 2, 3, 4
+_GEN_PID, _GEN_NAME = 2, 3
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
+_JUMP = (-3) & 0xFFFFFFFF
+_DORMANT = 1
+
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP, _NLM_F_NEW = 0x01, 0x04, 0x300, 0x600
+_RECEIVE = 1 << 17
+_TRIES = 20  # at a list that changes while it is read
+
+# nlmsghdr: length, type, flags, sequence number, port; nfgenmsg: family, version, resource (of events: the generation)
+_HEADER = struct.Struct("=IHHIIBBH")
+_ERROR = struct.Struct("=i")
+_FOR_NF_TABLES = struct.unpack("=H", struct.pack("!H", 10))[0]  # resource of a batch
+_FAMILY: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_NFPROTO: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FILTER = attribute(_TABLE_NAME, b"filter\0")
+_OWN = tuple(each.encode() for each in CHAIN_PREFIXES)
+
+_T = TypeVar("_T")
+
+
+class Transaction(NamedTuple):
+    """What one transaction changed in the `filter` tables.
+
+    `port`: of the socket that it came from; `pid` (as the initial namespace has it) and `name`: of its process.
+    `own`: netpold's chains that were touched; `others`: other chains; `renamed`: a chain got another name, which may
+    have been one of netpold's; `tables`: where the table itself came, went, or got other flags.
+    """
+
+    port: int
+    pid: int
+    name: str
+    own: Mapping[Family, frozenset[str]]
+    others: Mapping[Family, frozenset[str]]
+    renamed: bool
+    tables: frozenset[Family]
+
+
+class Lost(Exception):
+    """The kernel had more to tell than the socket's buffer holds: anything may have changed."""
+
+
+class Events:
+    """The transactions of the network namespace in which it is made.  For one thread; `fileno` can be waited for."""
+
+    def __init__(self, receive_buffer: int = 16 << 20) -> None:
+        """Raises KernelError."""
+        self._socket = _connected(_GROUP, receive_buffer)
+        self._begin()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def transactions(self) -> Iterator[Transaction]:
+        """Those that have ended and were not given yet; does not wait.  Raises Lost, or KernelError."""
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._begin()
+                if error.errno == errno.ENOBUFS:
+                    raise Lost from error
+                raise KernelError(f"nf_tables: its events can't be read: {error.strerror}") from error
+            try:
+                yield from self._read(data)
+            except (struct.error, LookupError, UnicodeDecodeError) as error:
+                self._begin()
+                raise Lost from error  # as good as lost
+
+    def _begin(self) -> None:
+        self._own: dict[Family, set[str]] = {4: set(), 6: set()}
+        self._others: dict[Family, set[str]] = {4: set(), 6: set()}
+        self._tables: set[Family] = set()
+        self._renamed = False
+
+    def _read(self, data: bytes) -> Iterator[Transaction]:
+        offset = 0
+        while offset < len(data):
+            length, kind, flags, _, port, proto, _, _ = _HEADER.unpack_from(data, offset)
+            start, end = offset + _HEADER.size, offset + length
+            offset += (length + 3) & ~3
+            command = kind & 0xFF
+            if command == _NEWGEN:
+                yield self._ended(port, _values(data, start, end))
+            elif proto in _FAMILY and data.startswith(_FILTER, start):  # the table's name always stands first
+                self._note(command, flags, _FAMILY[proto], data, start + len(_FILTER), end)
+
+    def _note(self, command: int, flags: int, family: Family, data: bytes, start: int, end: int) -> None:
+        if command in _TABLES:
+            self._tables.add(family)
+            return
+        if command not in _RULES and command not in _CHAINS:
+            return
+        wanted = _RULE_CHAIN if command in _RULES else _CHAIN_NAME
+        for kind, first, last in attributes(data, start, end):
+            if kind == wanted:
+                is_own = data.startswith(_OWN, first)
+                (self._own if is_own else self._others)[family].add(_text(data[first:last]))
+                self._renamed |= command == _NEWCHAIN and not is_own and not flags & _NLM_F_NEW
+                return
+
+    def _ended(self, port: int, values: Mapping[int, bytes]) -> Transaction:
+        own, others = ({family: frozenset(each[family]) for family in FAMILIES} for each in (self._own, self._others))
+        pid = int.from_bytes(values.get(_GEN_PID, b""), "big")
+        done = Transaction(
+            port, pid, _text(values.get(_GEN_NAME, b"")), own, others, self._renamed, frozenset(self._tables)
+        )
+        self._begin()
+        return done
+
+
+class Table(NamedTuple):
+    """A `filter` table at one moment: its own handle, and netpold's chains with the handles of their rules."""
+
+    handle: int
+    chains: Mapping[str, tuple[int, ...]]
+
+
+def contents(family: Family) -> Table:
+    """What the filter table holds of netpold's; where there is no table, nothing.  Raises KernelError."""
+    return _asked(family, _contents)
+
+
+def leads(family: Family, builtin: str) -> list[tuple[str, bool]]:
+    """For each rule of a chain of the filter table, the own chain that it leads to (else empty), and whether it jumps
+    there with every packet.  Raises KernelError."""
+    body = _FILTER + attribute(_RULE_CHAIN, builtin.encode() + b"\0")
+    return _asked(
+        family,
+        lambda asker: [
+            _lead(_values(data, start, end).get(_RULE_EXPRESSIONS, b""))
+            for data, start, end in asker.dump(_GETRULE, body)
+        ],
+    )
+
+
+def dormant(family: Family) -> bool:
+    """Whether the filter table is switched off, so that no packet meets it.  Raises KernelError."""
+    return _asked(
+        family,
+        lambda asker: any(
+            bool(_values(data, start, end)[_TABLE_FLAGS][-1] & _DORMANT)
+            for data, start, end in asker.dump(_GETTABLE)
+            if data.startswith(_FILTER, start)
+        ),
+    )
+
+
+def wake_up(family: Family) -> None:
+    """Switch a dormant filter table on again.  Raises KernelError."""
+    _asked(family, lambda asker: asker.change(_NEWTABLE, _FILTER + attribute(_TABLE_FLAGS, bytes(4))))
+
+
+def _contents(asker: _Asker) -> Table:
+    handle = 0
+    for data, start, end in asker.dump(_GETTABLE):
+        if data.startswith(_FILTER, start):
+            handle = int.from_bytes(_values(data, start, end)[_TABLE_HANDLE], "big")
+    rules: dict[str, list[int]] = {}
+    for data, start, end in asker.dump(_GETCHAIN):
+        if data.startswith(_FILTER, start):
+            name = _values(data, start, end)[_CHAIN_NAME]
+            if name.startswith(_OWN):
+                rules[_text(name)] = []
+    for data, start, _ in asker.dump(_GETRULE, _FILTER):
+        first = start + len(_FILTER)  # the chain's name always stands second, the handle third
+        if data.startswith(_OWN, first + 4):
+            (length,) = struct.unpack_from("=H", data, first)
+            third = first + ((length + 3) & ~3) + 4
+            chain = _text(data[first + 4 : first + length])
+            rules.setdefault(chain, []).append(int.from_bytes(data[third : third + 8], "big"))
+    return Table(handle, {name: tuple(handles) for name, handles in rules.items()})
+
+
+def _lead(expressions: bytes) -> tuple[str, bool]:
+    """See `leads`.  `-j CHAIN` alone is a counter and an immediate verdict."""
+    parts = [_values(expressions, start, end) for _, start, end in attributes(expressions, 0, len(expressions))]
+    if not parts or parts[-1][_EXPRESSION_NAME] != b"immediate\0":
+        return "", False
+    data = _values(_values(parts[-1][_EXPRESSION_DATA]).get(_IMMEDIATE_DATA, b""))
+    verdict = _values(data.get(_DATA_VERDICT, b""))
+    chain = verdict.get(_VERDICT_CHAIN, b"")
+    is_plain = all(each[_EXPRESSION_NAME] == b"counter\0" for each in parts[:-1])
+    is_jump = int.from_bytes(verdict.get(_VERDICT_CODE, b""), "big") == _JUMP
+    return (_text(chain), is_plain and is_jump) if chain.startswith(_OWN) else ("", False)
+
+
+def _values(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
+    return {kind: data[first:last] for kind, first, last in attributes(data, start, len(data) if end is None else end)}
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+class _Interrupted(Exception):
+    """Something changed while it was listed."""
+
+
+class _Asker:
+    """A socket for questions about the tables of one family."""
+
+    def __init__(self, channel: socket.socket, family: Family) -> None:
+        self._socket = channel
+        self._family = family
+        self._generations: set[int] = set()
+
+    def dump(self, command: int, body: bytes = b"") -> Iterator[tuple[bytes, int, int]]:
+        """A listing: for each message a buffer, and where in it its attributes begin and end.
+
+        Raises _Interrupted, at the end, where something changed since this object's first listing began.
+        """
+        self._send(command, _NLM_F_DUMP, body)
+        while True:
+            for kind, generation, data, start, end in _split(self._socket.recv(_RECEIVE)):
+                if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                    code = -_ERROR.unpack_from(data, start - 4)[0]
+                    if code and code != errno.ENOENT:  # no such table, no such chain
+                        raise OSError(code, os.strerror(code))
+                    if len(self._generations) > 1:
+                        raise _Interrupted
+                    return
+                self._generations.add(generation)
+                yield data, start, end
+
+    def change(self, command: int, body: bytes) -> None:
+        """A transaction of one message.  Raises OSError."""
+        begin, end = (_message(kind, _NLM_F_REQUEST, b"", 0, _FOR_NF_TABLES) for kind in (_BATCH_BEGIN, _BATCH_END))
+        self._socket.send(begin + self._message(command, _NLM_F_ACK, body) + end)
+        kind, _, data, start, _ = next(_split(self._socket.recv(_RECEIVE)))
+        code = -_ERROR.unpack_from(data, start - 4)[0] if kind == _NLMSG_ERROR else 0
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def _send(self, command: int, flags: int, body: bytes) -> None:
+        self._socket.send(self._message(command, flags, body))
+
+    def _message(self, command: int, flags: int, body: bytes) -> bytes:
+        return _message(_SUBSYSTEM | command, _NLM_F_REQUEST | flags, body, _NFPROTO[self._family], 0)
+
+
+def _message(kind: int, flags: int, body: bytes, nfproto: int, resource: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0, nfproto, 0, resource) + body
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, bytes, int, int]]:
+    """Each message's type and generation, the buffer, and where its attributes begin and end."""
+    offset = 0
+    while offset < len(data):
+        if len(data) - offset < _HEADER.size:
+            raise struct.error(f"a message of {len(data) - offset} bytes")
+        length, kind, _, _, _, _, _, generation = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            raise struct.error(f"a message of {length} bytes where {len(data) - offset} are left")
+        yield kind, generation, data, offset + _HEADER.size, offset + length
+        offset += (length + 3) & ~3
+
+
+def _asked(family: Family, question: Callable[[_Asker], _T]) -> _T:
+    """The answer, given while nothing changed.  Raises KernelError."""
+    try:
+        for _ in range(_TRIES):
+            with _connected() as channel, contextlib.suppress(_Interrupted):
+                return question(_Asker(channel, family))
+    except OSError as error:
+        raise KernelError(f"IPv{family}: nf_tables can't be read: {error.strerror}") from error
+    except (struct.error, LookupError) as error:
+        raise KernelError(f"IPv{family}: a message of nf_tables can't be read: {error}") from error
+    raise KernelError(f"IPv{family}: nf_tables can't be read: other programs keep changing it")
+
+
+def _connected(groups: int = 0, receive_buffer: int = 1 << 20) -> socket.socket:
+    try:
+        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+            made.bind((0, groups))
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise KernelError(f"nf_tables can't be asked by netlink: {error.strerror}") from error
+    return made

@@ -1,0 +1,111 @@
+"""Notices by looking what other programs do to netpold's sets, which send no events.
+
+What the kernel says of all sets in a word (how many members each has) is compared with what it said before, byte for
+byte; only where that differs it is read, and compared with what netpold put there.  One member exchanged for another
+does not show in it.  So the members of one set after the other are read, too; a listing with the same bytes as one that
+was right is right.  Both are done as often as their shares of a processor allow.
+
+netpold's own changes show as well.  Whoever gets the suspicion looks again, when none is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+
+from netpold.host.kernel import ipset
+from netpold.host.kernel.backend import Suspicion
+from netpold.rules.plan import Installed
+from netpold.rules.ruleset import IPSet
+
+POLL_S = 0.03
+SHARE = 0.005  # of a processor, for each of the two
+_MOST_S = 5.0
+
+
+class SetWatcher:
+    """A `Watcher`.  `expected` is what netpold has put there, by whoever does so; None: nothing is known of it."""
+
+    def __init__(self) -> None:
+        self.due = time.monotonic()
+        self.expected: Installed | None = None
+        self._seen: tuple[Installed | None, bytes] = (None, b"")
+        self._members_at = 0.0
+        self._turn: Iterator[Suspicion] = iter(())
+        self._right: dict[str, bytes] = {}  # digests of listings, by set
+
+    def fileno(self) -> None:
+        """There are no events."""
+
+    def look(self) -> Suspicion:
+        began = time.monotonic()
+        expected = self.expected
+        found = Suspicion(headers=self._has_other_headers(expected))
+        took = time.monotonic() - began
+        if not found and time.monotonic() >= self._members_at and expected is not None:
+            began = time.monotonic()
+            found |= self._some_members(expected)
+            self._members_at = time.monotonic() + (time.monotonic() - began) / SHARE
+        self.due = time.monotonic() + min(max(took / SHARE, POLL_S), _MOST_S)
+        return found
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _has_other_headers(self, expected: Installed | None) -> bool:
+        listing = ipset.headers_listing()
+        if (expected, listing) == self._seen or expected is None:
+            return False
+        self._seen = expected, listing
+        return bool(differing(ipset.headers(listing), expected))
+
+    def _some_members(self, expected: Installed) -> Suspicion:
+        """A slice of the way through all members."""
+        found = next(self._turn, None)
+        if found is None:
+            self._turn = self._through(expected)
+        return found or Suspicion()
+
+    def _through(self, expected: Installed) -> Iterator[Suspicion]:
+        for logical, name in expected.names.items():
+            if self.expected is not expected:
+                return
+            ipset_ = expected.ruleset.sets[logical]
+            if is_known(ipset_):
+                yield self._suspicion(name, ipset_)
+
+    def _suspicion(self, name: str, wanted: IPSet) -> Suspicion:
+        listing = hashlib.blake2b(ipset.listing(name), digest_size=16).digest()
+        if self._right.get(name) == listing:
+            return Suspicion()
+        if ipset.members(name) != frozenset(wanted.members):
+            return Suspicion(members=frozenset((name,)))
+        self._right[name] = listing
+        return Suspicion()
+
+
+def is_known(ipset_: IPSet) -> bool:
+    """Whether the ruleset says all about the members of a set: of others they come and go beside it."""
+    return ipset_.larger in ("allows", None)
+
+
+def _is_other(header: ipset.Header, wanted: IPSet) -> bool:
+    if (header.kind, header.family) != (wanted.kind, wanted.family):
+        return True
+    if header.size is None:
+        return False
+    if wanted.larger == "counts":  # members that it needs no more stay for a while
+        return header.size < len(wanted.members)
+    return is_known(wanted) and header.size != len(wanted.members)
+
+
+def differing(headers: Mapping[str, ipset.Header], expected: Installed) -> frozenset[str]:
+    """The names of sets that are there and should not be, or the other way round, or are of another kind, or have
+    other numbers of members."""
+    found = headers.keys() - expected.names.values() - expected.stray_sets
+    for logical, name in expected.names.items():
+        wanted, header = expected.ruleset.sets[logical], headers.get(name)
+        if header is None or _is_other(header, wanted):
+            found |= {name}
+    return frozenset(found)
