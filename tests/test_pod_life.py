@@ -1,0 +1,179 @@
+"""Pods that start, stop and follow each other, by packets: nothing passes that neither the manifests before nor those
+after allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+import pytest
+
+from tests.lab import Backend, Host, Lab, Node, Outcome, Outside, Pod, Probe
+from tests.lab.daemon import Daemon
+from tests.test_daemon import DENY_ALL, eventually, policy
+
+pytestmark = pytest.mark.kernel
+
+CLOSING = 'pod_interfaces = ["veth*", "br0"]\n'
+WIRINGS = ("routed", "bridged")
+
+ONLY_TO_B = policy(
+    "only-to-b",
+    """  podSelector: {matchLabels: {app: a}}
+  policyTypes: [Ingress, Egress]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: b}}}]
+""",
+)
+FROM_A = policy(
+    "from-a",
+    """  podSelector: {matchLabels: {app: b}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: a}}}]
+""",
+)
+
+
+class Scene:
+    """A node, a host outside, and a daemon; `write` says which pods there are manifests of."""
+
+    def __init__(self, lab: Lab, backend: Backend, wiring: str, config: str = "") -> None:
+        self.lab = lab
+        self.node: Node = lab.node("n1")
+        self.outside: Outside = lab.outside(self.node)
+        self.wiring = wiring
+        settings = self.node.site.directory / "netpold.toml"
+        settings.write_text(config)
+        self.daemon = Daemon(self.node, backend, args=["--config", str(settings)])
+
+    def pod(self, name: str, app: str = "", **more: Any) -> Pod:
+        make = self.node.routed_pod if self.wiring == "routed" else self.node.bridged_pod
+        return make("x", name, labels={"app": app or name}, **more)
+
+    def write(self, *pods: Pod | dict[str, Any], policies: tuple[str, ...] = ()) -> None:
+        """One file with all that there is: one change.  Waits until it is in force."""
+        self.put(*pods, policies=policies)
+        if not self.daemon.running:
+            self.daemon.start()
+        self.daemon.wait(20)
+
+    def put(self, *pods: Pod | dict[str, Any], policies: tuple[str, ...] = ()) -> None:
+        self.daemon.write(
+            "all.yaml", *policies, *(each if isinstance(each, dict) else each.manifest() for each in pods)
+        )
+
+    def expect(self, ways: dict[tuple[Host, Host], bool], families: tuple[int, ...] = (4, 6)) -> None:
+        """What passes, by TCP and UDP."""
+        expected = {
+            Probe(source, destination, protocol, 80, family): passes
+            for (source, destination), passes in ways.items()
+            for family in families
+            for protocol in ("TCP", "UDP")
+        }
+        assert not self.lab.differences(expected)
+
+
+@pytest.fixture(params=WIRINGS)
+def wiring(request: pytest.FixtureRequest) -> Iterator[str]:
+    yield request.param
+
+
+def test_an_interface_that_no_pod_claims_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring, CLOSING)
+    node, outside = scene.node, scene.outside
+    a, b, c = (scene.pod(name) for name in "abc")
+    open_before = lab.flow(outside, c, "UDP")
+    closed = {(a, c): False, (c, a): False, (c, outside): False, (outside, c): False}
+    claimed = {(a, b): True, (a, outside): True, (outside, b): True, (c, node): True, (node, c): True, (node, a): True}
+    with scene.daemon:
+        scene.write(a, b)
+        assert open_before.stopped() is not None
+        scene.expect(closed | claimed)
+        assert scene.daemon.status()["unclaimed_interfaces"] == [c.interface]
+        d = scene.pod("d")  # nobody tells the daemon before the packets are sent
+        scene.expect({(a, d): False, (d, outside): False, (outside, d): False, (d, a): False, (a, b): True})
+        scene.write(a, b, c, d)
+        scene.expect({(a, c): True, (c, outside): True, (outside, c): True, (d, a): True})
+        assert scene.daemon.status()["unclaimed_interfaces"] == []
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.expect({(a, c): False, (a, b): True, (c, b): True, (outside, c): True, (node, c): True})
+
+
+def test_a_pod_keeps_its_policies_until_its_interface_is_gone(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    as_before = {(a, b): True, (a, c): False, (c, a): False, (c, b): True}
+    with scene.daemon:
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.expect(as_before)
+        scene.write(b, c)  # with its policy
+        scene.expect(as_before)
+        assert scene.daemon.status()["pods"]["lingering"] == 1
+        scene.write(b, c, policies=(DENY_ALL.replace("{}", "{matchLabels: {app: a}}"),))  # as tight as its policies are
+        scene.expect(as_before | {(a, b): True})
+        scene.write(b, c, policies=(ONLY_TO_B.replace("app: b", "app: c"),))
+        scene.expect({(a, b): False, (a, c): True, (c, a): False})
+        scene.node.remove(a)
+        assert eventually(lambda: scene.daemon.status()["pods"]["lingering"] == 0)
+        heir = scene.pod("d", interface=a.interface or None)
+        scene.expect({(heir, c): True, (c, heir): True})
+
+
+def test_a_pod_that_is_gone_is_nobodys_peer(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    with scene.daemon:
+        scene.write(a, b, c, policies=(FROM_A,))
+        flow = lab.flow(a, b)
+        scene.expect({(a, b): True, (c, b): False})
+        scene.write(b, c, policies=(FROM_A,))
+        assert flow.stopped() is not None
+        scene.expect({(a, b): False, (c, b): False, (a, c): True})
+
+
+@pytest.mark.parametrize("order", ["at once", "new first", "finished"])
+def test_an_address_that_moves_takes_no_rights_along(lab: Lab, backend: Backend, wiring: str, order: str) -> None:
+    """The new pod goes on with the old one's connection: same addresses, same ports, known to conntrack."""
+    scene = Scene(lab, backend, wiring)
+    a, b = scene.pod("a"), scene.pod("b")
+    with scene.daemon:
+        scene.write(a, b, policies=(FROM_A,))
+        flow = lab.flow(a, b)
+        assert flow.moving()
+        c = as_another(a, "c")  # the same place in the network, so that it can send just what the old one would
+        if order == "new first":
+            scene.write(a, b, c, policies=(FROM_A,))
+        elif order == "finished":
+            scene.write(a.manifest(phase="Succeeded"), b, c, policies=(FROM_A,))
+        else:
+            scene.write(b, c, policies=(FROM_A,))
+        assert flow.stopped() is not None
+        scene.expect({(c, b): False, (b, c): True})
+        scene.write(b, c, policies=(FROM_A,))
+        scene.expect({(c, b): False})
+        assert not flow.moving(0.5)
+
+
+def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    with scene.daemon:
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.expect({(a, b): True, (a, c): False})
+        elsewhere = as_another(a, "d").manifest() | {}
+        elsewhere["spec"]["nodeName"] = "n2"
+        scene.write(b, c, elsewhere)
+        scene.expect({(a, b): False, (a, c): False, (c, a): False, (b, c): True})
+        assert scene.daemon.status()["unclaimed_interfaces"] == [a.interface]
+        scene.write(b, c)
+        scene.expect({(a, b): False, (a, c): False, (b, c): True})
+        scene.write(a, b, c)
+        scene.expect({(a, b): True, (a, c): True, (c, a): True})
+
+
+def as_another(pod: Pod, name: str) -> Pod:
+    """Another pod that has the pod's namespace, interface and addresses."""
+    twin = copy(pod)
+    twin.pod_name, twin.labels = name, {"app": name}
+    return twin
