@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from netpold.host.absence import UNKNOWN, Absence, FilesBefore, is_below
 from netpold.host.at_work import AtWork
 from netpold.host.files import Moving, is_being_written, racy_s, still_s
 from netpold.host.gitlock import GitRepositories, GitState
@@ -43,7 +44,7 @@ from netpold.host.scan import (
 from netpold.host.trust import Trustees
 from netpold.host.waiting import DEADLINE_S, Ripe, Wait, Waiting
 from netpold.policy.documents import Content
-from netpold.policy.manifest import NOTHING, Parsed
+from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding, Pod
 
 __all__ = ["EVERYTHING_CHANGED", "NOTHING_CHANGED", "Hints", "Reading", "Source", "SourceError"]
@@ -58,8 +59,6 @@ SWAP_AGAIN_S = 0.01  # how soon to look again at a swap that could not be read a
 WALKS, WALK_AGAIN_S = 3, 0.2  # how often to walk again at once when something moved beside the walk, and then how soon
 RACY_SLICE_S = 0.003  # for how long to read files again in one reading whose fingerprint proves nothing
 
-# What stands for a file whose content is unknown: it may hold anything that was known of it before.
-UNKNOWN = Parsed(objects=(), findings=(), passed_over=NOTHING, truncated=True)
 _NEVER_READ = b""  # no fingerprint is like it
 _UNKNOWN = Content(b"", UNKNOWN, ())
 
@@ -95,6 +94,8 @@ class Source:
     `scanned` is told where each walk was (None: there is no directory), and `entering` of each directory before it is
     listed: that is where a Watcher listens (`follow`, `enter`).  `complete`: everything was handed out once; before,
     nothing is.  `due`: when to read again, without hints (time.monotonic()); None: nothing waits.
+    `before`: tells of the files that were known before a restart.  `allow_empty`: a directory with no manifest in it
+    means that there are none, also where some were known (absence.py).
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class Source:
         entering: Callable[[str], object] = lambda path: None,
         cache: ParsedCache | None = None,
         trustees: Trustees = Trustees(),  # noqa: B008  frozen
+        before: FilesBefore | None = None,
+        allow_empty: bool = False,
     ) -> None:
         self.directory = directory
         self.complete = False
@@ -115,6 +118,8 @@ class Source:
         self._scanned = scanned
         self._entering = entering
         self._remembered = Remembered(cache)
+        self._absence = Absence(directory, allow_empty, before)
+        self._stand_ins: dict[str, Parsed | None] = {}
         self._files: dict[str, _File] = {}
         self._staged: dict[str, tuple[Fingerprint, Content]] = {}  # read already, for a batch that did not hold still
         self._waiting = Waiting()
@@ -166,19 +171,46 @@ class Source:
                 self._look_again(now)
                 self._act(self._waiting.ripe(now), changed)
                 self._read_racy(hints.everything, changed)
+                if not self._files and not self._waiting and not self._walk_wanted:
+                    self._absence.refuse_empty(())
         except SourceError:
             self._walk_wanted, self._sweep, self.due = True, None, None
             self._kept_back = changed
+            self._waiting.begin_anew()
             self._scanned(None)
+            self._stand_in()
             raise
         if not held and not self._walk_wanted and not self._waiting.awaited():
             self._waiting.end_batch()
-            self.complete = True
-            self._remembered.loaded()
+            self._completed()
         self.due = now + AT_WORK_POLL_S if held else self._next(now)
         if not self.complete:
             self._kept_back, changed = changed, {}
         return self._reading(changed)
+
+    def stand_ins(self) -> Reading | None:
+        """What is to be acted on although the reading failed, once: the files that are known from before a restart, or
+        went just before nothing was left."""
+        changed, self._stand_ins = self._stand_ins, {}
+        return self._reading(changed) if changed else None
+
+    def _stand_in(self) -> None:
+        """The directory is not there, or nothing is in it: let what was known of it be there."""
+        known = dict.fromkeys(self._absence.files_before(), _UNKNOWN) or self._absence.went_lately(time.monotonic())
+        for path, content in known.items():
+            if path not in self._files:
+                self._files[path] = _File(_NEVER_READ, content, self._walks)
+                self._stand_ins[path] = content.parsed
+        if known and not self.complete:
+            self._stand_ins = {**self._kept_back, **self._stand_ins}
+            self._kept_back = {}
+            self._completed()
+
+    def _completed(self) -> None:
+        if not self.complete:
+            self.complete = True
+            self._remembered.loaded()
+            self._absence.started()
 
     def _is_half_done(self, now: float) -> bool:
         """Whether another program than git is seen to be at work on what waits.  Nothing waits for ever for that."""
@@ -263,11 +295,16 @@ class Source:
         walk = False
         for path in self._waiting.rested(now):
             wait = self._waiting.get(path)
-            if wait is None or wait.looked == self._turn or self._is_gone_for_sure(path, wait):
+            if wait is None or wait.looked == self._turn:
                 continue
-            walk |= not self._look_once_more(path)
+            if self._is_for_walks(path, wait):
+                walk |= not wait.confirmed
+            else:
+                walk |= not self._look_once_more(path)
         if walk:
             self._walk_through()
+            if self._disturbed and not self._walk_wanted:
+                self._walk_wanted, self._walk_at = True, now + WALK_AGAIN_S
 
     def _look_once_more(self, path: str) -> bool:
         """Look at a path of which something was seen before; False where a walk has to look."""
@@ -277,8 +314,8 @@ class Source:
             return False
         return True
 
-    def _is_gone_for_sure(self, path: str, wait: Wait) -> bool:
-        """Whether a walk found that a path is not taken any more: it may lead to a file that has another name."""
+    def _is_for_walks(self, path: str, wait: Wait) -> bool:
+        """Whether only a walk can tell that a path is gone: it may lead to a file that has another name."""
         there = path.rpartition("/")[0] in self._tree.directories and path not in self._tree.links
         return wait.seen is None and not there
 
@@ -304,9 +341,12 @@ class Source:
         self._walks += 1
         number = self._walks
         walk = Walk(self.directory, self._max_file_size, self._entering, self._listed, self._trustees)
-        unconfirmed = set(self._waiting)
+        unconfirmed, closed, found = set(self._waiting), set(), False
         for path, seen in walk:
+            found = True
             unconfirmed.discard(path)
+            if isinstance(seen, Finding):
+                closed.add(path)
             file, wait = self._files.get(path), self._waiting.get(path)
             if file:
                 file.visited = number
@@ -321,9 +361,11 @@ class Source:
         self._disturbed = walk.disturbed()
         if self._disturbed:
             return
+        if not found and self._waiting.anew:
+            self._absence.refuse_empty(self._files.keys())
         for path in list(self._files):
             file = self._files.get(path)
-            if file and file.visited != number and not walk.hides(path):
+            if file and file.visited != number and not is_below(path, closed):
                 self._note(path, None, swapped=hurry or walk.swapped(path))
             yield
         for path in unconfirmed - self._files.keys():
@@ -340,11 +382,15 @@ class Source:
                 del self._waiting[path]
             return
         if wait and wait.seen == seen:
+            wait.confirmed |= wait.looked != self._turn
             wait.looked = self._turn
             if at_once or swapped:
                 wait.rest_s, wait.alone, wait.swapped = 0.0, at_once, swapped
             return
-        rest_s = self._settle_s if seen is not None else self._gone_s(path)
+        rest_s, harmless = self._settle_s, False
+        if seen is None:
+            harmless = self._is_harmless(path)
+            rest_s = GONE_S if harmless else min(self._settle_s, GONE_POLICY_S)
         if at_once or swapped:
             rest_s = 0.0
         since, began, given_up = self._now, self._now, False
@@ -353,19 +399,19 @@ class Source:
         if wait:
             began, given_up = wait.began, wait.given_up
         alone = at_once or (seen is None and not swapped)
-        self._waiting[path] = Wait(seen, since, began, rest_s, alone, swapped, self._turn, given_up)
+        wait = Wait(seen, since, began, rest_s, alone, swapped, self._turn, given_up, harmless)
+        self._waiting.add(path, wait, self._now)
 
-    def _gone_s(self, path: str) -> float:
-        """How long a file has to be gone."""
+    def _is_harmless(self, path: str) -> bool:
+        """Whether nothing is opened when a file is gone: it has pods only."""
         parsed = self._files[path].content.parsed
-        harmless = not parsed.truncated and all(
-            isinstance(each, Pod) and not each.quarantined for each in parsed.objects
-        )
-        return GONE_S if harmless else min(self._settle_s, GONE_POLICY_S)
+        return not parsed.truncated and all(isinstance(each, Pod) and not each.quarantined for each in parsed.objects)
 
     # Acting -------------------------------------------------------------------------------------------------------
 
     def _act(self, ripe: Ripe, changed: dict[str, Parsed | None]) -> None:
+        if self._waiting.leaves_none_of(self._files, ripe):
+            self._absence.refuse_empty(self._files.keys())
         if ripe.swapped and not self._take_swapped(ripe.swapped, changed):
             # it was swapped again, or a program writes to it
             self._walk_wanted, self._hurry, self._walk_at = True, True, time.monotonic() + SWAP_AGAIN_S
@@ -471,16 +517,20 @@ class Source:
             if before:
                 del self._files[path]
                 changed[path] = None
+                self._absence.went(path, before.content, time.monotonic())
                 self._remembered.outdate(path)
             return
         content = before.content if before else self._unknown(path)
         if isinstance(seen, Finding):
             self._findings[path] = seen
+            for each in self._absence.files_below(path):  # it may be a directory
+                self._files[each] = _File(_NEVER_READ, _UNKNOWN, self._walks)
+                changed[each] = UNKNOWN
         elif isinstance(found, OSError):
             self._findings[path] = unreadable_problem(path, "unreadable-file", found)
             seen = _NEVER_READ  # so that the next walk tries again
         elif found:
-            content = found
+            content = self._absence.believed(path, found, before.content if before else None)
             self._doubt(path, seen, read_ns)
             self._remembered.outdate(path)
         self._files[path] = _File(seen, content, self._walks)
@@ -488,8 +538,9 @@ class Source:
             changed[path] = content.parsed
 
     def _unknown(self, path: str) -> Content:
-        """What stands for a file that can't be read: what it said before a restart, or that it may hold anything."""
-        return self._remembered.recall(path) or _UNKNOWN
+        """What stands for a file that can't be read: it may hold anything that was known of it before a restart."""
+        known = path in self._absence.files_before()
+        return _UNKNOWN if known else self._remembered.recall(path) or _UNKNOWN
 
     def _doubt(self, path: str, fingerprint: Fingerprint, read_ns: int) -> None:
         """Look at a file again when it was read so early that its fingerprint proves nothing."""
@@ -512,6 +563,7 @@ class Source:
                 if not isinstance(result, Content):
                     self._walk_wanted |= not self._look_once_more(path)
                     continue
+                result = self._absence.believed(path, result, file.content)
                 self._doubt(path, file.seen, now_ns)
                 self._remembered.outdate(path)
                 if file.content.parsed is not result.parsed:

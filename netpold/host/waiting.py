@@ -6,20 +6,27 @@ files stays one, as long as further ones join them or one of them is open for wr
 that are written again and again, and after a deadline nobody waits for one that never rests: it is given up, until it
 rests.
 
-What goes, goes after what comes: the same object may come under another name.
+What goes, goes after what comes: the same object may come under another name.  One file that goes is for itself; where
+several do, all of them wait until no further one goes for a while, so that a tree that is being deleted, or synced by
+a program that deletes first, is one change.
 
 A batch (git's work, or the first look at everything) is all that waits now, as one change.  What was found when a
-directory or a symlink was swapped is one change too, for itself.
+directory or a symlink was swapped is one change too, for itself.  Where there was nothing, and there is something anew,
+that too is a batch, and what is not there yet is not gone before it has been quiet for long.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from netpold.host.scan import Seen
 
 DEADLINE_S = 10.0  # how long to wait for a file that never rests
+QUIET_S, MOST_QUIET_S = 0.1, 1.0  # for how long nothing more may go, for each file that goes, and at most
+HARMLESS_S = 0.5  # how long a file that opens nothing waits for others that go
+ANEW_S, ANEW_DEADLINE_S = 1.0, 60.0  # for how long a tree that is filled anew has to be quiet, and the deadline then
 HOLD_S = 0.25  # how long files that rest wait for those that don't, after the last one that joined them
 
 
@@ -27,7 +34,8 @@ HOLD_S = 0.25  # how long files that rest wait for those that don't, after the l
 class Wait:
     """`seen`: what stands at the path (None: nothing), as last `looked` (the number of the reading), since `since`; it
     first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are;
-    `written`: it is being written in place.
+    `harmless`: it is gone, and opens nothing.  `written`: it is being written in place.  `confirmed`: a later look
+    found the same.
     Times are monotonic, in seconds."""
 
     seen: Seen | None
@@ -37,8 +45,10 @@ class Wait:
     alone: bool
     swapped: bool
     looked: int
-    written: bool = False
     given_up: bool = False
+    harmless: bool = False
+    written: bool = False
+    confirmed: bool = False
 
     @property
     def rested(self) -> float:
@@ -66,7 +76,20 @@ class Waiting(dict[str, Wait]):
     def __init__(self) -> None:
         super().__init__()
         self.batch = False  # what waits is one change
+        self.anew = False  # there was nothing before
         self._batch_began: float | None = None
+        self._stirred = self._went = 0.0  # when something last changed, and when something last went
+
+    def add(self, path: str, wait: Wait, now: float) -> None:
+        """Something else was seen at a path."""
+        self[path] = wait
+        self._stirred = now
+        if wait.seen is None:
+            self._went = now
+
+    def begin_anew(self) -> None:
+        """There is nothing; what comes next is a batch."""
+        self.batch, self.anew, self._batch_began = True, True, None
 
     def moves(self, path: str, now: float, rest_s: float, give_up: bool = False) -> None:
         """A file moved as it was about to be acted on: it has to rest anew, as one that is written in place."""
@@ -91,26 +114,49 @@ class Waiting(dict[str, Wait]):
 
     def rested(self, now: float) -> list[str]:
         """The paths that have rested for long enough, if nothing changed there since they were looked at."""
-        return [path for path, wait in self.items() if wait.rested <= now]
+        quiet_at = self._quiet_at()
+        return [path for path, wait in self.items() if self._rested(wait, quiet_at) <= now]
+
+    def _quiet_at(self) -> float:
+        """When it will have been quiet for so long that what is gone is believed to be."""
+        if self.anew:
+            return self._stirred + ANEW_S
+        gone = 0 if self.batch else sum(wait.seen is None and not wait.swapped for wait in self.values())
+        return self._went + min(QUIET_S * gone, MOST_QUIET_S) if gone > 1 else 0.0
+
+    def _rested(self, wait: Wait, quiet_at: float) -> float:
+        """When it will have rested for long enough, others considered."""
+        if wait.seen is not None or not wait.rest_s:
+            return wait.rested
+        most_s = ANEW_DEADLINE_S if self.anew else HARMLESS_S if wait.harmless else DEADLINE_S
+        return max(wait.rested, min(quiet_at, max(wait.began, self._batch_began or 0.0) + most_s))
+
+    def leaves_none_of(self, files: Collection[str], ripe: Ripe) -> bool:
+        """Whether all of these are gone and nothing comes, as far as may be acted on."""
+        if len(self) < len(files) or not files or any(wait.seen is not None for wait in self.values()):
+            return False
+        return len(files) <= sum(map(len, (ripe.gone, ripe.swapped, ripe.together)))
 
     def ripe(self, now: float) -> Ripe:
         """What may be acted on now.  What does not come to rest is given up."""
         if self.batch and self._batch_began is None:
             self._batch_began = now
-        batch_late = self._batch_began is not None and now >= self._batch_began + DEADLINE_S
+        batch_late = self._batch_began is not None and now >= self._batch_began + self._deadline_s()
         ripe = Ripe(late=batch_late)
         group = []
+        quiet_at = self._quiet_at()
+        rested = {path: self._rested(wait, quiet_at) <= now for path, wait in self.items()}
         for path, wait in self.items():
-            if wait.rested > now and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
+            if not rested[path] and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
                 wait.given_up = True
             if wait.swapped and not self.batch and not wait.given_up:
                 ripe.swapped.append(path)
             elif wait.given_up or (wait.alone and not self.batch):
-                if wait.rested <= now:
+                if rested[path] and (wait.seen is not None or wait.confirmed or not wait.rest_s):
                     (ripe.alone if wait.seen is not None else ripe.gone).append(path)
             else:
                 group.append((path, wait))
-        rest = [path for path, wait in group if wait.rested <= now]
+        rest = [path for path, _ in group if rested[path]]
         if len(rest) == len(group):
             ripe.together = rest
         elif not self.batch:
@@ -119,19 +165,24 @@ class Waiting(dict[str, Wait]):
                 ripe.together = overdue
             elif max(wait.began for _, wait in group) + HOLD_S <= now:
                 ripe.together = rest
-                ripe.unfinished = [path for path, wait in group if wait.rested > now and wait.seen is not None]
+                ripe.unfinished = [path for path, wait in group if not rested[path] and wait.seen is not None]
         return ripe
 
     def end_batch(self) -> None:
         if not self:
             self.clear()  # a dict that was large stays slow to look through
-        self.batch, self._batch_began = False, None
+        self.batch, self.anew, self._batch_began = False, False, None
+
+    def _deadline_s(self) -> float:
+        return ANEW_DEADLINE_S if self.anew else DEADLINE_S
 
     def due(self, now: float) -> float | None:
         """When something may be ripe that is not now."""
-        times = [wait.rested if wait.rested > now else wait.began + DEADLINE_S for wait in self.values()]
+        quiet_at = self._quiet_at()
+        rested = ((wait, self._rested(wait, quiet_at)) for wait in self.values())
+        times = [at if at > now else wait.began + DEADLINE_S for wait, at in rested]
         if times:
             times.append(max(wait.began for wait in self.values()) + HOLD_S)
         if self._batch_began is not None:
-            times.append(self._batch_began + DEADLINE_S)
+            times.append(self._batch_began + self._deadline_s())
         return min((each for each in times if each > now), default=None)

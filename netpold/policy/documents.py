@@ -56,7 +56,9 @@ class Content:
 
 
 def units(data: bytes, limits: Limits) -> list[Unit]:
-    """The units of a file."""
+    """The units of a file; none where it is blank."""
+    if not data.strip(b" \r\n"):
+        return []
     if refuse_file(data, limits) is None:
         chunks: list[Unit] = []
         for start, end, line in split(data):

@@ -1,0 +1,97 @@
+"""What is not there (any more), and whether that is believed.
+
+A directory without any manifest, a file that became empty, a directory in the tree that can't be looked into: each is
+what a failed mount, a full disk or a broken tool leaves behind, and none of them means that the policies are to go.
+So what was known stays, and who wants it to go says so.  After a restart, what was known is what LastGood tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from netpold.host.scan import SourceError, problem
+from netpold.policy.documents import Content
+from netpold.policy.manifest import NOTHING, Parsed
+from netpold.policy.model import Finding
+
+WENT_S = 10.0  # what went so shortly before nothing was left went for the same reason
+
+# What stands for a file whose content is unknown: it may hold anything that was known of it before.
+UNKNOWN = Parsed(objects=(), findings=(), passed_over=NOTHING, truncated=True)
+_BLANK = Content(b"", Parsed((), (), NOTHING, False), None)
+
+
+class FilesBefore(Protocol):
+    def files(self) -> Collection[str]:
+        """The files that held what was in force before a restart."""
+
+
+class Absence:
+    """What a Source asks.  `before`: what is known from before a restart, while it starts."""
+
+    def __init__(self, directory: Path, allow_empty: bool, before: FilesBefore | None) -> None:
+        self._directory = directory
+        self._allow_empty = allow_empty
+        self._before = before
+        self._went: dict[str, tuple[float, Content]] = {}  # in the order in which they went
+
+    def started(self) -> None:
+        """All that is known now is in the Source."""
+        self._before = None
+
+    def files_before(self) -> Collection[str]:
+        return self._before.files() if self._before else ()
+
+    def files_below(self, path: str) -> Iterator[str]:
+        """Files known from before a restart below a directory."""
+        return (each for each in self.files_before() if each.startswith(f"{path}/"))
+
+    def refuse_empty(self, known: Collection[str]) -> None:
+        """Nothing is there any more.  Raises SourceError where something was, unless the settings allow that."""
+        if not self._allow_empty and (known or self.files_before()):
+            hint = (
+                "put the manifests back, or mount them (if nothing is to be enforced, put a file there that has only a "
+                "comment, or set allow_empty = true); policies known before stay in force"
+            )
+            raise SourceError(self._directory, "there is no manifest in the directory of manifests", hint)
+
+    def went(self, path: str, content: Content, now: float) -> None:
+        """A file is taken for deleted."""
+        self._went.pop(path, None)
+        self._went[path] = now, content
+        while self._went and next(iter(self._went.values()))[0] < now - WENT_S:
+            del self._went[next(iter(self._went))]
+
+    def went_lately(self, now: float) -> dict[str, Content]:
+        """The files that went a moment ago, each once."""
+        found = {path: content for path, (when, content) in self._went.items() if when >= now - WENT_S}
+        self._went = {}
+        return found
+
+    def believed(self, path: str, found: Content, before: Content | None) -> Content:
+        """What is taken for a file's content; one that became empty keeps what it held."""
+        if found.outline:
+            return found
+        held = path in self.files_before() if before is None else before.parsed.objects or before.parsed.truncated
+        if not held:
+            return _BLANK
+        parsed = Parsed((), (_emptied(path),), NOTHING, True)
+        return Content(b"", parsed, (parsed,))
+
+
+def _emptied(path: str) -> Finding:
+    fault = "the file is empty, and held something before; what it said stays in force"
+    cure = "write it anew, or delete the file if its objects are to go"
+    return problem(path, "emptied-file", fault, cure)
+
+
+def is_below(path: str, closed: Collection[str]) -> bool:
+    """Whether a path lies below one that can't be looked into."""
+    return bool(closed) and any(parent in closed for parent in _parents(path))
+
+
+def _parents(path: str) -> Iterable[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
