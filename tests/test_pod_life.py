@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Backend, Host, Lab, Node, Outcome, Outside, Pod, Probe
+from tests.lab import Backend, Host, Lab, Node, Outside, Pod, Probe
 from tests.lab.daemon import Daemon
 from tests.test_daemon import DENY_ALL, eventually, policy
 
