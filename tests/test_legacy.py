@@ -42,6 +42,8 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
+    NotBetween,
+    OwnSource,
     Ports,
     Proto,
     Related,
@@ -49,6 +51,7 @@ from netpold.rules.ruleset import (
     Rule,
     SourcePort,
     Target,
+    Translated,
 )
 from tests.lab.namespace import NetworkNamespace, owner, sweep
 
@@ -151,6 +154,8 @@ def every_kind(family: Family) -> list[tuple[Match, ...]]:
     kinds += [(icmp, Related()), (TCP, InSet(a, "src"), Ports(((80, 80), (443, 443))))]
     kinds += [(Interface("src", "in"), Interface("dst", "out"), Address("src", host), Address("dst", net, True), TCP)]
     kinds += [(BridgePort("src", "x", True), BridgePort("dst", "y"))]
+    kinds += [(icmp, NotBetween(host.split("/")[0])), (Translated(),), (Address("src", host), OwnSource())]
+    kinds += [(UDP, SourcePort(68), Ports(((67, 67),)))]
     if family == 6:
         kinds += [(icmp, IcmpType(135), HopLimit(255)), (HopLimit(0),)]
     return kinds

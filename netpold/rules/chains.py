@@ -2,12 +2,13 @@
 
     FORWARD -> NETPOLD-FORWARD
         NETPOLD-FROM        which pod sends: by interface (tree), bridge port (tree), address (tree)
-            NP-OUT-...      its source address must be the pod's; replies pass; then its egress rules
+            NP-OUT-...      its source address must be the pod's (spoofing.py); replies pass; then its egress rules
         revoked             what answers connections that are no longer allowed (revoke.py)
-        replies, errors     of connections that were judged in their original direction
+        replies, errors     of connections that were judged in their original direction (icmp.py)
         NETPOLD-TO          which pod receives, likewise
             NP-IN-...       its ingress rules
-    INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses; egress rules if the settings say so
+    INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses, the node's loopback; egress rules if the
+                                  settings say so
     OUTPUT  -> NETPOLD-OUTPUT     the node to its pods, only if the settings say so
     NP-RULES-<hash>         compiled rules of a pod's policies in a direction; RETURN allows, DROP at the end
 
@@ -29,8 +30,8 @@ from typing import Literal
 
 from netpold.policy.index import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family
-from netpold.rules import dispatch
-from netpold.rules.count import dropped, dropped_spoofed
+from netpold.rules import dispatch, icmp, spoofing
+from netpold.rules.count import dropped
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.parts import Parts
 from netpold.rules.peers import PolicyRules
@@ -48,23 +49,15 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
-    Proto,
-    Related,
     Reply,
     Rule,
     Side,
-    SourcePort,
     Target,
     short_hash,
 )
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
 from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
-
-ICMP_REDIRECT = 5
-ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ICMPV6_REDIRECT = range(
-    133, 138
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +81,6 @@ class Chains:
         self.settings = settings
         self.sets = sets
         self.policy_rules = rules
-        self.icmp = Proto("icmp" if family == 4 else "ipv6-icmp")
         self._parts = Parts()
 
     def build(self, local: list[Local], active: bool, unclaimed: Unclaimed) -> Mapping[str, tuple[Rule, ...]]:
@@ -125,7 +117,7 @@ class Chains:
             revoked = [revoked_rule(self.family)] if outgoing or incoming else []
             self.chains["NETPOLD-INPUT"] = (*revoked, *self.chains["NETPOLD-INPUT"])
             self.chains["NETPOLD-OUTPUT"] = (
-                *self._neighbour_discovery(),
+                *icmp.neighbour_discovery(self.family),
                 *revoked,
                 Rule((Reply(),), "RETURN", "replies"),
                 *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
@@ -139,7 +131,9 @@ class Chains:
             self._accept()
         sender = [Rule((), Jump("NETPOLD-FROM"))] if outgoing else []
         receiver = [Rule((), Jump("NETPOLD-TO"))] if incoming else []
-        passed = [Rule((Reply(),), done, "replies"), Rule(self._error(), done, "errors about known connections")]
+        errors, chains = icmp.errors(self.family, self._forged_errors(), done)
+        self.chains.update(chains)
+        passed = [Rule((Reply(),), done, "replies"), *errors]
         if self.unclaimed:
             passed = [*(before_replies(self.family, rule.matches) for rule in passed), *passed]
         last = [Rule((), done)] if self.settings.accept else []
@@ -150,23 +144,39 @@ class Chains:
         if self.family == 6 and (outgoing or incoming):
             # only what is bridged still has a hop limit of 255: routing takes one off
             advertised = Rule(
-                (self.icmp, IcmpType(ROUTER_ADVERTISEMENT)), done, "from no pod: these were sorted out above"
+                (icmp.protocol(6), IcmpType(icmp.ROUTER_ADVERTISEMENT)),
+                done,
+                "from no pod: these were sorted out above",
             )
             self.chains["NETPOLD-ND"] = (
-                *self._neighbour_discovery(done),
+                *icmp.neighbour_discovery(6, done),
+                *icmp.no_router(),
                 *sender,
                 advertised,
                 *passed,
                 *receiver,
                 *last,
             )
-            rules.insert(0, Rule((self.icmp, HopLimit(255)), Goto("NETPOLD-ND")))
+            rules.insert(0, Rule((icmp.protocol(6), HopLimit(255)), Goto("NETPOLD-ND")))
         self.chains["NETPOLD-FORWARD"] = tuple(rules)
 
+    def _forged_errors(self) -> bool:
+        """Makes the chains that drop errors which are no pod's own; whether there are any."""
+        addresses = sorted(self.at_address) if self.spoof_checks else []
+        make = partial(icmp.forged_errors, addresses)
+        chains = self._parts.once(icmp.FORGED_ERRORS, addresses, make)
+        self.chains.update(chains)
+        return bool(chains)
+
     def _input(self, outgoing: bool) -> None:
+        first: list[Rule] = []
+        if self.spoof_checks and self.local:
+            first, chains = spoofing.loopback(self.family)
+            self.chains.update(chains)
         if self.settings.host_access == "policy":
-            rules = [*self._neighbour_discovery(), Rule((), Goto("NETPOLD-FROM"))] if outgoing else []
-            self.chains["NETPOLD-INPUT"] = tuple(rules)
+            forged = [Rule(icmp.error(self.family), Jump(icmp.FORGED_ERRORS))] if self._forged_errors() else []
+            judged = [*icmp.neighbour_discovery(self.family), *forged, Rule((), Goto("NETPOLD-FROM"))]
+            self.chains["NETPOLD-INPUT"] = (*first, *(judged if outgoing else ()))
             return
         leaves = {
             key: self._parts.once(("host", key), pods, partial(self._host_leaf, *key, pods))
@@ -174,10 +184,10 @@ class Chains:
             if self.spoof_checks
         }
         rules = self._interface_trees("NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules})
-        self.chains["NETPOLD-INPUT"] = tuple(rules)
+        self.chains["NETPOLD-INPUT"] = (*first, *rules)
 
     def _host_leaf(self, name: str, bridged: bool, pods: list[Local]) -> tuple[Rule, ...]:
-        return _where(_passes("src", name, bridged), self._spoof_check(pods, "NETPOLD-ALIEN"))
+        return _where(_passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN))
 
     def _accept(self) -> None:
         """Only traffic of this node's pods is accepted; the host's other rules judge the rest."""
@@ -187,20 +197,6 @@ class Chains:
             Rule((InSet(name, "src"),), "ACCEPT"),
             Rule((InSet(name, "dst"),), "ACCEPT"),
         )
-
-    def _neighbour_discovery(self, done: Target = "RETURN") -> list[Rule]:
-        if self.family == 4:
-            return []
-        return [
-            Rule((self.icmp, IcmpType(kind), HopLimit(255)), done, "neighbour discovery")
-            for kind in (NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, ROUTER_SOLICITATION)
-        ]
-
-    def _error(self) -> tuple[Match, ...]:
-        """ICMP errors about connections; a redirect is none, it would change a route."""
-        if self.family == 6:
-            return (self.icmp, Related())
-        return (self.icmp, Related(), IcmpType(ICMP_REDIRECT, negate=True))
 
     # From packet to pod -------------------------------------------------------------------------------------------
 
@@ -266,7 +262,7 @@ class Chains:
         of the source address alone.  `ends`: there is more behind the tree that they need not pass."""
         here = _passes(side, name, bridged)
         if not any(each.isolation[direction] for each in pods):
-            check = self._spoof_check(pods, "NETPOLD-ALIEN") if direction is Direction.EGRESS else ()
+            check = self._spoof_check(pods, spoofing.ALIEN) if direction is Direction.EGRESS else ()
             return _where(here, (*check, Rule((), "RETURN")) if ends else check)
         if direction is Direction.EGRESS:
             chain, rules = f"NP-OUT-{name}", self._egress_of_interface(pods)
@@ -277,9 +273,9 @@ class Chains:
 
     def _egress_of_interface(self, pods: list[Local]) -> list[Rule]:
         if len(pods) == 1:
-            return [*self._spoof_check(pods, "NETPOLD-SPOOF"), *self._judge(pods, Direction.EGRESS)]
+            return [*self._spoof_check(pods, spoofing.SPOOF), *self._judge(pods, Direction.EGRESS)]
         rules = self._by_address(pods, Direction.EGRESS)
-        return [*rules, Rule((), Goto(self._spoof_chain("NETPOLD-SPOOF")))]
+        return [*rules, Rule((), Goto(self._spoof_chain(spoofing.SPOOF)))]
 
     def _ingress_of_interface(self, own: Match, pods: list[Local]) -> list[Rule]:
         if len(pods) == 1:
@@ -326,7 +322,7 @@ class Chains:
         if direction is Direction.EGRESS:
             rules = [
                 Rule((Reply(),), "RETURN", "replies"),
-                Rule(self._error(), "RETURN", "errors about known connections"),
+                Rule(icmp.error(self.family), "RETURN", "errors about known connections"),
             ]
             own = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
             rules += [Rule((Address("dst", address),), "RETURN", "the pod itself") for address in sorted(own)]
@@ -360,8 +356,9 @@ class Chains:
         else:
             if self.settings.nflog_group:
                 rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]
-            keys = " ".join(policy.key for policy in isolation.policies)
-            rules += dropped(self.family, direction, f"no rule allows: {keys}"[:COMMENT_LIMIT])
+            # not those that grant nothing anyway: it may be the name that the kernel's tool refuses (daemon/quarantine.py)
+            keys = " ".join(policy.key for policy in isolation.policies if not policy.quarantined)
+            rules += dropped(self.family, direction, f"no rule allows: {keys or 'quarantined'}"[:COMMENT_LIMIT])
         content = "\n".join(text(rule, self.family) for rule in rules)
         return f"NP-RULES-{short_hash(content)}", tuple(rules)
 
@@ -374,33 +371,13 @@ class Chains:
         """
         if not self.spoof_checks or not all(each.endpoint.addresses for each in pods):
             return ()
-        target = Goto(self._spoof_chain(chain))
         own = sorted({address for each in pods for address in each.own(self.family)})
-        if not own:
-            return (Rule((), target),)
-        if len(own) == 1:
-            return (Rule((Address("src", own[0], negate=True),), target),)
-        meaning = "addresses of " + " ".join(sorted(each.key for each in pods))
-        return (Rule((InSet(self.sets.addresses(meaning, self.family, own), "src", negate=True),), target),)
+        names = " ".join(sorted(each.key for each in pods))
+        return (spoofing.others(own, names, self._spoof_chain(chain), self.family, self.sets),)
 
     def _spoof_chain(self, chain: str) -> str:
-        """NETPOLD-SPOOF drops; NETPOLD-ALIEN first lets pass what a host sends before it has or without its address."""
-        log = [Rule((), Log(self.settings.nflog_group, "netpold drop spoofed"))] if self.settings.nflog_group else []
-        self.chains["NETPOLD-SPOOF"] = (*log, *dropped_spoofed(self.family, "not the pod's own source address"))
-        spoof = Goto("NETPOLD-SPOOF")
-        if chain == "NETPOLD-SPOOF":
-            return chain
-        if self.family == 4:
-            dhcp = (Address("src", "0.0.0.0/32"), Proto("udp"), SourcePort(68))
-            self.chains["NETPOLD-ALIEN"] = (Rule(dhcp, "RETURN", "DHCP"), Rule((), spoof))
-        else:
-            self.chains["NETPOLD-ALIEN"] = (
-                Rule((self.icmp, IcmpType(ROUTER_ADVERTISEMENT)), spoof),
-                Rule((self.icmp, IcmpType(ICMPV6_REDIRECT)), spoof),
-                Rule((Address("src", "fe80::/10"),), "RETURN", "link-local"),
-                Rule((Address("src", "::/128"), self.icmp), "RETURN", "duplicate address detection"),
-                Rule((), spoof),
-            )
+        """Makes the chain, and gives its name."""
+        self.chains.update(spoofing.chains(chain, self.family, self.settings.nflog_group))
         return chain
 
 

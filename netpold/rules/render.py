@@ -23,6 +23,8 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
+    NotBetween,
+    OwnSource,
     Ports,
     Proto,
     Related,
@@ -30,6 +32,7 @@ from netpold.rules.ruleset import (
     Rule,
     Ruleset,
     SourcePort,
+    Translated,
 )
 
 MOST_MEMBERS = 4194304  # `maxelem` is no allocation; the default of 65,536 would overflow in a large cluster
@@ -111,6 +114,12 @@ def _extension(match: Match, family: Family, protocol: str, kernel_name: Callabl
             return Extension(name, ((option, str(number), negate),))
         case HopLimit(value):
             return Extension("hl", (("hl-eq", str(value), False),))
+        case NotBetween(address):
+            return Extension("conntrack", (("ctorigsrc", address, True), ("ctreplsrc", address, True)))
+        case Translated():
+            return Extension("conntrack", (("ctstate", "DNAT", False),))
+        case OwnSource():
+            return Extension("addrtype", (("src-type", "LOCAL", False), ("limit-iface-in", None, False)))
 
 
 def _range(ports: tuple[int, int]) -> str:

@@ -122,7 +122,39 @@ class HopLimit:
     value: int
 
 
-Match = Proto | Ports | SourcePort | Address | InSet | Interface | BridgePort | Reply | Related | IcmpType | HopLimit
+@dataclass(frozen=True, slots=True)
+class NotBetween:
+    """A packet of, or an error about, a connection that neither began at that address nor is answered from there."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """A packet of a connection whose destination was changed on the way (DNAT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSource:
+    """The source is an address that the interface which the packet comes in by has itself."""
+
+
+Match = (
+    Proto
+    | Ports
+    | SourcePort
+    | Address
+    | InSet
+    | Interface
+    | BridgePort
+    | Reply
+    | Related
+    | IcmpType
+    | HopLimit
+    | NotBetween
+    | Translated
+    | OwnSource
+)
 
 
 # Targets -------------------------------------------------------------------------------------------------------------

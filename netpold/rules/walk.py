@@ -19,6 +19,8 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
+    NotBetween,
+    OwnSource,
     Ports,
     Proto,
     Related,
@@ -26,6 +28,7 @@ from netpold.rules.ruleset import (
     Rule,
     Ruleset,
     SourcePort,
+    Translated,
     Verdict,
 )
 
@@ -51,6 +54,7 @@ class Packet:
     hop_limit: int = 63
     reply: bool = False
     related: bool = False
+    between: tuple[str, ...] = ()  # the ends of the connection that it is about, where it is not one of them that sends
 
     @property
     def family(self) -> Family:
@@ -130,6 +134,10 @@ def _holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
             return (packet.icmp_type == number) != negate
         case HopLimit(value):
             return packet.hop_limit == value
+        case NotBetween(address):
+            return address not in (packet.between or (packet.source, packet.destination))
+        case Translated() | OwnSource():
+            return False  # a packet here is as its sender wrote it, and not of the host itself
 
 
 def _side(packet: Packet, side: str) -> str:
