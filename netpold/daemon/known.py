@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from netpold.config import Settings, compile_settings
+from netpold.daemon.isolate import Culprit
 from netpold.daemon.lingering import Lingering
+from netpold.daemon.quarantine import Quarantine
 from netpold.daemon.status import PodCounts, PolicyCounts
+from netpold.host.last_good import LastGood
 from netpold.host.locate import Places, nobodys, unclaimed
 from netpold.host.source import Reading
 from netpold.host.view import HostView
@@ -19,41 +22,46 @@ from netpold.policy.model import Finding, World
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import FAMILIES
+from netpold.rules.unclaimed import NOTHING
 
 
 class Known:
     """Each step keeps its own state, and works on what changed alone.  For use by one thread."""
 
-    def __init__(self, settings: Settings, were_here: frozenset[str] = frozenset()) -> None:
+    def __init__(self, settings: Settings, were_here: frozenset[str], last_good: LastGood) -> None:
         self.places = Places(settings.node, were_here)
-        self._assembly = Assembly()
-        self._index = Index(self._assembly.world)
+        self._last_good = last_good
+        self._assembly = Assembly(last_good)
+        self._quarantine = Quarantine(self._assembly.world)  # of what the kernel refuses
+        self._index = Index(self._quarantine.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
         self._lingering = Lingering()
         self._pod_interfaces = settings.pod_interfaces
         self._view = HostView()
+        self._placed: Mapping[str, Endpoint] = {}
+        self._closed = NOTHING
         self.endpoints: Mapping[str, Endpoint] = {}  # of the local pods and of those that linger, by key
         self.unclaimed: tuple[str, ...] = ()  # interfaces that are closed since no pod claims them
         self._source_findings: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()  # all there are, in order
         self.changes = Changes()  # what the last update took in
+        self._as_before: tuple[str, ...] = ()  # `Kind namespace/name` of what is in force in an earlier version
         self._unfiltered: list[str] = []  # families of which iptables does not see bridged packets
 
     def update(self, reading: Reading | None, view: HostView) -> Compiled:
         """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
-        changes = self._assembly.update(reading.changed) if reading and reading.changed else Changes()
-        self.changes = changes
+        written = self._assembly.update(reading.changed) if reading else Changes()
+        if reading:
+            self._last_good.changed(written)
+        changes = self.changes = self._quarantine.update(written)
         places = self.places
         before = places.endpoints
         places.update(view, changes.pods)
         lingering = self._lingering
         past = lingering.past
         lingering.update(changes, self.world, self._index.claims, (before, places.endpoints), (self._view, view))
-        closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
-        compiled = self._compiler.update(changes, places.endpoints, lingering.past, closed)
-        if places.endpoints is not before or lingering.past is not past:
-            gone = {name: each.endpoint for name, each in lingering.past.pods.items()}
-            self.endpoints = {**places.endpoints, **gone} if gone else places.endpoints
+        closed = self._closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
+        compiled = self._compile(changes, anew=places.endpoints is not before or lingering.past is not past)
         self.unclaimed = unclaimed(view, closed, self.endpoints.values()) if closed else ()
         if places.endpoints is not before or view is not self._view:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
@@ -61,21 +69,64 @@ class Known:
             self._view = view
         if reading and (reading.changed or reading.findings != self._source_findings):
             self._source_findings = reading.findings
+            self._as_before = tuple(sorted(self._assembly.last_good))
             self._collect_findings()
         return compiled
 
+    def refuse(self, culprits: Iterable[Culprit]) -> Compiled | None:
+        """Take in that the kernel refuses these; nothing else has changed since the last `update`.  None: there is
+        nothing left to take out of any of them."""
+        changes = self._quarantine.refuse(culprits)
+        if changes is None:
+            return None
+        self._collect_findings()
+        return self._compile(changes, anew=True)
+
+    def try_refused(self, is_refused: Callable[[Culprit], bool]) -> Compiled | None:
+        """Ask again for what was refused and is due; None: nothing has changed."""
+        changes = self._quarantine.try_again(is_refused)
+        if changes is None:
+            return None
+        self._collect_findings()
+        return self._compile(changes, anew=True)
+
+    def in_force(self) -> None:
+        """What was compiled last is."""
+        self._quarantine.in_force()
+
+    @property
+    def error(self) -> str | None:
+        """What is not in force as it is written, because the kernel refuses it."""
+        return self._quarantine.error
+
+    @property
+    def try_again_at(self) -> float | None:
+        """When (time.monotonic()) something that was refused is due."""
+        return self._quarantine.due
+
+    def _compile(self, changes: Changes, *, anew: bool) -> Compiled:
+        """`anew`: pods may be at other places than the last time."""
+        placed = self._quarantine.placed(self.places.endpoints) if anew else self._placed
+        self._placed = placed
+        past = self._lingering.past
+        if anew:
+            gone = {name: each.endpoint for name, each in past.pods.items()}
+            self.endpoints = {**placed, **gone} if gone else placed
+        return self._compiler.update(changes, placed, past, self._closed)
+
     @property
     def world(self) -> World:
-        return self._assembly.world
+        return self._quarantine.world
 
     @property
     def rejected(self) -> frozenset[str]:
         """`Kind namespace/name` of what is not in force as it is written."""
-        return self._assembly.rejected
+        return self._assembly.rejected | {f"NetworkPolicy {key}" for key in self._quarantine.refused}
 
     def _collect_findings(self) -> None:
         claimed = self._index.claims.findings(self._assembly.world.pods)
         found = [*self._source_findings, *self._assembly.findings(), *claimed]
+        found += self._quarantine.findings(self.places.endpoints)
         if found or self.findings:
             found.sort(key=lambda each: (each.position, each.code, each.path, each.fault))
             self.findings = tuple(found)
@@ -83,10 +134,13 @@ class Known:
     def told(self) -> dict[str, object]:
         """The fields of Status that the inputs tell."""
         world, endpoints = self._assembly.world, self.places.endpoints
-        rejected = self._assembly.rejected_policies
+        refused = self._quarantine.refused
+        rejected = self._assembly.rejected_policies + len(refused)
         return {
             "policies": PolicyCounts(
-                max(len(world.policies) - rejected, 0), rejected, self._assembly.quarantined_policies
+                max(len(world.policies) - rejected, 0),
+                rejected,
+                self._assembly.quarantined_policies + self._quarantine.closed,
             ),
             "pods": PodCounts(
                 total=len(world.pods),
@@ -98,6 +152,7 @@ class Known:
             "unclaimed": self.unclaimed,
             "namespaces": len(world.namespaces),
             "passed_over": dict((+self._assembly.passed_over).most_common(MOST_KINDS)),
+            "last_good": self._as_before,
             "findings": self.findings,
         }
 

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from netpold import __version__
@@ -24,14 +24,16 @@ from netpold.daemon.chores import Chores
 from netpold.daemon.cutter import Cutter
 from netpold.daemon.drift import Drift
 from netpold.daemon.inbox import Inbox, Wishes
+from netpold.daemon.isolate import Trials
 from netpold.daemon.known import Known
 from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status, timestamp
 from netpold.host import journal
 from netpold.host.drops import Drops
 from netpold.host.kernel.apply import apply, installed, legacy_in_use
-from netpold.host.kernel.backend import Backend, KernelError
+from netpold.host.kernel.backend import Backend, KernelError, Trouble
 from netpold.host.kernel.flush import flush, retire_other
+from netpold.host.last_good import LastGood
 from netpold.host.locate import addresses
 from netpold.host.metrics import Metrics
 from netpold.host.netlink import NetlinkError
@@ -44,7 +46,7 @@ from netpold.host.trust import trustees
 from netpold.host.view import HostView
 from netpold.host.watch import Watcher
 from netpold.rules.compile import Compiled
-from netpold.rules.plan import Installed, plan
+from netpold.rules.plan import Installed, Plan, plan
 from netpold.rules.render import ruleset_text
 from netpold.rules.revoke import Enforced
 from netpold.rules.ruleset import FAMILIES
@@ -52,10 +54,13 @@ from netpold.rules.ruleset import FAMILIES
 log = logging.getLogger("netpold")
 
 CACHE_NAME = "parsed.sqlite"  # in the state directory
+LAST_GOOD_NAME = "last-good.sqlite"  # likewise
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
+ISOLATE_AFTER = 2  # refusals of the kernel in a row: then somebody may be to blame
+SLOW_S = 5.0  # a change of the kernel that takes longer is told while it lasts
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
 
@@ -76,6 +81,7 @@ class Reconciler:
         self._network = Network(lambda: inbox.wish(network=True))
         self._watcher = Watcher(settings.manifests, lambda: inbox.wish(files=True))
         self._cache = ParsedCache(settings.state_dir / CACHE_NAME)
+        self._last_good = last_good = LastGood(settings.state_dir / LAST_GOOD_NAME)
         trusted = trustees(settings)
         self._source = Source(
             settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache, trusted
@@ -85,20 +91,23 @@ class Reconciler:
         self._snapshots = Snapshots(settings.state_dir, backend.name)
         self._drops = Drops()
         self._metrics = Metrics(__version__, self._drops.totals)
-        self._chores = Chores(self._source, self._snapshots, self._drops, backend, settings.rescan_s)
-        self._known = Known(settings, saved_pods(settings.state_dir))
+        self._chores = Chores(self._source, last_good, self._snapshots, self._drops, backend, settings.rescan_s)
+        self._known = Known(settings, saved_pods(settings.state_dir), last_good)
         self._report = Report()
+        self._trials = Trials(backend, lambda: inbox.alive())
+        self._refusals = 0  # of the kernel, in a row
+        self._applying_since: float | None = None  # time.monotonic(), while the kernel is changed
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
         self._enforced: Enforced | None = None
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
-        self._flushed = False
+        self._flushed, self._flush_for = False, ""
         self._look_at = time.monotonic() + settings.rescan_s  # when to look at files and kernel without being woken
         self._sure_at: float | None = None  # when to act on the first look, even if files go on to change
         self._drifted = False  # another program changed what is installed, and that is not repaired yet
         self._status = Status.starting(settings, backend.name)
         # whose warnings, which they log themselves, `status` has too
-        self.beside: list[Warner] = [self._snapshots, trusted]
+        self.beside: list[Warner] = [self._snapshots, trusted, last_good]
 
     def start(self) -> None:
         """Begin to follow the network and the files.  Raises OSError or NetlinkError."""
@@ -113,6 +122,7 @@ class Reconciler:
         self._cutter.close()
         self._drift.close()
         self._cache.close()
+        self._last_good.close()
         self._snapshots.close()
 
     # From any thread ----------------------------------------------------------------------------------------------
@@ -133,23 +143,32 @@ class Reconciler:
         """Until everything that is on disk now is enforced or rejected.  False when that took too long."""
         return self._inbox.wait(timeout)
 
-    def flush(self) -> None:
-        """Take everything of netpold's out of the kernel, and enforce nothing until the daemon starts again.
+    def flush(self, who: str) -> None:
+        """Take everything of netpold's out of the kernel, and enforce nothing until the daemon starts again; `who` asks
+        for it.
 
         Raises KernelError when the kernel refuses, or has not done it within FLUSH_S seconds.
         """
+        log.warning("a flush of all rules is asked for by %s", who)
+        self._flush_for = who
         self._inbox.flush(FLUSH_S)
 
     @property
     def current(self) -> Status:
-        return self._status
+        status, since = self._status, self._applying_since
+        took = time.monotonic() - since if since is not None else 0.0
+        if took < SLOW_S or status.state == "degraded":
+            return status
+        error = f"a change has been waiting for the kernel's rules or their tool for {took:.0f} s"
+        began = timestamp(datetime.now(UTC) - timedelta(seconds=took))
+        return replace(status, state="degraded", error=error, since=began)
 
     def status(self) -> dict[str, object]:
-        return self._status.as_json()
+        return self.current.as_json()
 
     def metrics(self) -> bytes:
         """As Prometheus wants them."""
-        return self._metrics.text(self._status)
+        return self._metrics.text(self.current)
 
     def ruleset_text(self) -> str:
         """The ruleset in force, for a person."""
@@ -190,7 +209,7 @@ class Reconciler:
             return self._inbox.take_urgent()
         if pause:
             return self._inbox.take_after_failure(FIRST_RETRY_S, pause)
-        times = (self._look_at, self._source.due, self._drift.due, *self._chores.times())
+        times = (self._look_at, self._source.due, self._drift.due, self._known.try_again_at, *self._chores.times())
         return self._inbox.take(min(each for each in times if each is not None))
 
     def _round(self, wishes: Wishes) -> None:
@@ -207,6 +226,9 @@ class Reconciler:
                 self._update(wishes)
             except (SourceError, NetlinkError) as error:
                 failure = error  # what is in force needs to be looked after all the same
+        again = self._known.try_again_at
+        if again is not None and again <= now and self._installed is not None and failure is None:
+            self._try_refused()
         if wishes.flows:
             self._cut()
         if now >= self._look_at:
@@ -258,6 +280,7 @@ class Reconciler:
             reading = self._source.read(hints, self.settings.settle_ms / 1000)
         except SourceError as error:
             failure = error  # what was known before stays in force, where the pods are now
+            reading = self._source.stand_ins()
         looked_at = time.monotonic()  # not before: what this look was the first to see is waited for
         self._inbox.alive()
         if self._source.complete:
@@ -290,8 +313,11 @@ class Reconciler:
         if failed:
             self._publish(state=self._status.state, error=self._status.error, **applied)
         else:
-            self._publish(state="enforcing", error=None, **applied)
-            self._report.recovered(self._status)
+            refused = self._known.error
+            self._known.in_force()
+            self._publish(state="degraded" if refused else "enforcing", error=refused, **applied)
+            if refused is None:
+                self._report.recovered(self._status)
         last = self._status.last_apply if applied else None
         self._report.applied(self._status, last.duration_ms / 1000 if last else None, repaired=self._drifted)
         if self._drifted and applied:
@@ -326,7 +352,17 @@ class Reconciler:
             current = before
         else:
             self._installed = None  # until all of it is done, what the kernel holds has to be read
-            self._installed = current = apply(steps, self._backend)
+            try:
+                self._applying_since = began
+                self._installed = current = apply(steps, self._backend)
+            except KernelError as error:
+                others = self._without_culprits(error, steps)
+                if others is None:
+                    raise
+                return self._enforce(others, view)
+            finally:
+                self._applying_since = None
+            self._refusals = 0
             self._metrics.applied(time.monotonic() - began)
             self._cutter.release(enforced, current.names)
             self._chores.kernel_changed(began)
@@ -348,6 +384,29 @@ class Reconciler:
             "rules": {f"IPv{family}": sum(map(len, ruleset.chains[family].values())) for family in FAMILIES},
             "sets": len(ruleset.sets),
         }
+
+    def _without_culprits(self, error: KernelError, refused: Plan) -> Compiled | None:
+        """What to enforce instead, where single objects are to blame that the kernel refuses a plan; else None."""
+        self._refusals += 1
+        if isinstance(error, Trouble) or self._refusals < ISOLATE_AFTER:
+            return None
+        try:
+            culprits = self._trials.culprits(refused)
+        except KernelError:
+            return None  # it is not the plan that is refused
+        others = self._known.refuse(culprits)
+        if others is not None:
+            self._report.found(self._known.findings, self._known.rejected, self._known.world)
+        return others
+
+    def _try_refused(self) -> None:
+        """Enforce again what the kernel has refused and takes now."""
+        compiled = self._known.try_refused(self._trials.is_refused)
+        if self._installed is not None and self._trials.left:
+            self._installed = replace(self._installed, stray_sets=self._installed.stray_sets | self._trials.left)
+        if compiled is not None:
+            self._report.found(self._known.findings, self._known.rejected, self._known.world)
+            self._tell(self._enforce(compiled, self._network.view()), failed=False)
 
     def _cut(self) -> None:
         """Forget the open flows that are no longer allowed."""
@@ -371,7 +430,7 @@ class Reconciler:
             raise
         self._snapshots.forget()
         self._flushed, self._installed, self._enforced = True, None, None
-        text = "flushed on request: nothing is enforced until netpold is restarted"
+        text = f"flushed on request of {self._flush_for}: nothing is enforced until netpold is restarted"
         journal.say(journal.FLUSHED, text)
         self._publish(state="degraded", error=text)
         self._inbox.flushed(None)
