@@ -19,7 +19,8 @@ import pytest
 from netpold import __version__
 from netpold.config import Settings
 from netpold.daemon import control
-from netpold.daemon.control import Control, ControlError
+from netpold.daemon.control import Control
+from netpold.daemon.runtime_dir import ControlError
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status, timestamp
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Finding, Position
@@ -39,7 +40,7 @@ class Daemon:
     def wait(self, timeout: float) -> bool:
         return self.ready.wait(timeout)
 
-    def flush(self) -> None:
+    def flush(self, who: str) -> None:
         if self.refuses:
             raise KernelError("iptables-nft-restore: no")
         self.flushed += 1

@@ -63,6 +63,6 @@ def _value(path: Path, status: int, body: bytes) -> Any:
         hint = "see whether --socket names the socket of netpold"
         raise Failure(f"{path} does not answer as netpold does", hint, Exit.NOT_RUNNING) from error
     if status != 200:
-        code = Exit.TIMED_OUT if status == 504 else Exit.NO
+        code = {504: Exit.TIMED_OUT, 403: Exit.NOT_PERMITTED}.get(status, Exit.NO)
         raise Failure(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
     return value

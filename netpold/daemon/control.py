@@ -6,13 +6,19 @@
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
 
-Only root gets at it: the directory and the socket are made for their owner alone.  Each connection has a thread of its
-own, at most CONNECTIONS of them; one that says nothing for IDLE_S is closed, so no client holds up another for long.
+Only root and the user that netpold runs as get at it, and, for what changes nothing, the members of one group, if the
+settings name one: by the modes of directory and socket (`runtime_dir.py`), and by what the kernel says of each client
+(`peer.py`).
+
+Each connection has a thread of its own, at most CONNECTIONS of them (READERS for that group, so that they never shut
+others out).  A request has to come within IDLE_S, and with no more bytes than HEAD_LIMIT and BODY_LIMIT; an answer has
+to be taken within IDLE_S.  So no client holds up another for long, and none the loop.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -27,14 +33,18 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from netpold.daemon.bounded import BoundedReader, TooMuch
+from netpold.daemon.peer import Peer, Right, peer_of
+from netpold.daemon.runtime_dir import SOCKET_OWN, ControlError, admit, prepare
 from netpold.host.kernel.backend import KernelError
 from netpold.host.metrics import CONTENT_TYPE
 
 log = logging.getLogger("netpold")
 
 SOCKET_NAME = "netpold.sock"
-CONNECTIONS = 64
+CONNECTIONS, READERS = 64, 16
 IDLE_S = 10.0
+HEAD_LIMIT = 32 * 1024
 BODY_LIMIT = 64 * 1024
 DEFAULT_WAIT_S = 30.0
 LONGEST_WAIT_S = 3600.0
@@ -49,17 +59,13 @@ class Controlled(Protocol):
         """Until everything that is on disk now is enforced or rejected; False after `timeout` seconds."""
         ...
 
-    def flush(self) -> None:
-        """Raises KernelError."""
+    def flush(self, who: str) -> None:
+        """`who` asks for it.  Raises KernelError."""
         ...
 
     def ruleset_text(self) -> str: ...
 
     def metrics(self) -> bytes: ...
-
-
-class ControlError(Exception):
-    """The socket can't be made.  One sentence, with a hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,13 @@ class _Refusal(Exception):
 
 
 class Control:
-    """The server.  It listens from `start` to `close`."""
+    """The server.  It listens from `start` to `close`.  `warning`: why the group that may look can't."""
 
-    def __init__(self, runtime_dir: Path, controlled: Controlled) -> None:
+    def __init__(self, runtime_dir: Path, controlled: Controlled, group: str | None = None) -> None:
         self.path = runtime_dir / SOCKET_NAME
+        self.warning: str | None = None
         self._controlled = controlled
+        self._group = group
         self._server: _Server | None = None
         self._identity = (0, 0)
 
@@ -94,14 +102,18 @@ class Control:
                 f"{self.path}: longer than the 107 bytes of a socket's path; choose a shorter runtime_dir"
             )
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            prepare(self.path.parent, SOCKET_NAME)
             if _is_served(self.path):
                 raise ControlError(f"{self.path}: another netpold serves it; stop that one, or use another runtime_dir")
             self.path.unlink(missing_ok=True)
             self._server = _Server(str(self.path), self._controlled)
-            status = self.path.stat()
+            status = self.path.lstat()
         except OSError as error:
             raise ControlError(f"{self.path}: {error.strerror}; correct runtime_dir, or its permissions") from error
+        if self._group:
+            self._server.readers, self.warning = admit(self.path.parent, SOCKET_NAME, self._group)
+            if self.warning:
+                log.warning("%s", self.warning)
         self._identity = (status.st_dev, status.st_ino)
         threading.Thread(target=self._server.serve_forever, args=(0.2,), name="netpold-control", daemon=True).start()
 
@@ -113,7 +125,7 @@ class Control:
         self._server.server_close()
         self._server = None
         try:
-            status = self.path.stat()
+            status = self.path.lstat()
             if (status.st_dev, status.st_ino) == self._identity:  # else it is our successor's
                 self.path.unlink()
         except FileNotFoundError:
@@ -139,11 +151,13 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
     def __init__(self, path: str, controlled: Controlled) -> None:
         self.controlled = controlled
+        self.readers: int | None = None  # the group whose members may look
         self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self.free_for_readers = threading.BoundedSemaphore(READERS)
         super().__init__(path, _Handler)
 
     def server_bind(self) -> None:
-        os.fchmod(self.socket.fileno(), 0o600)  # before bind: that is the mode the socket's file gets
+        os.fchmod(self.socket.fileno(), SOCKET_OWN)  # before bind: that is the mode the socket's file gets
         super().server_bind()
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
@@ -168,11 +182,29 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    peer: Peer
+    right: Right
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.1"  # what is no HTTP at all gets an answer with a head, too
     server_version = "netpold"
     sys_version = ""
     timeout = IDLE_S
+
+    def setup(self) -> None:
+        super().setup()
+        self.peer = peer_of(self.connection)
+        self.right = self.peer.right(self.server.readers)
+        self._incoming = BoundedReader(self.connection)
+        self.rfile.close()
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def handle_one_request(self) -> None:
+        self._incoming.allow(HEAD_LIMIT, self.timeout)
+        try:
+            super().handle_one_request()
+        except TooMuch:  # in the request's first line; in the head below it, http.server says so itself
+            self.requestline, self.request_version, self.command = "", "", ""
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def do_GET(self) -> None:
         self._serve()
@@ -185,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self._answer()
         except _Refusal as refusal:
             answer = refusal.answer
+        if self.right is Right.NOTHING:
+            self.close_connection = True
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.kind)
         self.send_header("Content-Length", str(len(answer.body)))
@@ -196,8 +230,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def _answer(self) -> _Answer:
+        if self.right is Right.NOTHING:
+            raise _Refusal(HTTPStatus.FORBIDDEN, "not permitted", "ask as root, or with sudo")
         self._pass_over_body()
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError as wrong:
+            hint = f"there are {', '.join(_ROUTES)}"
+            raise _Refusal(HTTPStatus.BAD_REQUEST, f"this is no URL: {wrong}", hint) from wrong
         route = _ROUTES.get(url.path)
         if route is None:
             hint = f"there are {', '.join(_ROUTES)}"
@@ -206,15 +246,20 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != method:
             error = f"{url.path} does not take {self.command}"
             raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, error, f"use {method}", method)
-        return serve(self.server.controlled, parse_qs(url.query))
+        if method != "GET" and self.right < Right.CHANGE:
+            error = f"not permitted: members of the socket's group may look, and {url.path} is more than that"
+            raise _Refusal(HTTPStatus.FORBIDDEN, error, "ask as root, or with sudo")
+        return serve(_Request(self.server.controlled, parse_qs(url.query), self.peer))
 
     def _pass_over_body(self) -> None:
         """No request needs a body; a short one is read and dropped, so that the connection can go on."""
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > BODY_LIMIT:
+        is_number = length.isascii() and length.isdecimal() and len(length) < 10
+        if "Transfer-Encoding" in self.headers or not is_number or int(length) > BODY_LIMIT:
             self.close_connection = True
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             raise _Refusal(status, "the request has too large a body", "send none: everything is in the URL")
+        self._incoming.allow_more(int(length))
         self.rfile.read(int(length))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -230,32 +275,44 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def handle(self) -> None:
+        if self.right is Right.READ and not self.server.free_for_readers.acquire(blocking=False):
+            self.wfile.write(_BUSY)
+            return
         try:
             super().handle()
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the client did not wait for the answer
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            return  # the client did not wait for the answer, or does not take it
+        finally:
+            if self.right is Right.READ:
+                self.server.free_for_readers.release()
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not logged."""
 
 
-Query = dict[str, list[str]]
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request that may be served."""
+
+    controlled: Controlled
+    query: dict[str, list[str]]
+    peer: Peer
 
 
-def _status(controlled: Controlled, query: Query) -> _Answer:
-    return _Answer(HTTPStatus.OK, _json(controlled.status()))
+def _status(request: _Request) -> _Answer:
+    return _Answer(HTTPStatus.OK, _json(request.controlled.status()))
 
 
-def _ruleset(controlled: Controlled, query: Query) -> _Answer:
-    return _Answer(HTTPStatus.OK, controlled.ruleset_text().encode(), "text/plain; charset=utf-8")
+def _ruleset(request: _Request) -> _Answer:
+    return _Answer(HTTPStatus.OK, request.controlled.ruleset_text().encode(), "text/plain; charset=utf-8")
 
 
-def _metrics(controlled: Controlled, query: Query) -> _Answer:
-    return _Answer(HTTPStatus.OK, controlled.metrics(), CONTENT_TYPE)
+def _metrics(request: _Request) -> _Answer:
+    return _Answer(HTTPStatus.OK, request.controlled.metrics(), CONTENT_TYPE)
 
 
-def _wait(controlled: Controlled, query: Query) -> _Answer:
-    text = query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
+def _wait(request: _Request) -> _Answer:
+    text = request.query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
     try:
         timeout = float(text)
     except ValueError:
@@ -263,21 +320,22 @@ def _wait(controlled: Controlled, query: Query) -> _Answer:
     if not 0 <= timeout <= LONGEST_WAIT_S:  # NaN is refused too
         hint = f"give seconds from 0 to {LONGEST_WAIT_S:g}"
         raise _Refusal(HTTPStatus.BAD_REQUEST, f"timeout={text[:40]} can't be", hint)
-    if controlled.wait(timeout):
+    if request.controlled.wait(timeout):
         return _Answer(HTTPStatus.OK, _json({"done": True}))
     error = f"not everything on disk is enforced after {timeout:g} s"
     raise _Refusal(HTTPStatus.GATEWAY_TIMEOUT, error, "see what status says, or wait longer")
 
 
-def _flush(controlled: Controlled, query: Query) -> _Answer:
+def _flush(request: _Request) -> _Answer:
     try:
-        controlled.flush()
+        request.controlled.flush(str(request.peer))
     except KernelError as error:
         raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error), "see the daemon's log, and try again") from error
     return _Answer(HTTPStatus.OK, _json({"done": True}))
 
 
-_ROUTES: dict[str, tuple[str, Callable[[Controlled, Query], _Answer]]] = {
+# Those that take GET change nothing.
+_ROUTES: dict[str, tuple[str, Callable[[_Request], _Answer]]] = {
     "/v1/status": ("GET", _status),
     "/v1/ruleset": ("GET", _ruleset),
     "/metrics": ("GET", _metrics),

@@ -23,8 +23,9 @@ from typing import Protocol
 
 from netpold import __version__
 from netpold.config import ConfigError, Settings, add_flags, load
-from netpold.daemon.control import Control, ControlError
+from netpold.daemon.control import Control
 from netpold.daemon.reconcile import Reconciler
+from netpold.daemon.runtime_dir import ControlError
 from netpold.host import journal, network, watch
 from netpold.host.kernel.apply import choose
 from netpold.host.kernel.backend import KernelError
@@ -138,7 +139,7 @@ class _Process:
             backend = Nft() if choose(settings.backend) == "nft" else Legacy()
             stack.callback(backend.close)
             reconciler = Reconciler(settings, backend)
-            control = Control(settings.runtime_dir, reconciler)
+            control = Control(settings.runtime_dir, reconciler, settings.socket_group)
             control.start()
             stack.callback(control.close)
             try:
@@ -150,7 +151,7 @@ class _Process:
                 reconciler.beside.append(each)
                 each.start()
                 stack.callback(each.close)
-            reconciler.beside.append(self)
+            reconciler.beside += [self, control]
             text = f"netpold {__version__} on node {settings.node}: {settings.manifests} to {backend.name}"
             journal.say(journal.STARTED, text)
             tell = partial(self._tell_systemd, reconciler)
