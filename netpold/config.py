@@ -141,6 +141,13 @@ class Settings:
             "For how many milliseconds the manifests must stay unchanged before they are acted on.", low=1, high=60_000
         ),
     )
+    allow_empty: bool = field(
+        default=False,
+        metadata=_row(
+            "Take a directory without any manifest for what it says: no policies.  Else what was known before stays in "
+            "force, since a mount that failed looks the same."
+        ),
+    )
     rescan_s: int = field(
         default=30,
         metadata=_row(

@@ -18,6 +18,7 @@ from netpold.printable import printable
 
 WATCH_S = 1.0
 FINDINGS_SHOWN = 50
+LAST_GOOD_SHOWN = 5
 MOST_NAMED = 5  # interfaces
 
 _STATES: dict[str, Colour] = {"enforcing": "green", "starting": "yellow", "degraded": "red"}
@@ -97,9 +98,17 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     if closed:
         shown = ", ".join(closed[:MOST_NAMED]) + (", ..." if len(closed) > MOST_NAMED else "")
         facts.append(("closed", f"{number(len(closed), 'interface')} that no pod claims: {shown}"))
+    if status["last_good"]["count"]:
+        facts.append(("last good", _last_good(status["last_good"])))
     if kinds:
         facts.append(("passed over", ", ".join(f"{count} {kind}" for kind, count in kinds)))
     return [(name, printable(str(value))) for name, value in facts]
+
+
+def _last_good(last_good: dict[str, Any]) -> str:
+    names = last_good["objects"][:LAST_GOOD_SHOWN]
+    more = ", ..." if last_good["count"] > len(names) else ""
+    return f"{number(last_good['count'], 'object')} in force as before the manifest failed: {', '.join(names)}{more}"
 
 
 def _item(severity: str, what: str) -> list[str]:

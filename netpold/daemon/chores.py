@@ -1,5 +1,5 @@
 """What no packet waits for, done in small slices when nothing else is to do: taking old chains and sets away, looking
-for changes of files that no event told of, saving what files said and the rules for the next boot."""
+for changes of files that no event told of, saving what was good, what files said and the rules for the next boot."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import clean_up
 from netpold.host.kernel.backend import Backend, KernelError
+from netpold.host.last_good import LastGood
 from netpold.host.snapshot import Snapshots
 from netpold.host.source import Source
 from netpold.rules.plan import Installed
@@ -31,8 +32,17 @@ log = logging.getLogger("netpold")
 class Chores:
     """When each of them is due.  For the loop alone.  `stuck_s`: how long to leave what can't be taken away."""
 
-    def __init__(self, source: Source, snapshots: Snapshots, drops: Drops, backend: Backend, stuck_s: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        last_good: LastGood,
+        snapshots: Snapshots,
+        drops: Drops,
+        backend: Backend,
+        stuck_s: float,
+    ) -> None:
         self._source = source
+        self._last_good = last_good
         self._snapshots = snapshots
         self._drops = drops
         self._backend = backend
@@ -59,13 +69,13 @@ class Chores:
 
     def times(self) -> Iterator[float]:
         """When (time.monotonic()) something is to do."""
-        for each in (self._clean_up_at, self._sweep_at, self._save_at, self._snapshots.due):
+        for each in (self._last_good.due, self._clean_up_at, self._sweep_at, self._save_at, self._snapshots.due):
             if each is not None:
                 yield each
 
     def overdue(self, now: float, installed: Installed | None) -> bool:
         """Whether something has waited too long."""
-        waiting = (self._save_at, self._snapshots.due)
+        waiting = (self._last_good.due, self._save_at, self._snapshots.due)
         return self._is_cluttered(installed) or any(each is not None and now > each + OVERDUE_S for each in waiting)
 
     def do(
@@ -75,6 +85,8 @@ class Chores:
 
         `were_here`: see Places.
         """
+        if self._last_good.due is not None and now >= self._last_good.due:
+            self._last_good.save(SLICE_S)
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = None if self._source.sweep(SLICE_S) else time.monotonic() + PAUSE_S
         if self._save_at is not None and now >= self._save_at:

@@ -84,7 +84,14 @@ class Reconciler:
         self._last_good = last_good = LastGood(settings.state_dir / LAST_GOOD_NAME)
         trusted = trustees(settings)
         self._source = Source(
-            settings.manifests, settings.max_file_size, self._watcher.follow, self._watcher.enter, self._cache, trusted
+            settings.manifests,
+            settings.max_file_size,
+            self._watcher.follow,
+            self._watcher.enter,
+            self._cache,
+            trusted,
+            last_good,
+            settings.allow_empty,
         )
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = Drift(backend, lambda: inbox.wish(drift=True))

@@ -14,6 +14,8 @@ from netpold.printable import printable
 
 VERSION = 1  # of the JSON shape; goes up when a field changes its meaning or goes away
 
+MOST_NAMED = 100  # objects that are listed by name; the number is always of all
+
 State = Literal["enforcing", "degraded", "starting"]
 
 
@@ -72,6 +74,7 @@ class Status:
     sets: int = 0
     last_apply: LastApply | None = None
     error: str | None = None
+    last_good: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -99,6 +102,7 @@ class Status:
             "manifests": self.manifests,
             "policies": {"accepted": self.policies.accepted, "rejected": self.policies.rejected},
             "quarantined": self.policies.quarantined,
+            "last_good": {"count": len(self.last_good), "objects": list(self.last_good[:MOST_NAMED])},
             "pods": asdict(self.pods),
             "unclaimed_interfaces": list(self.unclaimed),
             "namespaces": self.namespaces,

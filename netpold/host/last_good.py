@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class LastGood:
             if found is not None:
                 yield found
 
-    def files(self) -> Iterable[str]:
+    def files(self) -> Collection[str]:
         """The files that objects came from."""
         self._known()
         return self._by_file.keys()
