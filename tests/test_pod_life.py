@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Backend, Host, Lab, Node, Outside, Pod, Probe
+from tests.lab import Backend, Host, Lab, Node, Outside, Pod, Probe, namespace_manifest
 from tests.lab.daemon import Daemon
 from tests.test_daemon import DENY_ALL, eventually, policy
 
@@ -177,3 +177,37 @@ def as_another(pod: Pod, name: str) -> Pod:
     twin = copy(pod)
     twin.pod_name, twin.labels = name, {"app": name}
     return twin
+
+
+def test_a_pod_that_goes_while_the_daemon_does_not_run(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    as_before = {(a, b): True, (a, c): False, (c, a): False, (c, b): True}
+    with scene.daemon:
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        assert scene.daemon.stop() == 0
+        scene.put(b, c)
+        scene.write(b, c)
+        scene.expect(as_before)
+        assert scene.daemon.stop() == 0
+        scene.write(b, c)
+        scene.expect(as_before)
+        elsewhere = scene.daemon.status()["pods"]
+        assert elsewhere["lingering"] == 1
+        assert scene.daemon.stop() == 0
+        scene.node.remove(a)
+        scene.write(b, c)
+        assert scene.daemon.status()["pods"]["lingering"] == 0
+
+
+def test_policies_that_go_with_their_namespace(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend, "routed")
+    a, b, c = (scene.pod(name) for name in "abc")
+    with scene.daemon:
+        scene.write(a, b, c, namespace_manifest("x"), policies=(ONLY_TO_B,))
+        scene.write(a, b, c)
+        scene.expect({(a, b): True, (a, c): False, (c, a): False})
+        scene.write(b, c)
+        scene.expect({(a, b): True, (a, c): False, (c, a): False})
+        scene.write(a, b, c, namespace_manifest("x"))
+        scene.expect({(a, b): True, (a, c): True, (c, a): True})

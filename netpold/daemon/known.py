@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from netpold.config import Settings, compile_settings
@@ -12,6 +12,7 @@ from netpold.daemon.quarantine import Quarantine
 from netpold.daemon.status import PodCounts, PolicyCounts
 from netpold.host.last_good import LastGood
 from netpold.host.locate import Places, nobodys, unclaimed
+from netpold.host.remains import Remains
 from netpold.host.source import Reading
 from netpold.host.view import HostView
 from netpold.policy.assemble import Assembly
@@ -20,7 +21,9 @@ from netpold.policy.index import Index
 from netpold.policy.manifest import MOST_KINDS
 from netpold.policy.model import Finding, World
 from netpold.rules.compile import Compiled, Compiler
+from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.past import Past
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.unclaimed import NOTHING
 
@@ -28,25 +31,27 @@ from netpold.rules.unclaimed import NOTHING
 class Known:
     """Each step keeps its own state, and works on what changed alone.  For use by one thread."""
 
-    def __init__(self, settings: Settings, were_here: frozenset[str], last_good: LastGood) -> None:
+    def __init__(self, settings: Settings, were_here: frozenset[str], remains: Remains, last_good: LastGood) -> None:
+        """`were_here`, `remains`: what there was before the daemon's start."""
         self.places = Places(settings.node, were_here)
         self._last_good = last_good
         self._assembly = Assembly(last_good)
         self._quarantine = Quarantine(self._assembly.world)  # of what the kernel refuses
         self._index = Index(self._quarantine.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
-        self._lingering = Lingering()
+        self._lingering = Lingering(remains)
         self._pod_interfaces = settings.pod_interfaces
         self._view = HostView()
         self._placed: Mapping[str, Endpoint] = {}
         self._closed = NOTHING
+        self._isolated: tuple[Isolated, ...] = ()
         self.endpoints: Mapping[str, Endpoint] = {}  # of the local pods and of those that linger, by key
         self.unclaimed: tuple[str, ...] = ()  # interfaces that are closed since no pod claims them
         self._source_findings: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()  # all there are, in order
         self.changes = Changes()  # what the last update took in
         self._as_before: tuple[str, ...] = ()  # `Kind namespace/name` of what is in force in an earlier version
-        self._unfiltered: list[str] = []  # families of which iptables does not see bridged packets
+        self._unfiltered: list[str] = []  # which bridged packets iptables does not see, in words
 
     def update(self, reading: Reading | None, view: HostView) -> Compiled:
         """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
@@ -65,7 +70,7 @@ class Known:
         self.unclaimed = unclaimed(view, closed, self.endpoints.values()) if closed else ()
         if places.endpoints is not before or view is not self._view:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
-            self._unfiltered = [f"IPv{family}" for family in FAMILIES if bridged and family not in view.bridge_nf_call]
+            self._unfiltered = list(_unfiltered(view)) if bridged else []
             self._view = view
         if reading and (reading.changed or reading.findings != self._source_findings):
             self._source_findings = reading.findings
@@ -112,7 +117,19 @@ class Known:
         if anew:
             gone = {name: each.endpoint for name, each in past.pods.items()}
             self.endpoints = {**placed, **gone} if gone else placed
-        return self._compiler.update(changes, placed, past, self._closed)
+        compiled = self._compiler.update(changes, placed, past, self._closed)
+        self._isolated = compiled.isolated
+        return compiled
+
+    @property
+    def past(self) -> Past:
+        """What holds on though the manifests no longer say it."""
+        return self._lingering.past
+
+    def remains(self) -> Remains:
+        """What is to be known of this node's pods after a restart."""
+        isolating = {key for each in self._isolated for key in each.policies}
+        return self._lingering.remains(self.world, self.places.endpoints, isolating, self._view)
 
     @property
     def world(self) -> World:
@@ -158,8 +175,15 @@ class Known:
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
-        return [*self.places.warnings, *self._lingering.warnings()] + [
-            f"{family} packets between ports of a bridge are not filtered: "
-            f"set the sysctl net.bridge.bridge-nf-call-ip{'6' if family == 'IPv6' else ''}tables to 1"
-            for family in self._unfiltered
-        ]
+        return [*self.places.warnings, *self._lingering.warnings(), *self._unfiltered]
+
+
+def _unfiltered(view: HostView) -> Iterator[str]:
+    """The packets between ports of a bridge that iptables does not see, and what to do about it."""
+    for family in sorted(set(FAMILIES) - view.bridge_nf_call):
+        sysctl = f"net.bridge.bridge-nf-call-ip{'6' if family == 6 else ''}tables"
+        yield f"IPv{family} packets between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"
+    for kind in sorted(view.bridge_nf_misses):
+        what = "VLAN tags" if kind == "vlan" else "PPPoE headers"
+        sysctl = f"net.bridge.bridge-nf-filter-{kind}-tagged"
+        yield f"packets with {what} between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"

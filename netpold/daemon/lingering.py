@@ -14,9 +14,10 @@ What is so is told by the changes and the world after them; `past` is what the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
+from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
 from netpold.policy.changes import Changes
 from netpold.policy.claims import Claims
@@ -26,25 +27,13 @@ from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.past import NO_PAST, Gone, Past
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What a pod has left behind: `links` are its interfaces' indexes by name.  `closed`: its address is another's."""
-
-    pod: Pod
-    addresses: tuple[str, ...]
-    links: Mapping[str, int]
-    closed: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.pod.key}@{next(iter(self.links))}"
-
-
 class Lingering:
     """Owns what lingers, for one thread.  `past` is another object when anything in it changed.  `closed`: interfaces
     through which nothing may pass unless a pod claims them."""
 
-    def __init__(self) -> None:
+    def __init__(self, remains: Remains) -> None:
+        """`remains`: from before the daemon's start."""
+        self._remains: Remains | None = remains
         self.past: Past = NO_PAST
         self.closed: frozenset[Interface] = frozenset()
         self._left: dict[str, Left] = {}
@@ -60,7 +49,10 @@ class Lingering:
         """Take in a change.  `world` is the one after it, `claims` are those before it; `places` (endpoints of the
         local pods by key) and `views` are those before and after it."""
         _, here = places
-        for left in _leaving(changes, world, places, views[0]):
+        if self._remains is not None:
+            self._take_up(self._remains, world, here)
+            self._remains = None
+        for left in _leaving(changes, places, views[0]):
             taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
             self._left[left.name] = replace(left, closed=taken)
         if not self._left and not self.past.policies and not _with_namespace(changes):
@@ -79,6 +71,31 @@ class Lingering:
         past = Past(pods, dict(self._kept(changes, world, ending)), ending)
         if past != self.past:
             self.past = past
+
+    def remains(self, world: World, here: Mapping[str, Endpoint], isolating: Iterable[str], view: HostView) -> Remains:
+        """What is to be known after a restart; `isolating`: the keys of the policies that isolate any pod here."""
+        if self._remains is not None:
+            return self._remains
+        living = (
+            Left(world.pods[key], place.addresses, _links(place, view))
+            for key, place in here.items()
+            if place.interfaces
+        )
+        policies = {
+            key: world.policies.get(key) or self.past.policies.get(key) for key in (*self.past.policies, *isolating)
+        }
+        return Remains(
+            tuple(each for each in (*living, *self._left.values()) if each.links),
+            tuple(each for each in policies.values() if each is not None),
+            self.past.ending,
+        )
+
+    def _take_up(self, remains: Remains, world: World, here: Mapping[str, Endpoint]) -> None:
+        """What was left behind when the daemon ran last, and what was since."""
+        for left in remains.pods:
+            if left.closed or not _is_still(left.pod, world.pods.get(left.pod.key), here):
+                self._left[left.name] = left
+        self.past = Past({}, {each.key: each for each in remains.policies}, remains.ending)
 
     def warnings(self) -> list[str]:
         """What a person should look at, one sentence each."""
@@ -130,7 +147,7 @@ class Lingering:
 
 
 def _leaving(
-    changes: Changes, world: World, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
+    changes: Changes, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
 ) -> Iterator[Left]:
     """The pods that leave interfaces behind, for all that their manifests say."""
     before, here = places
@@ -138,12 +155,18 @@ def _leaving(
         place = before.get(key)
         if old is None or place is None or not place.interfaces:
             continue
-        stays = new is not None and key in here
-        if stays and new is not None and (not old.addresses or not set(old.addresses).isdisjoint(new.addresses)):
+        if _is_still(old, new, here):
             continue
-        links = {each.name: view.links[each.name].index for each in place.interfaces if each.name in view.links}
+        links = _links(place, view)
         if links:
             yield Left(old, place.addresses, links)
+
+
+def _is_still(old: Pod, new: Pod | None, here: Mapping[str, Endpoint]) -> bool:
+    """Whether what a manifest says now is still the same pod, or the new name of another one."""
+    if new is None or new.key not in here:
+        return False
+    return not old.addresses or not set(old.addresses).isdisjoint(new.addresses)
 
 
 def _is_awaited(left: Left, here: Mapping[str, Endpoint]) -> bool:
@@ -160,6 +183,10 @@ def _with_namespace(changes: Changes) -> frozenset[str]:
         for old, new in changes.policies.values()
         if old is not None and new is None and old.namespace in gone
     )
+
+
+def _links(place: Endpoint, view: HostView) -> dict[str, int]:
+    return {each.name: view.links[each.name].index for each in place.interfaces if each.name in view.links}
 
 
 def _interfaces(left: Left, view: HostView) -> tuple[Interface, ...]:

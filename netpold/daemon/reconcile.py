@@ -40,7 +40,7 @@ from netpold.host.netlink import NetlinkError
 from netpold.host.network import Network
 from netpold.host.parsed_cache import ParsedCache
 from netpold.host.scan import SourceError
-from netpold.host.snapshot import Snapshots, saved_pods
+from netpold.host.snapshot import Snapshots, saved_pods, saved_remains
 from netpold.host.source import Reading, Source
 from netpold.host.trust import trustees
 from netpold.host.view import HostView
@@ -95,11 +95,11 @@ class Reconciler:
         )
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = Drift(backend, lambda: inbox.wish(drift=True))
-        self._snapshots = Snapshots(settings.state_dir, backend.name)
+        self._snapshots = Snapshots(settings.state_dir, backend.name, lambda: self._known.remains())
         self._drops = Drops()
         self._metrics = Metrics(__version__, self._drops.totals)
         self._chores = Chores(self._source, last_good, self._snapshots, self._drops, backend, settings.rescan_s)
-        self._known = Known(settings, saved_pods(settings.state_dir), last_good)
+        self._known = Known(settings, saved_pods(settings.state_dir), saved_remains(settings.state_dir), last_good)
         self._report = Report()
         self._trials = Trials(backend, lambda: inbox.alive())
         self._refusals = 0  # of the kernel, in a row
@@ -292,7 +292,7 @@ class Reconciler:
         self._inbox.alive()
         if self._source.complete:
             places = self._known.places
-            before, were_here = places.endpoints, places.were_here
+            before, were_here, past = places.endpoints, places.were_here, self._known.past
             compiled = self._known.update(reading, view)
             self._report.changed(self._known.changes, before, places.endpoints)
             self._report.found(self._known.findings, self._known.rejected, self._known.world)
@@ -302,7 +302,7 @@ class Reconciler:
                     return
                 places.forget_all_but(self._known.world.pods)
             applied = self._enforce(compiled, view)
-            if places.were_here is not were_here:
+            if places.were_here is not were_here or self._known.past is not past:
                 self._chores.pods_came()
             self._tell(applied, failed=failure is not None)
         if failure is not None:

@@ -21,12 +21,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from netpold.host.remains import NO_REMAINS, Remains, read_remains, remains_line
 from netpold.policy.model import Family
 from netpold.rules.render import set_header, text
 from netpold.rules.ruleset import FAMILIES, IPSet, Ruleset
@@ -49,6 +50,7 @@ class _Taken(NamedTuple):
     ruleset: Ruleset
     names: Mapping[str, str]
     pods: frozenset[str]
+    remains: Remains = NO_REMAINS
 
 
 class Snapshots:
@@ -57,8 +59,10 @@ class Snapshots:
     `warning`: why the last write failed, or what it could not take away; a sentence for a person, or empty.
     """
 
-    def __init__(self, state_dir: Path, backend: str) -> None:
+    def __init__(self, state_dir: Path, backend: str, remains: Callable[[], Remains] = Remains) -> None:
+        """`remains`: gives what `saved_remains` is to give; asked whenever something is taken."""
         self.warning = ""
+        self._remains = remains
         self._state_dir = state_dir
         self._backend = backend
         self._changed_at: float | None = None  # when the first change came that is not taken yet
@@ -91,7 +95,7 @@ class Snapshots:
         """
         sets = {name: replace(each, members=frozenset(each.members)) for name, each in ruleset.sets.items()}
         with self._condition:
-            self._waiting = _Taken(replace(ruleset, sets=sets), names, pods)
+            self._waiting = _Taken(replace(ruleset, sets=sets), names, pods, self._remains())
             self._changed_at, self._failed = None, False
             self._condition.notify_all()
         if self._thread is None:
@@ -157,10 +161,19 @@ class Snapshots:
 
 def saved_pods(state_dir: Path) -> frozenset[str]:
     """The pods of the snapshot, by key; none where there is no snapshot that can be read."""
+    return frozenset(line for line in _pod_lines(state_dir) if not line.startswith("{"))
+
+
+def saved_remains(state_dir: Path) -> Remains:
+    """What the snapshot has of pods that may be gone by now; nothing where there is no snapshot that can be read."""
+    return next((read_remains(line) for line in _pod_lines(state_dir) if line.startswith("{")), NO_REMAINS)
+
+
+def _pod_lines(state_dir: Path) -> list[str]:
     try:
-        return frozenset((_base(state_dir) / CURRENT / _PODS).read_text().splitlines())
+        return (_base(state_dir) / CURRENT / _PODS).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
-        return frozenset()
+        return []
 
 
 def remove(state_dir: Path) -> None:
@@ -256,7 +269,7 @@ def _sync(directory: Path) -> None:
 def _files(backend: str, taken: _Taken) -> Iterator[tuple[str, Iterable[str]]]:
     """Names and content; systemd/boot reads them by these names, and counts them."""
     yield "backend", [f"{backend}\n"]
-    yield _PODS, [f"{pod}\n" for pod in sorted(taken.pods)]
+    yield _PODS, [*(f"{pod}\n" for pod in sorted(taken.pods)), f"{remains_line(taken.remains)}\n"]
     for family in FAMILIES:
         yield f"ipv{family}.sets", _sets(family, taken)
         yield f"ipv{family}.rules", _rules(family, taken)

@@ -1,0 +1,96 @@
+"""What is to be known of this node's pods after a restart of the daemon, should their manifests be gone by then.
+
+One line of JSON, for the snapshot: the pods with their interfaces, the policies that isolate them, and what lingers
+already.  Interfaces are told by their indexes, which a reboot gives to others: then nothing of it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netpold.policy.canonical import read_back, written
+from netpold.policy.model import Pod, Policy, Position
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NOWHERE = Position("", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A pod that has left interfaces behind, or would if its manifest went: `links` are their indexes by name.
+    `closed`: its address is another's."""
+
+    pod: Pod
+    addresses: tuple[str, ...]
+    links: Mapping[str, int]
+    closed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.pod.key}@{next(iter(self.links))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """`policies`: those that isolate any of the pods.  `ending`: see Past."""
+
+    pods: tuple[Left, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    ending: frozenset[str] = frozenset()
+
+
+NO_REMAINS = Remains()
+
+
+def remains_line(remains: Remains) -> str:
+    """As one line of text, which begins with a brace."""
+    return json.dumps(
+        {
+            "boot": _boot(),
+            "pods": [
+                {"addresses": each.addresses, "links": dict(each.links), "closed": each.closed, **_packed(each.pod)}
+                for each in remains.pods
+            ],
+            "policies": [_packed(each) for each in remains.policies],
+            "ending": sorted(remains.ending),
+        }
+    )
+
+
+def read_remains(line: str) -> Remains:
+    """What a line says; nothing, where it is of another boot, or can't be read."""
+    try:
+        found = json.loads(line)
+        if found["boot"] != _boot():
+            return NO_REMAINS
+        policies = [_unpacked(each) for each in found["policies"]]
+        pods = [(_unpacked(each), each) for each in found["pods"]]
+        return Remains(
+            tuple(
+                Left(pod, tuple(each["addresses"]), dict(each["links"]), each["closed"])
+                for pod, each in pods
+                if isinstance(pod, Pod) and each["links"]
+            ),
+            tuple(each for each in policies if isinstance(each, Policy)),
+            frozenset(found["ending"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return NO_REMAINS
+
+
+def _packed(each: Pod | Policy) -> dict[str, Any]:
+    place = each.position or _NOWHERE
+    where = [place.file, place.line, place.column]
+    return {"manifest": written(each), "position": where, "quarantined": each.quarantined}
+
+
+def _unpacked(packed: dict[str, Any]) -> object:
+    return read_back(packed["manifest"].encode(), Position(*packed["position"]), packed["quarantined"])
+
+
+def _boot() -> str:
+    return _BOOT_ID.read_text().strip()
