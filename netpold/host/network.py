@@ -38,6 +38,9 @@ _BRIDGE_NF: tuple[tuple[Family, Path], ...] = (
     (4, Path("/proc/sys/net/bridge/bridge-nf-call-iptables")),
     (6, Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")),
 )
+_BRIDGE_NF_TAGGED = tuple(
+    (kind, Path(f"/proc/sys/net/bridge/bridge-nf-filter-{kind}-tagged")) for kind in ("vlan", "pppoe")
+)
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +168,8 @@ class Network:
         if now >= self._next_tick:
             self._next_tick = now + TICK
             probe = True
-            changed |= self._unpublished or self._view.bridge_nf_call != _bridge_nf_call()
+            seen = self._view.bridge_nf_call, self._view.bridge_nf_misses
+            changed |= self._unpublished or seen != (_bridge_nf_call(), _bridge_nf_misses())
         if changed:
             self._publish()
         if now >= self._next_resync or (probe and self._tables.doubtful):
@@ -192,7 +196,7 @@ class Network:
 
     def _publish(self) -> None:
         self._unpublished = False
-        view = self._tables.view(_bridge_nf_call())
+        view = self._tables.view(_bridge_nf_call(), _bridge_nf_misses())
         if view != self._view:
             self._view = view
             self._wake()
@@ -236,6 +240,11 @@ def _unresolved(view: HostView, address: str) -> str | None:
 def _bridge_nf_call() -> frozenset[Family]:
     """The families whose bridged packets iptables sees (the kernel module br_netfilter and its sysctls)."""
     return frozenset(family for family, path in _BRIDGE_NF if _is_on(path))
+
+
+def _bridge_nf_misses() -> frozenset[str]:
+    """The kinds of frames with IP inside that iptables does not see, though it sees bridged packets."""
+    return frozenset(kind for kind, path in _BRIDGE_NF_TAGGED if _bridge_nf_call() and not _is_on(path))
 
 
 def _is_on(path: Path) -> bool:

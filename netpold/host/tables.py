@@ -72,7 +72,9 @@ class Tables:
         """Keep what earlier tables had learned and these (made from a fresh dump) no longer show."""
         self._stations.inherit(old._stations, self._bridge_of)
 
-    def view(self, bridge_nf_call: frozenset[Family] = frozenset()) -> HostView:
+    def view(
+        self, bridge_nf_call: frozenset[Family] = frozenset(), bridge_nf_misses: frozenset[str] = frozenset()
+    ) -> HostView:
         """The tables as a frozen value."""
         names = {index: link.name for index, link in self._links.items()}
         bridges = {index: link.name for index, link in self._links.items() if link.kind == "bridge"}
@@ -102,6 +104,7 @@ class Tables:
             contested=contested,
             own=frozenset(self._own),
             bridge_nf_call=bridge_nf_call,
+            bridge_nf_misses=bridge_nf_misses,
         )
 
     def _subnets(self, bridges: Mapping[int, str]) -> dict[Network, str]:

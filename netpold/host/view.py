@@ -38,6 +38,7 @@ class HostView:
     `fdb`: (bridge, MAC) -> port.  `contested`: address -> the ports that it was heard on, where these are several.
     `own`: the host's own addresses but for IPv6 link-local ones.  `uplinks`: ports with several stations behind them.
     `bridge_nf_call`: the families for which iptables sees bridged packets (net.bridge.bridge-nf-call-iptables).
+    `bridge_nf_misses`: what it does not see even so: "vlan", "pppoe" (net.bridge.bridge-nf-filter-...-tagged is off).
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class HostView:
     contested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
     bridge_nf_call: frozenset[Family] = frozenset()
+    bridge_nf_misses: frozenset[str] = frozenset()
     uplinks: frozenset[str] = field(init=False, repr=False, compare=False)
     _prefixes: Mapping[Family, Mapping[int, Mapping[int, str]]] = field(init=False, repr=False, compare=False)
 

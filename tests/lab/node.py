@@ -42,7 +42,8 @@ class Node(Host):
         self._peers: list[tuple[Node, dict[int, str]]] = []
         self._announced: list[str] = []
         bridge = {f"bridge/bridge-nf-call-{tables}": int(bridge_nf_call) for tables in ("iptables", "ip6tables")}
-        self.netns.sysctl({**_SYSCTL, **bridge})
+        tagged = {f"bridge/bridge-nf-filter-{kind}-tagged": 1 for kind in ("vlan", "pppoe")}  # as the package has it
+        self.netns.sysctl({**_SYSCTL, **bridge, **tagged})
         veth = "link add uplink0 arp off type veth peer name nowhere0 arp off"
         uplink = ["link set lo up", veth, "link set uplink0 up", "link set nowhere0 up"]
         own = [f"addr add {full(address)} dev lo{nodad(address)}" for address in self.addresses]
