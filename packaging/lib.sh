@@ -89,7 +89,7 @@ _mount() { # where, what is there when it is mounted, type, options
 need_netfilter() {
     modprobe -aq veth bridge br_netfilter nf_tables nft_compat ip_tables ip6_tables iptable_filter ip6table_filter \
         nf_conntrack nf_conntrack_netlink ip_set ip_set_hash_ip ip_set_hash_net ip_set_hash_ipport \
-        ip_set_hash_netport xt_set xt_physdev xt_conntrack xt_multiport xt_comment xt_NFLOG 2>/dev/null || :
+        ip_set_hash_netport xt_set xt_addrtype xt_physdev xt_conntrack xt_multiport xt_comment xt_NFLOG 2>/dev/null || :
     unshare --net ip link set lo up 2>/dev/null ||
         die "network namespaces can't be made here" \
             "in a container: give it CAP_SYS_ADMIN and CAP_NET_ADMIN (systemd-nspawn --capability=all)"

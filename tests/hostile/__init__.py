@@ -1,0 +1,1 @@
+"""What hostile pods send: the ground with victims and attackers (`ground`), and the table of attacks (`attacks`)."""
