@@ -81,7 +81,7 @@ class Reconciler:
         self._network = Network(lambda: inbox.wish(network=True))
         self._watcher = Watcher(settings.manifests, lambda: inbox.wish(files=True))
         self._cache = ParsedCache(settings.state_dir / CACHE_NAME)
-        self._last_good = last_good = LastGood(settings.state_dir / LAST_GOOD_NAME)
+        self._last_good = last_good = LastGood(settings.state_dir / LAST_GOOD_NAME, lambda: inbox.wish(files=True))
         trusted = trustees(settings)
         self._source = Source(
             settings.manifests,

@@ -57,6 +57,12 @@ class Absence:
             )
             raise SourceError(self._directory, "there is no manifest in the directory of manifests", hint)
 
+    def refuse_file(self, path: str, known: Collection[str]) -> None:
+        """A file is at a path.  Raises SourceError where that is the directory itself, in which files were known."""
+        if path == str(self._directory) and any(each != path for each in known or self.files_before()):
+            hint = "put the directory back; policies known before stay in force"
+            raise SourceError(self._directory, "the directory of manifests is a file now", hint)
+
     def went(self, path: str, content: Content, now: float) -> None:
         """A file is taken for deleted."""
         self._went.pop(path, None)

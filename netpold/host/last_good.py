@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,19 +44,20 @@ _Known = Mapping[str, Set[str]]
 
 
 class LastGood:
-    """The database at a path.  For one thread; a thread of its own writes.  Raises nothing.
+    """The database at a path.  For one thread; a thread of its own writes, and calls `told` when `warning` changes.
+    Raises nothing.
 
     `due`: when `save` has something to do (time.monotonic()); None: nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, told: Callable[[], object] = lambda: None) -> None:
         self._path = path
         self._rows: Mapping[Name, Row] | None = None  # once they were needed
         self._by_file: dict[str, list[Row]] = defaultdict(list)
         self._reading = True  # until the first round is done
         self._damage: str | None = None
         self._to_put: dict[Name, Object | None] = {}
-        self._writer = _Writer(path)
+        self._writer = _Writer(path, told)
         self.due: float | None = None
 
     @property
@@ -174,10 +175,11 @@ class _Writer:
     """The thread that writes, and what waits for it.  `renew`: the database has to be made anew first.  `failure`: why
     what waits is not on disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, told: Callable[[], object]) -> None:
         self.renew = False
         self.failure: str | None = None
         self._path = path
+        self._told = told
         self._queue: queue.SimpleQueue[tuple[Name, Row | None] | _Known | None] = queue.SimpleQueue()
         self._waiting: dict[Name, Row | None] = {}  # the thread's own; None: to be taken away
         self._known: _Known | None = None  # likewise: what else is to be taken away
@@ -257,7 +259,8 @@ class _Writer:
         self._waiting, self._known = {}, None
         if self.failure:
             log.info("last good versions are written to %s again", self._path)
-        self.failure = None
+            self.failure = None
+            self._told()
 
     def _failed(self, error: Exception) -> None:
         """Everything waits on, and is tried again."""
@@ -270,7 +273,8 @@ class _Writer:
         )
         if self.failure != failure:
             log.warning("%s", failure)
-        self.failure = failure
+            self.failure = failure
+            self._told()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -281,9 +281,9 @@ class Source:
 
     def _look_at(self, path: str, happened: Happened) -> None:
         """Look at a path of which something was heard.  Raises Ambiguous when a walk has to look."""
-        if path in self._tree.links or path.rpartition("/")[0] not in self._tree.directories:
+        if path in self._tree.links:
             raise Ambiguous
-        seen = look(path, self._max_file_size, trust=self._trust)
+        seen = self._look_there(path)
         if is_manifest(path.rpartition("/")[2]) or path in self._files:
             at_once = happened is (Happened.RENAMED if seen is None else Happened.MOVED_IN)
             self._note(path, seen, at_once)
@@ -309,10 +309,16 @@ class Source:
     def _look_once_more(self, path: str) -> bool:
         """Look at a path of which something was seen before; False where a walk has to look."""
         try:
-            self._note(path, look(path, self._max_file_size, path in self._tree.links, self._trust))
+            self._note(path, self._look_there(path))
         except Ambiguous:
             return False
         return True
+
+    def _look_there(self, path: str) -> Seen | None:
+        """Look at a path.  Raises Ambiguous where a walk has to look: it may refuse what is on the way there."""
+        if path.rpartition("/")[0] not in self._tree.directories:
+            raise Ambiguous
+        return look(path, self._max_file_size, path in self._tree.links, self._trust)
 
     def _is_for_walks(self, path: str, wait: Wait) -> bool:
         """Whether only a walk can tell that a path is gone: it may lead to a file that has another name."""
@@ -344,6 +350,7 @@ class Source:
         unconfirmed, closed, found = set(self._waiting), set(), False
         for path, seen in walk:
             found = True
+            self._absence.refuse_file(path, self._files.keys())
             unconfirmed.discard(path)
             if isinstance(seen, Finding):
                 closed.add(path)
@@ -365,11 +372,15 @@ class Source:
             self._absence.refuse_empty(self._files.keys())
         for path in list(self._files):
             file = self._files.get(path)
-            if file and file.visited != number and not is_below(path, closed):
-                self._note(path, None, swapped=hurry or walk.swapped(path))
+            if file and file.visited != number:
+                if not is_below(path, closed):
+                    self._note(path, None, swapped=hurry or walk.swapped(path))
+                elif self._waited_for(path) is None:
+                    self._waiting.pop(path, None)  # nobody can tell
             yield
-        for path in unconfirmed - self._files.keys():
-            self._waiting.pop(path, None)  # it came and went, or is known by another name
+        for path in unconfirmed:
+            if path not in self._files or walk.hides(path):  # it came and went, has another name, or is out of sight
+                self._waiting.pop(path, None)
         yield
         self._listed = walk.listed
 
