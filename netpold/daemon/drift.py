@@ -17,7 +17,7 @@ from netpold.daemon.fight import Fight
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply
 from netpold.host.kernel.backend import Backend, Content, KernelError, Program, Suspicion
-from netpold.host.kernel.watch import Watch
+from netpold.host.kernel.watch import EVERYTHING, Watch
 from netpold.host.kernel.watch_sets import differing
 from netpold.policy.model import Family
 from netpold.rules.mend import Damage, Members, mend
@@ -25,6 +25,7 @@ from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES, Ruleset
 
 MOST_FAILURES = 3
+TRIES, AGAIN_S = 5, 0.02  # at putting back what a program is just changing
 
 _Contents = Mapping[Family, Mapping[str, Content]]
 
@@ -91,31 +92,39 @@ class Drift:
         `filled`: what is installed, with the members of those sets that come and go beside the ruleset.
         Raises KernelError; what the kernel holds has to be read then.
         """
-        now = time.monotonic()
-        suspicion, noticed = self._watch.take()
-        if not self._suspicion:
-            self._noticed = min(noticed, now)
-        self._suspicion |= suspicion
+        self._take()
         if not self._suspicion:
             return None
         known = replace(installed, ruleset=filled)
-        damage = self._damage(self._suspicion, installed, known)
-        if damage is not None and not damage:
-            self.forget_suspicion()
-            return None
-        at = self.fight.at(now, damage is None or damage.opens)
-        if at > now:
-            self._mend_at = at
-            return None
-        by = self._suspicion.by
-        self.forget_suspicion()
-        left = None if damage is None else replace(apply(mend(known, damage), self._backend), ruleset=installed.ruleset)
-        done = time.monotonic()
-        self.fight.repaired(done, ", ".join(sorted({each.name for each in by})))
-        return Mended(left, by, done - self._noticed)
-
-    def forget_suspicion(self) -> None:
+        for tries_left in reversed(range(TRIES)):
+            try:
+                damage = self._damage(self._suspicion, installed, known)
+                if damage is not None and not damage:
+                    self._suspicion, self._mend_at = Suspicion(), None
+                    return None
+                now = time.monotonic()
+                at = self.fight.at(now, damage is None or damage.opens)
+                if at > now:
+                    self._mend_at = at
+                    return None
+                left = apply(mend(known, damage), self._backend) if damage is not None else None
+                break
+            except KernelError:
+                if not tries_left:
+                    raise
+                time.sleep(AGAIN_S)  # mostly it has gone on to change things
+                self._take()
+                self._suspicion |= EVERYTHING
+        done, by = time.monotonic(), self._suspicion.by
         self._suspicion, self._mend_at = Suspicion(), None
+        self.fight.repaired(done, ", ".join(sorted({each.name for each in by})))
+        return Mended(replace(left, ruleset=installed.ruleset) if left else None, by, done - self._noticed)
+
+    def _take(self) -> None:
+        suspicion, noticed = self._watch.take()
+        if not self._suspicion:
+            self._noticed = min(noticed, time.monotonic())
+        self._suspicion |= suspicion
 
     def _damage(self, suspicion: Suspicion, installed: Installed, known: Installed) -> Damage | None:
         """What is hurt; None where the kernel has to be read and written anew.  Raises KernelError."""
@@ -132,8 +141,8 @@ class Drift:
             if not self._backend.hooked(family, builtin, own)
         }
         other: frozenset[str] = frozenset()
-        headers = ipset.headers(ipset.headers_listing()) if suspicion.headers or suspicion.members else {}
-        if suspicion.headers:
+        headers = ipset.headers(ipset.headers_listing())
+        if suspicion.headers or any(chains.values()):  # who flushes rules may have gone on to destroy sets
             other = differing(headers, known)
         if self._is_of_another_kind(headers, known):
             return None

@@ -22,7 +22,7 @@ from netpold.rules.ruleset import FAMILIES
 AGAIN_S = 1.0  # after a failure
 _LONGEST_S = 3600.0
 
-EVERYTHING = Suspicion(tables=frozenset(FAMILIES), hooks=frozenset(FAMILIES), lost=True, headers=True)
+EVERYTHING = Suspicion(tables=frozenset(FAMILIES), hooks=frozenset(FAMILIES), headers=True)
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Watch:
             try:
                 if self._rules is None:
                     self._rules = self._backend.watcher()
-                    self.suspect(EVERYTHING)
+                    self.suspect(EVERYTHING | Suspicion(lost=True))
                 self._wait(self._rules)
                 self._look(self._rules)
                 self._failing = False

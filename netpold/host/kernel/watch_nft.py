@@ -48,8 +48,10 @@ class NftWatcher:
 def _suspicion(transaction: Transaction) -> Suspicion:
     hooks: set[Family] = set(transaction.tables)
     hooks |= {family for family, chains in transaction.others.items() if not chains.isdisjoint(BUILTIN)}
-    tables = _ALL if transaction.renamed else frozenset[Family]()
-    if not hooks and not tables and not any(transaction.own.values()):
+    tables = frozenset[Family]()
+    if transaction.renamed:  # jumps follow a chain to its new name
+        hooks, tables = set(FAMILIES), _ALL
+    if not hooks and not any(transaction.own.values()):
         return Suspicion()
     by = (Program(transaction.name, transaction.pid),) if transaction.name else ()
     return Suspicion(transaction.own, tables, frozenset(hooks), by=by)
