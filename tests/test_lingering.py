@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -13,30 +14,48 @@ from netpold.host.view import HostView, Link
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.model import EVERYTHING, NAME_LABEL, Namespace, Pod, Policy, World
-from netpold.rules.compile import Compiler, compile_ruleset
+from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.unclaimed import Unclaimed
 from tests.live import Live
-from tests.strategies import histories
+from tests.strategies import worlds
 from tests.test_incremental import MANY, MODES, same
 
 Places = Mapping[str, Endpoint]
+Object = TypeVar("Object")
+
+
+NAMES = [f"v{number}" for number in range(8)]
 
 
 @st.composite
-def networks(draw: st.DrawFn, world: World) -> tuple[Places, HostView]:
-    """Where pods are, and the links of the host, some of which were made anew under the same name."""
-    names = [f"v{number}" for number in range(8)]
-    kept = draw(st.lists(st.sampled_from(names), unique=True, min_size=4))
-    links = {name: Link(name, draw(st.sampled_from((number, number + 100)), label=name), "veth") for number, name in
-             enumerate(names) if name in kept}  # fmt: skip
-    places = {}
-    for key, pod in sorted(world.pods.items()):
-        place = draw(st.sampled_from(("remote", "address", *sorted(links))))
-        if pod.takes_part and place != "remote":
-            at = () if place == "address" else (Interface(place),)
-            places[key] = Endpoint(key, pod.addresses, at)
-    return places, HostView(links)
+def lives(draw: st.DrawFn) -> list[tuple[World, Places, HostView]]:
+    """One world after another, each with a part of the same objects; where the pods are, for as long as their
+    interfaces are there; and the links of the host, of which some are made anew under the same name."""
+    whole = draw(worlds(MANY))
+    homes = {key: draw(st.sampled_from(("remote", "address", *NAMES, *NAMES))) for key in sorted(whole.pods)}
+    found = []
+    for _ in range(draw(st.integers(2, 6))):
+        world = World(_part(draw, whole.pods), _part(draw, whole.namespaces), _part(draw, whole.policies))
+        absent = draw(st.sets(st.sampled_from(NAMES), max_size=2))
+        anew = draw(st.sets(st.sampled_from(NAMES), max_size=1))
+        links = {
+            name: Link(name, number + 100 * (name in anew), "veth")
+            for number, name in enumerate(NAMES, 1)
+            if name not in absent
+        }
+        places = {}
+        for key, pod in world.pods.items():
+            if pod.takes_part and homes[key] != "remote":
+                at = (Interface(homes[key]),) if homes[key] in links else ()
+                places[key] = Endpoint(key, pod.addresses, at)
+        found.append((world, places, HostView(links)))
+    return found
+
+
+def _part(draw: st.DrawFn, objects: Mapping[str, Object]) -> dict[str, Object]:
+    gone = draw(st.sets(st.sampled_from(sorted(objects)), max_size=3)) if objects else set()
+    return {key: each for key, each in objects.items() if key not in gone}
 
 
 UNCLAIMED = st.builds(
@@ -47,24 +66,25 @@ UNCLAIMED = st.builds(
 )
 
 
-@given(st.data(), histories(MANY, steps=6), MODES, UNCLAIMED)
+@given(lives(), MODES, UNCLAIMED)
 @settings(max_examples=100, deadline=None)
-def test_whatever_happens(data: st.DataObject, history: list[World], mode: object, unclaimed: Unclaimed) -> None:
+def test_whatever_happens(
+    history: list[tuple[World, Places, HostView]], mode: CompileSettings, unclaimed: Unclaimed
+) -> None:
     live = Live(World())
     index = Index(live.world)
-    compiler = Compiler(index, mode)  # type: ignore[arg-type]
+    compiler = Compiler(index, mode)
     lingering = Lingering(NO_REMAINS)
     places: Places = {}
     view = HostView()
-    for world in history:
-        before, saw = places, view
-        places, view = data.draw(networks(world))
+    for world, after, sees in history:
+        before, saw, places, view = places, view, after, sees
         changes = live.become(world)
         lingering.update(changes, live.world, index.claims, (before, places), (saw, view))
         past = lingering.past
         closed = Unclaimed(unclaimed.names, unclaimed.bridges, unclaimed.shared, lingering.closed)
         got = compiler.update(changes, places, past, closed)
-        same(got.ruleset, compile_ruleset(Index(live.world), places, mode, past, closed))  # type: ignore[arg-type]
+        same(got.ruleset, compile_ruleset(Index(live.world), places, mode, past, closed))
         claimed = {interface.name for each in places.values() for interface in each.interfaces}
         own = {address for pod in world.pods.values() if pod.takes_part for address in pod.addresses}
         for gone in past.pods.values():
