@@ -13,6 +13,7 @@ import pytest
 from netpold.host import gitlock
 from netpold.host.gitlock import GitRepositories
 from netpold.host.scan import Ambiguous, Fingerprint, SourceError, Tree, Walk, changed_ns, look, size_of
+from netpold.host.trust import Trustees
 from netpold.policy.model import Finding
 
 LIMIT = 1 << 20
@@ -32,8 +33,8 @@ class Snapshot:
         return {path for path, _ in self.files.items() ^ other.files.items()}
 
 
-def scan(directory: Path, limit: int) -> Snapshot:
-    walk = Walk(directory, limit)
+def scan(directory: Path, limit: int, trustees: Trustees = Trustees()) -> Snapshot:  # noqa: B008  frozen
+    walk = Walk(directory, limit, trustees=trustees)
     seen = list(walk)
     files = {path: each for path, each in seen if isinstance(each, bytes)}
     assert len({path for path, _ in seen}) == len(seen)
@@ -163,7 +164,7 @@ def test_loops_end(tmp_path: Path) -> None:
     assert codes(snapshot) == ["unreadable-file"]  # `self`: too many levels
 
 
-def test_links_out_of_the_directory_are_followed(tmp_path: Path) -> None:
+def test_links_into_directories_that_the_settings_name_are_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/a.yaml").write_text("")
     (tmp_path / "single.yaml").write_text("")
@@ -171,7 +172,7 @@ def test_links_out_of_the_directory_are_followed(tmp_path: Path) -> None:
     top.mkdir()
     (top / "link").symlink_to(tmp_path / "outside")
     (top / "s.yaml").symlink_to("../single.yaml")
-    assert files(scan(top, LIMIT), top) == ["link/a.yaml", "s.yaml"]
+    assert files(scan(top, LIMIT, Trustees(linked_trees=(str(tmp_path),))), top) == ["link/a.yaml", "s.yaml"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dangling.yaml").symlink_to("nowhere")
     snapshot = scan(tmp_path, LIMIT)
     assert files(snapshot, tmp_path) == ["exact.yaml"]
-    assert codes(snapshot) == ["dangling-symlink", "file-too-large", "not-a-file", "not-a-file"]
+    assert codes(snapshot) == ["dangling-symlink", "file-too-large", "link-out-of-tree", "not-a-file"]
     assert {Path(path).name for path in snapshot.unreadable} == {
         "large.yaml",
         "fifo.yaml",

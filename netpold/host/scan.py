@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 from netpold.host.trust import Fault, Trust, Trustees, held, is_read_only, real_path
 from netpold.policy.findings import MOST_IN_ALL, Findings
 from netpold.policy.model import Finding, Position
+from netpold.printable import printable
 
 SUFFIXES = (".yaml", ".yml", ".json")
 PASSED_OVER_SUFFIXES = ("~", ".swp", ".tmp")
@@ -89,7 +90,7 @@ def is_passed_over(name: str) -> bool:
 
 def problem(path: str, code: str, fault: str, cure: str, severity: Literal["error", "warning"] = "error") -> Finding:
     """A finding about a whole file or directory."""
-    return Finding(Position(path, 1), code, "", fault, cure, severity=severity)
+    return Finding(Position(printable(path), 1), code, "", printable(fault), cure, severity=severity)
 
 
 def unreadable_problem(path: str, code: str, error: OSError) -> Finding:
@@ -178,7 +179,6 @@ class Walk:
         self._entering = entering
         self._trustees = trustees
         self._notes = Findings(MOST_IN_ALL)
-        self._closed: list[str] = []  # directories that could not be listed
         self._directories: list[str] = []
         self._links: list[str] = []
         self._visited: set[tuple[int, int]] = set()
@@ -221,10 +221,6 @@ class Walk:
             self._swapped[directory] = known
         return known
 
-    def hides(self, path: str) -> bool:
-        """Whether a path lies below a directory that could not be listed."""
-        return any(path.startswith(closed) and path[len(closed)] == "/" for closed in self._closed)
-
     def __iter__(self) -> Iterator[tuple[str, Seen]]:
         top = str(self._top)
         try:
@@ -252,7 +248,6 @@ class Walk:
             except FileNotFoundError:
                 continue  # deleted while we looked
             except OSError as error:
-                self._closed.append(path)
                 yield path, unreadable_problem(path, "unreadable-directory", error)
 
     def _note_open_top(self, status: os.stat_result) -> None:
@@ -272,7 +267,6 @@ class Walk:
             status = os.fstat(fd)
             self.listed[path] = _state(status)
             if refused := self._refused(status, fd, is_top):
-                self._closed.append(path)
                 yield path, problem(path, *refused)
                 return
             with os.scandir(fd) as listing:
@@ -304,7 +298,6 @@ class Walk:
                 self.git.append(path)
         elif entry.is_symlink():
             if refused := self.trust.of("symlink", entry.stat(follow_symlinks=False)):
-                self._closed.append(path)
                 return path, problem(path, *refused)
             self._to_follow.append(path)
         elif entry.is_dir(follow_symlinks=False):
@@ -323,8 +316,7 @@ class Walk:
 
     def _file(self, path: str, status: os.stat_result) -> tuple[str, Seen] | None:
         if not path.isprintable():
-            shown = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
-            note = problem(shown, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
+            note = problem(path, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
             self._notes.add([note])
             return None
         seen = _judge(path, status, self._max_file_size, self.trust)
@@ -343,15 +335,12 @@ class Walk:
                     with held(path, follow=True) as fd:
                         status, refused = os.fstat(fd), self.trust.leads_out(real_path(fd))
                 except FileNotFoundError:
-                    self._closed.append(path)
                     yield from self._dangling(path)
                 except OSError as error:
-                    self._closed.append(path)
                     yield path, unreadable_problem(path, "unreadable-file", error)
                 else:
                     is_directory = stat.S_ISDIR(status.st_mode)
                     if refused and (is_directory or path.endswith(SUFFIXES)):
-                        self._closed.append(path)
                         yield path, problem(path, *refused)
                     elif is_directory and self._is_new(status):
                         self._to_list.append(path)

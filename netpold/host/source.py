@@ -379,7 +379,8 @@ class Source:
                     self._waiting.pop(path, None)  # nobody can tell
             yield
         for path in unconfirmed:
-            if path not in self._files or walk.hides(path):  # it came and went, has another name, or is out of sight
+            # it came and went, has another name, or is out of sight
+            if path not in self._files or is_below(path, closed):
                 self._waiting.pop(path, None)
         yield
         self._listed = walk.listed
