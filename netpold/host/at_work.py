@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from netpold.host.scan import is_passed_over
 
-QUIET_S = 0.1  # how soon the next draft comes, if there is one
+QUIET_S = 0.25  # how soon the next draft comes, if there is one; rsync --bwlimit pauses for 0.1 s and more
 DRAFT_LIFE_S = 10.0  # a draft that was not touched for longer was left behind
 VOLUME_S = 1.0  # how long to wait for the links of a volume
 

@@ -27,7 +27,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -149,9 +148,8 @@ class Watcher:
             os.set_blocking(self._inotify, False)
 
     def _close_inotify(self) -> None:
-        if self._inotify >= 0:
-            with suppress(OSError):  # where somebody else has closed it
-                os.close(self._inotify)
+        if _is_inotify(self._inotify):  # somebody else may have closed it, and the number be another file's by now
+            os.close(self._inotify)
         self._inotify = -1
 
     def enter(self, path: str) -> None:
@@ -228,6 +226,8 @@ class Watcher:
             ready = {fd for fd, _ in poll.poll(POLL_S * 1000)}
             if self._stop_reader in ready:
                 return
+            if not ready and inotify >= 0 and not _is_inotify(inotify):
+                raise OSError(errno.EBADF, "somebody has closed the inotify instance")
             with self._lock:
                 if inotify in ready:
                     self._read()
@@ -298,6 +298,13 @@ class Watcher:
             self._drafts = dict(islice(self._drafts.items(), MOST_DRAFTS // 2, None))
         self._drafts.pop(path, None)
         self._drafts[path] = time.monotonic()
+
+
+def _is_inotify(fd: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") in ("anon_inode:inotify", "anon_inode:[inotify]")  # noqa: PTH115
+    except OSError:
+        return False
 
 
 def hops(path: str) -> Iterator[str]:
