@@ -76,6 +76,7 @@ def namespace_object(namespace: Namespace) -> Object:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": namespace.name, "labels": dict(namespace.labels)},
+        **({"status": {"phase": "Terminating"}} if namespace.terminating else {}),
     }
 
 
@@ -209,7 +210,9 @@ def _put(into: dict[str, Any], item: Any) -> None:
 
 def to_namespace(written: Object) -> Namespace:
     metadata = written["metadata"]
-    return Namespace(metadata["name"], {**(metadata.get("labels") or {}), NAME_LABEL: metadata["name"]})
+    ends = (written.get("status") or {}).get("phase") == "Terminating"
+    labels = {**(metadata.get("labels") or {}), NAME_LABEL: metadata["name"]}
+    return Namespace(metadata["name"], labels, terminating=ends)
 
 
 def to_pod(written: Object) -> Pod:

@@ -231,7 +231,8 @@ def _address_pairs(draw: st.DrawFn, count: int, contested: bool) -> list[tuple[s
 def namespaces(draw: st.DrawFn, name: str, *, quarantine: bool = False) -> Namespace:
     """A namespace with labels of the keys that pods have too."""
     broken = quarantine and draw(st.integers(0, 3)) == 3
-    return Namespace(name, {**draw(labels), NAME_LABEL: name}, quarantined=broken)
+    ends = not broken and not draw(st.integers(0, 5))
+    return Namespace(name, {**draw(labels), NAME_LABEL: name}, quarantined=broken, terminating=ends)
 
 
 _homes = st.sampled_from(("x", *NAMESPACES))  # one namespace with more in it

@@ -200,14 +200,21 @@ def test_a_pod_that_goes_while_the_daemon_does_not_run(lab: Lab, backend: Backen
         assert scene.daemon.status()["pods"]["lingering"] == 0
 
 
-def test_policies_that_go_with_their_namespace(lab: Lab, backend: Backend) -> None:
+@pytest.mark.parametrize("order", ["at once", "policies first"])
+def test_policies_that_go_with_their_namespace(lab: Lab, backend: Backend, order: str) -> None:
     scene = Scene(lab, backend, "routed")
     a, b, c = (scene.pod(name) for name in "abc")
+    as_before = {(a, b): True, (a, c): False, (c, a): False}
+    space = namespace_manifest("x")
     with scene.daemon:
-        scene.write(a, b, c, namespace_manifest("x"), policies=(ONLY_TO_B,))
+        scene.write(a, b, c, space, policies=(ONLY_TO_B,))
+        if order == "policies first":  # as `kubectl delete namespace` does
+            scene.write(a, b, c, space | {"status": {"phase": "Terminating"}})
+            scene.expect(as_before)
+            assert scene.daemon.stop() == 0
         scene.write(a, b, c)
-        scene.expect({(a, b): True, (a, c): False, (c, a): False})
+        scene.expect(as_before)
         scene.write(b, c)
-        scene.expect({(a, b): True, (a, c): False, (c, a): False})
-        scene.write(a, b, c, namespace_manifest("x"))
+        scene.expect(as_before)
+        scene.write(a, b, c, space)
         scene.expect({(a, b): True, (a, c): True, (c, a): True})

@@ -6,8 +6,8 @@ those that selected it when they were removed.  It is nobody's peer any more, fo
 soon as another pod claims its address, what the interfaces of the old one send can't be told from what the new one
 does, so they are closed, until they are gone or a pod claims them.
 
-A policy that goes in one change with the Namespace object of its namespace is taken for one that goes because the
-namespace does: the pods of this node that are still there keep it.
+A policy that goes while its namespace is being deleted (phase Terminating), or in one change with its Namespace object,
+goes because the namespace does: the pods of this node that are still there keep it.
 
 What is so is told by the changes and the world after them; `past` is what the compiler takes.
 """
@@ -55,7 +55,7 @@ class Lingering:
         for left in _leaving(changes, places, views[0]):
             taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
             self._left[left.name] = replace(left, closed=taken)
-        if not self._left and not self.past.policies and not _with_namespace(changes):
+        if not self._left and not self.past.policies and not _with_namespace(changes, world):
             self.past, self.closed = NO_PAST, frozenset()
             return
         self._left = dict(self._still_there(changes, here, views[1]))
@@ -95,7 +95,9 @@ class Lingering:
         for left in remains.pods:
             if left.closed or not _is_still(left.pod, world.pods.get(left.pod.key), here):
                 self._left[left.name] = left
-        self.past = Past({}, {each.key: each for each in remains.policies}, remains.ending)
+        gone = {each.key: each for each in remains.policies if each.key not in world.policies}
+        ending = {each.namespace for each in gone.values() if world.namespace(each.namespace).terminating}
+        self.past = Past({}, gone, remains.ending | ending)
 
     def warnings(self) -> list[str]:
         """What a person should look at, one sentence each."""
@@ -127,15 +129,15 @@ class Lingering:
                 yield now.name, now
 
     def _ending(self, changes: Changes, world: World, here: Mapping[str, Endpoint]) -> Iterator[str]:
-        """Namespaces that went with their policies, and of which there are pods here."""
+        """Namespaces that go with their policies, and of which there are pods here."""
         inhabited = {key.partition("/")[0] for key in here}
-        for name in self.past.ending | _with_namespace(changes):
-            if name not in world.namespaces and name in inhabited:
+        for name in self.past.ending | _with_namespace(changes, world):
+            if name in inhabited and _is_ending(world, name):
                 yield name
 
     def _kept(self, changes: Changes, world: World, ending: frozenset[str]) -> Iterator[tuple[str, Policy]]:
         gone = {key: old for key, (old, new) in changes.policies.items() if old is not None and new is None}
-        with_namespace = _with_namespace(changes)
+        with_namespace = _with_namespace(changes, world)
         for key, policy in {**self.past.policies, **gone}.items():
             if key in world.policies:
                 continue
@@ -175,14 +177,17 @@ def _is_awaited(left: Left, here: Mapping[str, Endpoint]) -> bool:
     return heir is not None and bool(heir.addresses) and not heir.interfaces
 
 
-def _with_namespace(changes: Changes) -> frozenset[str]:
-    """Namespaces whose objects went in one change with policies in them."""
-    gone = {name for name, (_, new) in changes.namespaces.items() if new is None}
+def _with_namespace(changes: Changes, world: World) -> frozenset[str]:
+    """Namespaces of which policies went, and which are being deleted or whose objects went in the same change."""
+    lost = {old.namespace for old, new in changes.policies.values() if old is not None and new is None}
     return frozenset(
-        old.namespace
-        for old, new in changes.policies.values()
-        if old is not None and new is None and old.namespace in gone
+        name for name in lost if _is_ending(world, name) and (name in world.namespaces or name in changes.namespaces)
     )
+
+
+def _is_ending(world: World, namespace: str) -> bool:
+    found = world.namespaces.get(namespace)
+    return found is None or found.terminating
 
 
 def _links(place: Endpoint, view: HostView) -> dict[str, int]:

@@ -61,6 +61,7 @@ def _namespace(namespace: Namespace) -> _Tree:
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": namespace.name, "labels": dict(namespace.labels)},
+        **({"status": {"phase": "Terminating"}} if namespace.terminating else {}),
     }
 
 

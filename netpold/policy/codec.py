@@ -38,6 +38,7 @@ _POD, _NAMESPACE, _POLICY, _PARSED = range(4)  # what a tuple begins with
 MOST_LABELS = 1 << 13  # label sets that a Decoder keeps, to see whether they come again
 
 _HOST_NETWORK, _FINISHED, _QUARANTINED = 1, 2, 4  # flags of a pod
+_TERMINATING = 2  # of a namespace; 1: it is quarantined
 
 
 _T = TypeVar("_T")
@@ -80,7 +81,8 @@ class Encoder:
     def _object(self, found: Object) -> Encoded:
         line, column = _place(found.position)
         if isinstance(found, Namespace):
-            return _NAMESPACE, line, column, found.name, self._labels(found), found.quarantined
+            flags = found.quarantined + found.terminating * _TERMINATING
+            return _NAMESPACE, line, column, found.name, self._labels(found), flags
         namespace = self._one(found.namespace)
         if isinstance(found, Policy):
             rules = self._rules(found.ingress), self._rules(found.egress)
@@ -169,8 +171,9 @@ class Decoder:
             return self._pod(encoded, file)
         if kind == _POLICY:
             return self._policy(encoded, file)
-        _, line, column, name, labels, quarantined = encoded
-        return Namespace(self._one(name, name), self._label_map(labels), _where(file, line, column), quarantined)
+        _, line, column, name, labels, flags = encoded
+        place, ends = _where(file, line, column), flags & _TERMINATING != 0
+        return Namespace(self._one(name, name), self._label_map(labels), place, flags & 1 != 0, ends)
 
     def _pod(self, encoded: Encoded, file: str) -> Pod:
         _, line, column, namespace, name, labels, addresses, node, flags, ports, interfaces = encoded

@@ -184,12 +184,14 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace; `labels` always hold NAME_LABEL.  `quarantined`: its labels are unknown, no selector matches it."""
+    """A namespace; `labels` always hold NAME_LABEL.  `quarantined`: its labels are unknown, no selector matches it.
+    `terminating`: it is being deleted, with all that is in it (status.phase)."""
 
     name: str
     labels: Mapping[str, str]
     position: Position | None = field(default=None, compare=False)
     quarantined: bool = False
+    terminating: bool = False
 
     @property
     def key(self) -> str:

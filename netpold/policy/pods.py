@@ -57,17 +57,20 @@ def read_namespace(fields: Fields, root: Map) -> Namespace | None:
     fields.known(root, _OBJECT)
     about = metadata(fields, root, is_dns_label, LABEL_RULE)
     fields.subject = f"Namespace {about.name or '?'}"
+    phase = None
     for key, known in (("spec", _NAMESPACE_SPEC), ("status", _NAMESPACE_STATUS)):
         found = fields.map(root.get(key))
         if found is not None:
             fields.known(found, known)
+            phase = fields.text(found["phase"]) if "phase" in found else None
     if about.name is None:
         return None
     labels = {} if fields.failed else dict(about.labels)
     if labels.get(NAME_LABEL, about.name) != about.name:
         fault = f"the label {NAME_LABEL} is always the namespace's name, `{about.name}`"
         fields.warn(root["metadata"]["labels"][NAME_LABEL], "name-label", fault, "take the label out")
-    return Namespace(about.name, {**labels, NAME_LABEL: about.name}, fields.position(root), fields.failed)
+    labels = {**labels, NAME_LABEL: about.name}
+    return Namespace(about.name, labels, fields.position(root), fields.failed, terminating=phase == "Terminating")
 
 
 def read_pod(fields: Fields, root: Map) -> Pod | None:
