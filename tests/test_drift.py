@@ -110,7 +110,8 @@ def harms(scene: Scene, rules: Rules, backend: Backend) -> Iterator[tuple[str, s
 # of the harms, those that differ most
 SOME = re.compile(
     r"iptables-\w+ -w (-F|-F; .* -X|-I FORWARD -j ACCEPT|-D FORWARD .* -X .*|-E .*)"
-    r"|ip6tables-\w+ -w (-R .*|-D FORWARD \S+ \S+)|iptables-restore .*|ipset (add .* del .*|.* swap .*)|.* destroy a set|nft (flush ruleset|'add .*)"
+    r"|ip6tables-\w+ -w (-R .*|-D FORWARD \S+ \S+)|iptables-restore of a table"
+    r"|ipset (add .* del .*|.* swap .*)|.* destroy a set|nft (flush ruleset|'add .*)"
 )
 
 

@@ -19,7 +19,7 @@ from netpold.host.kernel.backend import Suspicion
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import IPSet
 
-POLL_S = 0.03
+POLL_S = 0.04
 SHARE = 0.005  # of a processor, for each of the two
 _MOST_S = 5.0
 
