@@ -173,6 +173,26 @@ def test_a_pod_with_a_contested_address_is_enforced_by_address() -> None:
     assert one(view, pod("10.1.0.2")) == (Interface("p2", bridged=True),)
 
 
+@pytest.mark.parametrize("said", ["another port", "many MAC addresses", "no more"])
+def test_what_is_said_on_a_bridge_does_not_lead_a_pod_away_from_its_port(said: str) -> None:
+    asked = pod("10.1.0.1", node=NODE)
+    later = {
+        "another port": replace(BRIDGED, contested={"10.1.0.1": ("p1", "p2")}),
+        "many MAC addresses": replace(BRIDGED, fdb={**BRIDGED.fdb, ("br0", "made up"): "p1"}),
+        "no more": replace(BRIDGED, neighbours={}, fdb={}),
+    }[said]
+    places = Places(NODE)
+    places.update(BRIDGED, {"d/p": (None, asked)})
+    before = places.endpoints
+    assert before["d/p"].interfaces == (Interface("p1", bridged=True),)
+    places.update(later, {})
+    assert places.endpoints is before
+    assert one(later, asked) == ()
+    for anew in ({"p1": replace(later.links["p1"], index=99)}, {"p1": replace(later.links["p1"], master="br1")}):
+        places.update(replace(later, links={**later.links, **anew}), {})
+        assert places.endpoints["d/p"].interfaces == ()
+
+
 def test_two_pods_on_one_interface() -> None:
     routed = replace(ROUTED, routes={"10.0.0.1": "v1", "10.0.0.2": "v1"})
     first, second = pod("10.0.0.1", name="a"), pod("10.0.0.2", name="b")

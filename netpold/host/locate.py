@@ -8,12 +8,16 @@ which the address's neighbour is.  A route or a neighbour can lead to an interfa
 physical network, into a tunnel, or to a port that several stations share (an uplink); and two ports can claim one
 address.  Rules for one pod must never sit on an interface of others, so the pod is enforced by address then (no
 interfaces).  So it is until an interface is found.
+
+What is said on a bridge proves nothing, and a pod may gain by losing its port: no rule checks the source of what is
+known by address only.  So a pod keeps the port that it was found behind while that is there and no other is certain.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from netpold.host.view import HostView
 from netpold.policy.model import Pod
@@ -58,24 +62,27 @@ class Places:
                     self.were_here -= {key}
                 if self._here.pop(key, None) is not None:
                     touched.add(key)
-        if view is not self._view:
+        old = self._view
+        if view is not old:
             self._view = view
             touched.update(self._here)
         if touched:
-            self._look(touched)
+            self._look(touched, old)
 
     def forget_all_but(self, pods: Container[str]) -> None:
         """Pods without a manifest, now that all manifests are read, were not only here but are gone."""
         self.were_here = frozenset(key for key in self.were_here if key in pods)
 
-    def _look(self, keys: Iterable[str]) -> None:
+    def _look(self, keys: Iterable[str], old: HostView) -> None:
         endpoints = dict(self.endpoints)
         for key in keys:
             pod = self._here.get(key)
             endpoint = locate_one(self._view, pod, self._node, key in self.were_here) if pod else None
-            endpoints.pop(key, None)
+            before = endpoints.pop(key, None)
             self._doubts.pop(key, None)
             if pod is not None and endpoint is not None:
+                if before is not None and not endpoint.interfaces and not pod.interfaces:
+                    endpoint = replace(endpoint, interfaces=_held(before, endpoint, old, self._view))
                 endpoints[key] = endpoint
                 self._doubts[key] = list(doubts(self._view, pod))
         if endpoints != self.endpoints:
@@ -85,6 +92,18 @@ class Places:
             self.were_here |= came
         found = [doubt for of_pod in self._doubts.values() for doubt in of_pod]
         self.warnings = tuple(sorted((*found, *_clashes(self._view, endpoints))))
+
+
+def _held(before: Endpoint, now: Endpoint, old: HostView, view: HostView) -> tuple[Interface, ...]:
+    """The bridge ports that a pod was behind and that are still there: what others, or it, say on the bridge must not
+    lead the rules away from its port."""
+    if set(before.addresses).isdisjoint(now.addresses):
+        return ()
+    return tuple(
+        each
+        for each in before.interfaces
+        if each.bridged and each.name in view.links and view.links[each.name] == old.links.get(each.name)
+    )
 
 
 def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
@@ -128,13 +147,14 @@ def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[st
     where = f"pod {pod.key}: {address}"
     if address in view.contested:
         ports = " and ".join(view.contested[address])
-        yield f"{where} was heard on ports {ports}, so the pod is enforced by address; remove the wrong port"
+        held = "the pod keeps the port that it had, or is enforced by address"
+        yield f"{where} was heard on ports {ports}: {held}; remove the wrong port"
     cure = "name the pod's interface in annotation netpold.io/interface"
     for name in _found(view, address):
         if not _is_safe(name):
             yield f"{where} is behind interface {name!r}, which can't be matched in a rule; rename it"
     port = view.port(address)
-    if port in view.uplinks and not _found(view, address):
+    if port is not None and _is_shared(view, port) and not _found(view, address):
         yield f"{where} is behind bridge port {port}, which others share, so it is enforced by address; {cure}"
 
 
@@ -182,7 +202,13 @@ def _found(view: HostView, address: str) -> tuple[str, ...]:
     if device is not None and view.links[device].kind != "bridge":
         return (device,) if _is_own(view, device) else ()
     port = view.port(address)
-    return (port,) if port is not None and port not in view.uplinks and _is_own(view, port) else ()
+    return (port,) if port is not None and not _is_shared(view, port) and _is_own(view, port) else ()
+
+
+def _is_shared(view: HostView, port: str) -> bool:
+    """Whether a bridge's port leads to others, too.  A namespace's own end of a veth does not, however many MAC
+    addresses speak there: else a pod could rid itself of its port's rules by making some up."""
+    return port in view.uplinks and not view.links[port].away
 
 
 def _is_near(view: HostView, address: str) -> bool:

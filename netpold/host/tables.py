@@ -86,7 +86,7 @@ class Tables:
                 contested[address] = tuple(sorted(names[port] for port in ports if port in names))
         return HostView(
             links={
-                link.name: Link(link.name, link.device, link.kind, bridges.get(link.master))
+                link.name: Link(link.name, link.device, link.kind, bridges.get(link.master), link.away)
                 for link in self._links.values()
             },
             routes={

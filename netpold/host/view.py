@@ -13,12 +13,14 @@ from netpold.policy.model import Family, Network
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface; `kind` None for a physical one; `master` only where that is a bridge."""
+    """An interface; `kind` None for a physical one; `master` only where that is a bridge; `away`: its other end is in
+    another network namespace."""
 
     name: str
     index: int
     kind: str | None = None
     master: str | None = None
+    away: bool = False
 
 
 class Neighbour(NamedTuple):
