@@ -57,7 +57,7 @@ class Known:
         """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
         written = self._assembly.update(reading.changed) if reading else Changes()
         if reading:
-            self._last_good.changed(written)
+            self._last_good.changed(written, self._assembly.world)
         changes = self.changes = self._quarantine.update(written)
         places = self.places
         before = places.endpoints

@@ -21,13 +21,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from netpold.host import last_good_database as database
 from netpold.host.last_good_database import Name, Row
 from netpold.policy.canonical import KINDS, read_back, written
 from netpold.policy.changes import Changes
 from netpold.policy.manifest import Object
-from netpold.policy.model import Position
+from netpold.policy.model import Position, World
 
 MOST_WAITING = 20_000  # rows that may wait to be written
 BUSY_S = 0.2  # when to look again whether more may be put
@@ -58,6 +59,8 @@ class LastGood:
         self._damage: str | None = None
         self._to_put: dict[Name, Object | None] = {}
         self._writer = _Writer(path, told)
+        if not path.exists():
+            self._writer.start()  # it makes the database while manifests are read
         self.due: float | None = None
 
     @property
@@ -121,22 +124,25 @@ class LastGood:
 
     # What is in force now -------------------------------------------------------------------------------------------
 
-    def changed(self, changes: Changes) -> None:
-        """What a round changed; the first time, all that there is."""
-        tables = {"NetworkPolicy": changes.policies, "Namespace": changes.namespaces, "Pod": changes.pods}
-        first, self._reading = self._reading, False
-        if first:
-            self._rows, self._by_file = None, defaultdict(list)
-            self._writer.put({kind: table.keys() for kind, table in tables.items()})
-        for kind, table in tables.items():
-            if first:
-                self._to_put.update({(kind, key): after for key, (_, after) in table.items()})
-                continue
+    def changed(self, changes: Changes, world: World) -> None:
+        """What a round changed in the world; the first time, and when rows were lost, all that there is is put."""
+        if self._reading:
+            self._reading, self._rows, self._by_file = False, None, defaultdict(list)
+            self._writer.put({kind: frozenset(table) for kind, table in _tables(world)})
+            self._writer.lost, changes = True, Changes()
+        if self._writer.lost:
+            self._writer.lost = False
+            self._put_all(world)
+        for kind, table in _tables(changes):
             for key, (before, after) in table.items():
                 if before != after or _file(before) != _file(after):
                     self._to_put[kind, key] = after
         if self._to_put and self.due is None:
             self.due = time.monotonic()
+
+    def _put_all(self, world: World) -> None:
+        for kind, table in _tables(world):
+            self._to_put.update({(kind, key): each for key, each in table.items()})
 
     def save(self, seconds: float) -> None:
         """Go on for about so long with handing over what changed."""
@@ -157,6 +163,11 @@ class LastGood:
         self._writer.close()
 
 
+def _tables(of: World | Changes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """By kind, what there is of it; policies first."""
+    yield from (("NetworkPolicy", of.policies), ("Namespace", of.namespaces), ("Pod", of.pods))
+
+
 _COUNTS_AS_NEW = "what is missing counts as never seen, so a manifest that is bad now closes what it selects"
 
 
@@ -172,11 +183,12 @@ def _row(name: Name, each: Object | None) -> Row | None:
 
 
 class _Writer:
-    """The thread that writes, and what waits for it.  `renew`: the database has to be made anew first.  `failure`: why
+    """The thread that writes, and what waits for it.  `renew`: the database has to be made anew first.  `lost`:
+    it was, so what was in it before may be missing.  `failure`: why
     what waits is not on disk."""
 
     def __init__(self, path: Path, told: Callable[[], object]) -> None:
-        self.renew = False
+        self.renew = self.lost = False
         self.failure: str | None = None
         self._path = path
         self._told = told
@@ -192,10 +204,13 @@ class _Writer:
         """Whether so much waits that no more should be put."""
         return self._queue.qsize() + len(self._waiting) > MOST_WAITING
 
-    def put(self, work: tuple[Name, Row | None] | _Known) -> None:
+    def start(self) -> None:
         if not self._thread:
             self._thread = threading.Thread(target=self._run, name="netpold-last-good", daemon=True)
             self._thread.start()
+
+    def put(self, work: tuple[Name, Row | None] | _Known) -> None:
+        self.start()
         self._queue.put(work)
 
     def close(self) -> None:
@@ -207,7 +222,7 @@ class _Writer:
     def _run(self) -> None:
         going = True
         while going:
-            going = self._collect()
+            going = (self._connection is None and not self.failure) or self._collect()
             try:
                 self._write()
             except _TROUBLE as error:
@@ -236,17 +251,19 @@ class _Writer:
 
     def _write(self) -> None:
         """Raises OSError and sqlite3.Error."""
-        if not self._waiting and self._known is None:
-            return
         if self.renew or not self._path.exists():
             self._close()
             database.renew(self._path)
-            self.renew = False
+            self.renew, self.lost = False, True
+            self._told()
         self._connection = self._connection or database.connect(self._path)
         gone = {name for name, row in self._waiting.items() if row is None} | set(self._unknown(self._connection))
-        database.write(self._connection, filter(None, self._waiting.values()), gone)
+        if gone or self._waiting:
+            database.write(self._connection, filter(None, self._waiting.values()), gone)
         if self._known is not None:
             database.recount(self._connection)
+        if self._queue.empty():
+            database.settle(self._connection)
 
     def _unknown(self, connection: sqlite3.Connection) -> Iterator[Name]:
         """What the database holds, and no file any more."""

@@ -1,9 +1,10 @@
 """The database of last good versions: one row an object, in a file of SQLite.
 
 SQLite does the careful part of writing: one transaction is there whole or not at all, whenever the process or the
-machine dies (`synchronous = FULL`; a rollback journal and no write-ahead log, so that all that was committed is in one
-file, whose loss shows).  What it does not do is done here: each row has a checksum, and the number of rows is kept by
-triggers, so a byte that changed, or a page that is gone, is noticed when the rows are read.  What still checks is used.
+machine dies (`synchronous = FULL`).  It goes to a write-ahead log, where a killed process leaves it in force before the
+disk has it, and from there into the one file at once, whose loss shows.  What SQLite does not do is done here: each row
+has a checksum, and the number of rows is kept by triggers, so a byte that changed, or a page that is gone, is noticed
+when the rows are read.  What still checks is used.
 
 The shape of the table is for every release: columns may be added, none ever changes its meaning, and rows of a kind
 that a release does not know stay as they are.
@@ -155,7 +156,8 @@ def renew(path: Path) -> Found:
     with closing(_connect(draft)) as connection:
         connection.executescript(f"BEGIN;{_TABLES}COMMIT;")
         write(connection, found.rows.values(), ())
-    _journal(path).unlink(missing_ok=True)  # SQLite would take it for one of the new database
+        settle(connection)
+    _remove_beside(path)  # SQLite would take it for what belongs to the new database
     draft.replace(path)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -175,7 +177,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
     connection.text_factory = bytes
     try:
-        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
     except sqlite3.Error:
         connection.close()
@@ -191,6 +193,11 @@ def write(connection: sqlite3.Connection, rows: Iterable[Row], gone: Iterable[Na
     connection.execute("COMMIT")
 
 
+def settle(connection: sqlite3.Connection) -> None:
+    """Bring all that was written into the one file.  Raises sqlite3.Error."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def names(connection: sqlite3.Connection, kind: str) -> list[str]:
     """The keys of all objects of a kind.  Raises sqlite3.Error."""
     found = connection.execute("SELECT key FROM objects WHERE kind = ?", (kind,))
@@ -204,10 +211,11 @@ def recount(connection: sqlite3.Connection) -> None:
     )
 
 
-def _journal(path: Path) -> Path:
-    return path.with_name(f"{path.name}-journal")
-
-
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
-    _journal(path).unlink(missing_ok=True)
+    _remove_beside(path)
+
+
+def _remove_beside(path: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
