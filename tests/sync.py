@@ -314,13 +314,24 @@ class BindMount(Way):
 
     def become(self, tree: Files) -> None:
         if self.mounted:
-            run(*self.inside, "umount", self.place)
+            self._unmount()
         else:
             self.mount(tree)
         self.mounted = not self.mounted
 
     def mount(self, tree: Files) -> None:
         run(*self.inside, "mount", "--bind", self.aside(tree), self.place)
+
+    def _unmount(self) -> None:
+        """Again and again while somebody reads a file there, as systemd does."""
+        end = time.monotonic() + 10
+        while True:
+            try:
+                return run(*self.inside, "umount", self.place)
+            except subprocess.CalledProcessError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         if self.mounted and not self.inside:

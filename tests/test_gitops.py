@@ -394,15 +394,19 @@ def test_packets_see_the_old_tree_or_the_new_again_and_again(lab: Lab, backend: 
 def test_events_that_are_lost(lab: Lab) -> None:
     """The kernel's queue runs over while the daemon is stopped."""
     scene = Scene(lab, "nft", sync.Copied)
-    with scene.daemon as daemon, scene.watched():
+    with scene.daemon as daemon:
         daemon.wait(20)
-        os.kill(daemon.pid, signal.SIGSTOP)
-        noise = scene.way.watched / "noise.yaml"
-        for number in range(9000):
-            noise.write_text(f"# {number}\n")  # makes two events at least
-        scene.way.become(scene.new)
-        os.kill(daemon.pid, signal.SIGCONT)
-        assert eventually(lambda: not scene.differences("new"), 20)
+        with scene.watched():
+            os.kill(daemon.pid, signal.SIGSTOP)
+            for number in range(6000):
+                noise = scene.way.watched / f".{number}"
+                noise.touch()  # CREATE, CLOSE_WRITE, DELETE
+                noise.unlink()
+            scene.way.become(scene.new)
+            time.sleep(1.1)  # longer than it waits for a signal
+            os.kill(daemon.pid, signal.SIGCONT)
+            assert eventually(lambda: not scene.differences("new"), 20)
+        assert daemon.running
 
 
 # Threads of the daemon --------------------------------------------------------------------------------------------
@@ -447,12 +451,13 @@ def inject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 def test_the_daemon_replaces_a_dead_watcher_and_says_so(lab: Lab, inject: Callable[[str], Path]) -> None:
     now = inject(CLOSE_INOTIFY)
     scene = Scene(lab, "nft", sync.LinkSwapped)
-    with scene.daemon as daemon, scene.watched():
+    with scene.daemon as daemon:
         daemon.wait(20)
-        now.touch()
-        assert eventually(lambda: "thread netpold-watch ended" in daemon.errors())
-        scene.way.become(scene.new)
-        assert eventually(lambda: not scene.differences("new"), 10)
+        with scene.watched():
+            now.touch()
+            assert eventually(lambda: "thread netpold-watch ended" in daemon.errors(), 10)
+            scene.way.become(scene.new)
+            assert eventually(lambda: not scene.differences("new"), 10)
         assert any("was replaced" in each for each in daemon.status()["warnings"])
 
 

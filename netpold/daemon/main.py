@@ -185,7 +185,8 @@ class _Process:
         came = signal.sigtimedwait(SIGNALS, 1.0)
         if came is not None and came.si_signo == signal.SIGHUP:
             self._look_anew(reconciler)
-        elif came is not None:
+        elif came is not None and came.si_signo in SIGNALS:
+            # any other number is no signal: Python makes one up where a SIGCONT ends the wait after the second is over
             self._terminated = True
 
     def _look_anew(self, reconciler: Reconciler) -> None:

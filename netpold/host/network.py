@@ -64,6 +64,7 @@ class Network:
         self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._began = 0.0  # the thread
+        self._failed = False  # the thread; it may still be alive, to tell why
         self._replaced = 0  # threads
 
     @property
@@ -80,7 +81,7 @@ class Network:
 
     def view(self) -> HostView:
         """The latest view.  Raises NetlinkError where nobody keeps it up to date; call it again later."""
-        if self._thread.ident is not None and not self._thread.is_alive() and not self._closed.is_set():
+        if self._failed:
             self._replace()
         return self._view
 
@@ -96,6 +97,7 @@ class Network:
             self._connect()
         except OSError as error:
             raise NetlinkError(f"the network can't be followed any more: {error.strerror}") from error
+        self._failed = False
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
 
@@ -118,13 +120,14 @@ class Network:
         os.close(self._signal)
 
     def _run(self) -> None:
+        failures = 0
         try:
-            failures = 0
             while not self._closed.is_set():
                 failures = 0 if self._step() else failures + 1
                 if failures:
                     self._closed.wait(PAUSES[min(failures, len(PAUSES)) - 1])
         finally:
+            self._failed = not self._closed.is_set()
             self._wake()  # should this thread ever die of a defect, view() replaces it
 
     def _step(self) -> bool:

@@ -86,6 +86,7 @@ class Watcher:
         self._moved_from: tuple[int, str] | None = None  # the last one, to find out where to
         self._limit: str | None = None  # why inotify can't be had, and when to try again
         self._limit_until = 0.0
+        self._failed = False  # the thread; it may still be alive, to tell why
         self._replaced = 0  # threads
         self._mounts = Mounts()
         self._stop_reader, self._stop_writer = os.pipe()
@@ -117,7 +118,7 @@ class Watcher:
 
     def take(self) -> Hints:
         """What happened since the last take."""
-        if self._thread.ident is not None and not self._thread.is_alive():
+        if self._failed:
             self._replace()
         with self._lock:
             if not self._happened and not self._everything and not self._swapped:
@@ -133,7 +134,7 @@ class Watcher:
             self._tree, self._names = {}, {}
             self._open()
             self._set_watches(_NOWHERE)
-            self._everything = True
+            self._everything, self._failed = True, False
             self._replaced += 1
         self._thread = threading.Thread(target=self._run, args=(REPLACE_AGAIN_S,), name=THREAD, daemon=True)
         self._thread.start()
@@ -205,9 +206,12 @@ class Watcher:
         )
 
     def _run(self, pause_s: float = 0.0) -> None:
+        failed = True
         try:
             self._follow(pause_s)
+            failed = False
         finally:
+            self._failed = failed
             self._wake()  # should this thread ever die, `take` replaces it
 
     def _follow(self, pause_s: float) -> None:
