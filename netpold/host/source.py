@@ -522,14 +522,15 @@ class Source:
     ) -> None:
         """Take over what was waited for at a path; `found`: what the file says, or why it could not be read."""
         seen, before = self._waited_for(path), self._files.get(path)
-        self._waiting.pop(path, None)
+        wait = self._waiting.pop(path, None)
         self._findings.pop(path, None)
         self._racy.pop(path, None)
         if seen is None:
             if before:
                 del self._files[path]
                 changed[path] = None
-                self._absence.went(path, before.content, time.monotonic())
+                if not (wait and wait.swapped):  # others came in its place
+                    self._absence.went(path, before.content, time.monotonic())
                 self._remembered.outdate(path)
             return
         content = before.content if before else self._unknown(path)

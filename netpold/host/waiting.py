@@ -7,8 +7,8 @@ that are written again and again, and after a deadline nobody waits for one that
 rests.
 
 What goes, goes after what comes: the same object may come under another name.  One file that goes is for itself; where
-several do, all of them wait until no further one goes for a while, so that a tree that is being deleted, or synced by
-a program that deletes first, is one change.
+several do, all of them wait until no further one goes for a while, and what is written in place waits with them, so
+that a tree that is being deleted, or synced by a program that deletes what is not there any more, is one change.
 
 A batch (git's work, or the first look at everything) is all that waits now, as one change.  What was found when a
 directory or a symlink was swapped is one change too, for itself.  Where there was nothing, and there is something anew,
@@ -157,13 +157,14 @@ class Waiting(dict[str, Wait]):
             else:
                 group.append((path, wait))
         rest = [path for path, _ in group if rested[path]]
-        if len(rest) == len(group):
+        going = any(wait.alone and wait.seen is None and not rested[path] for path, wait in self.items())
+        if len(rest) == len(group) and (self.batch or not going):
             ripe.together = rest
-        elif not self.batch:
+        elif rest and not self.batch:
             overdue = [path for path in rest if self[path].began + DEADLINE_S <= now]
             if overdue:
                 ripe.together = overdue
-            elif max(wait.began for _, wait in group) + HOLD_S <= now:
+            elif len(rest) < len(group) and max(wait.began for _, wait in group) + HOLD_S <= now:
                 ripe.together = rest
                 ripe.unfinished = [path for path, wait in group if not rested[path] and wait.seen is not None]
         return ripe
