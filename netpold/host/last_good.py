@@ -18,8 +18,9 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from netpold.policy.manifest import Object
 from netpold.policy.model import Position, World
 
 MOST_WAITING = 20_000  # rows that may wait to be written
+SOME = 20  # rows that are made between two looks at the clock
 BUSY_S = 0.2  # when to look again whether more may be put
 RETRY_S = 2.0  # how soon to try again when the disk did not take it
 AT_END_S = 5.0  # how long to wait for the disk at the end
@@ -41,7 +43,7 @@ _TROUBLE = (OSError, sqlite3.Error)
 log = logging.getLogger("netpold")
 
 # All objects that there are after the first round, by kind: of others the rows are taken away.
-_Known = Mapping[str, Set[str]]
+_Known = Mapping[str, Collection[str]]
 
 
 class LastGood:
@@ -57,7 +59,9 @@ class LastGood:
         self._by_file: dict[str, list[Row]] = defaultdict(list)
         self._reading = True  # until the first round is done
         self._damage: str | None = None
-        self._to_put: dict[Name, Object | None] = {}
+        self._world: Mapping[str, Mapping[str, Object]] = {}  # what there is now, by kind
+        self._to_put: dict[Name, None] = {}  # what changed
+        self._rest: Iterator[Name] = iter(())  # what there was at the start, and was not put yet
         self._writer = _Writer(path, told)
         if not path.exists():
             self._writer.start()  # it makes the database while manifests are read
@@ -125,40 +129,48 @@ class LastGood:
     # What is in force now -------------------------------------------------------------------------------------------
 
     def changed(self, changes: Changes, world: World) -> None:
-        """What a round changed in the world; the first time, and when rows were lost, all that there is is put."""
-        if self._reading:
+        """What a round changed in the world (always the same one)."""
+        first = self._reading
+        if first or self._writer.lost:
             self._reading, self._rows, self._by_file = False, None, defaultdict(list)
-            self._writer.put({kind: frozenset(table) for kind, table in _tables(world)})
-            self._writer.lost, changes = True, Changes()
-        if self._writer.lost:
-            self._writer.lost = False
-            self._put_all(world)
+            self._writer.lost, self._world = False, dict(_tables(world))
+            names = {kind: list(table) for kind, table in self._world.items()}
+            self._rest = ((kind, key) for kind, keys in names.items() for key in keys)
+            self.due = time.monotonic()
+            if first:
+                self._writer.put(names)
+                return
         for kind, table in _tables(changes):
             for key, (before, after) in table.items():
                 if before != after or _file(before) != _file(after):
-                    self._to_put[kind, key] = after
+                    self._to_put[kind, key] = None
         if self._to_put and self.due is None:
             self.due = time.monotonic()
 
-    def _put_all(self, world: World) -> None:
-        for kind, table in _tables(world):
-            self._to_put.update({(kind, key): each for key, each in table.items()})
-
     def save(self, seconds: float) -> None:
-        """Go on for about so long with handing over what changed."""
+        """Go on for about so long with handing over what changed, and then what there is."""
         end = time.monotonic() + seconds
-        while self._to_put:
+        names = chain(self._changed_names(), self._rest)
+        while True:
             now = time.monotonic()
             if now >= end or self._writer.busy:
                 self.due = now + (BUSY_S if self._writer.busy else 2 * seconds)
                 return
-            for name in [name for name, _ in zip(self._to_put, range(20), strict=False)]:
-                self._writer.put((name, _row(name, self._to_put.pop(name))))
-        self.due = None
+            some = list(islice(names, SOME))
+            for kind, key in some:
+                self._writer.put(((kind, key), _row(kind, key, self._world[kind].get(key))))
+            if len(some) < SOME:
+                self.due = None
+                return
+
+    def _changed_names(self) -> Iterator[Name]:
+        while self._to_put:
+            yield self._to_put.popitem()[0]
 
     def close(self) -> None:
         """Write what is still to be written, if the disk lets us."""
-        while self._to_put and not self._writer.busy:
+        end = time.monotonic() + AT_END_S
+        while self.due is not None and not self._writer.busy and time.monotonic() < end:
             self.save(AT_END_S)
         self._writer.close()
 
@@ -175,11 +187,11 @@ def _file(each: Object | None) -> str:
     return each.position.file if each is not None and each.position is not None else ""
 
 
-def _row(name: Name, each: Object | None) -> Row | None:
+def _row(kind: str, key: str, each: Object | None) -> Row | None:
     if each is None:
         return None
     where = each.position or _NOWHERE
-    return Row(*name, where.file, where.line, where.column, each.quarantined, written(each))
+    return Row(kind, key, where.file, where.line, where.column, each.quarantined, written(each))
 
 
 class _Writer:
@@ -267,7 +279,8 @@ class _Writer:
 
     def _unknown(self, connection: sqlite3.Connection) -> Iterator[Name]:
         """What the database holds, and no file any more."""
-        for kind, keys in (self._known or {}).items():
+        for kind, known in (self._known or {}).items():
+            keys = set(known)
             for key in database.names(connection, kind):
                 if key not in keys and (kind, key) not in self._waiting:
                     yield kind, key
