@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Backend, Lab
-from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
+from netpold.daemon.fight import FREE, LONGEST_S, OPEN_S, QUIET_S, Fight
+from netpold.host.kernel import nf_tables
+from netpold.rules.mend import Damage, Members, mend
+from netpold.rules.plan import ChangeSet, CreateSet, Installed, ReplaceChains
+from netpold.rules.ruleset import InSet, IPSet, Jump, Rule, Ruleset
+from tests.lab import Backend, Lab, LabError
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules
 
 TABLE = """*filter
 :INPUT ACCEPT [0:0]
@@ -136,3 +144,213 @@ def test_whatever_another_program_does_is_put_back(lab: Lab, backend: Backend, w
                 wrong.append(f"{name}: other packets pass")
         assert not wrong, "\n".join((*wrong, scene.daemon.errors()))
         assert scene.daemon.status()["state"] == "enforcing"
+
+
+@pytest.mark.kernel
+def test_a_connection_that_was_opened_in_the_gap_is_cut(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        for protocol in ("TCP", "UDP"):
+            flow = None
+            for _ in range(50):
+                scene.node.iptables(backend, 4, "-F")
+                try:
+                    flow = lab.flow(scene.a, scene.b, protocol, 80, sender="both")
+                    break
+                except LabError:
+                    continue  # put back before it was open
+            assert flow is not None
+            assert flow.stopped(timeout=5.0) is not None
+            flow.close()
+        assert not scene.passes(scene.a, scene.b)
+
+
+@pytest.mark.kernel
+def test_other_programs_rules_stay_byte_for_byte(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with foreign_rules(scene.node, backend), scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        rules = Rules(scene, backend)
+
+        def others() -> list[str]:
+            """With counters, but for those of policies on legacy: every iptables-legacy makes them zero."""
+            text = (scene.node.run([f"{tool}-{backend}-save", "-c"]).splitlines() for tool in TOOLS.values())
+            lines = [line for each in text for line in each if not re.search(r"NETPOLD-|NP-", line)]
+            bare = [re.sub(r"^(:.*) \[.*", r"\1", line) if backend == "legacy" else line for line in lines]
+            return [line for line in bare if not line.startswith("#")]
+
+        scene.passes(scene.a, scene.b)
+        right, before = rules.saved(), others()
+        assert len(before) > 15
+        for family in (4, 6):
+            for words in (
+                "-F NETPOLD-FORWARD",
+                "-D FORWARD -j NETPOLD-FORWARD",
+                "-D INPUT -j NETPOLD-INPUT",
+                "-A FORWARD -j NETPOLD-FORWARD",
+                "-D FORWARD -j NETPOLD-FORWARD\n-A FORWARD -j NETPOLD-FORWARD",
+            ):
+                for each in words.splitlines():
+                    scene.node.iptables(backend, family, *each.split())
+                assert eventually(lambda: rules.saved() == right), words
+                assert others() == before, words
+        assert "other" in scene.node.ipset_save()
+
+
+@pytest.mark.kernel
+def test_a_storm_of_other_programs_transactions_neither_costs_much_nor_hides_what_touches_netpold(lab: Lab) -> None:
+    """As kube-proxy and docker do it: many commits, in other tables, and in chains of their own of `filter`."""
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        rules = Rules(scene, "nft")
+        right = rules.saved()
+        revision = scene.daemon.status()["revision"]
+        storm = "".join(
+            f"*{table}\n:KUBE-{number % 50} - [0:0]\n"
+            + "".join(f"-A KUBE-{number % 50} -s 10.{number % 250}.{each}.1/32 -j RETURN\n" for each in range(20))
+            + "COMMIT\n"
+            for number in range(20)
+            for table in ("filter", "nat")
+        )
+        scene.node.run(["iptables-nft-restore", "--noflush"], storm)
+        assert scene.daemon.status()["revision"] == revision
+        stop = threading.Event()
+
+        def go_on() -> None:
+            while not stop.is_set():
+                scene.node.run(["iptables-nft-restore", "--noflush"], storm)
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            for _ in range(3):
+                scene.node.iptables("nft", 4, "-F", "NETPOLD-FORWARD")
+                assert eventually(lambda: rules.saved() == right)
+        finally:
+            stop.set()
+            thread.join()
+        assert eventually(lambda: rules.saved() == right)
+
+
+@pytest.mark.kernel
+def test_a_lost_event_costs_time_and_nothing_else(lab: Lab) -> None:
+    """The kernel's events do not fit the buffer: a small one stands for many events."""
+    node = lab.node("n1")
+    with node.netns.entered():
+        events = nf_tables.Events(receive_buffer=1 << 12)
+        node.run(
+            ["iptables-nft-restore", "--noflush"], "*filter\n" + "-A FORWARD -s 10.0.0.1 -j DROP\n" * 500 + "COMMIT\n"
+        )
+        with pytest.raises(nf_tables.Lost):
+            list(events.transactions())
+        with contextlib.suppress(nf_tables.Lost):  # what is left
+            list(events.transactions())
+        node.iptables("nft", 4, "-N", "NETPOLD-FORWARD")
+        (transaction,) = events.transactions()
+        assert transaction.own[4] == {"NETPOLD-FORWARD"}
+        assert transaction.name == "iptables-nft"
+        events.close()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("backend", ["nft", pytest.param("legacy", marks=pytest.mark.slow)])
+def test_a_fight_is_backed_off_said_once_and_lost_by_nobody(lab: Lab, backend: Backend) -> None:
+    """A program that puts itself first whenever it is not."""
+    scene = Scene(lab, backend)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        script = (
+            f"while :; do iptables-{backend} -w -S FORWARD | sed -n 2p | grep -q ACCEPT || "
+            f"iptables-{backend} -w -I FORWARD -s 198.51.100.1 -j ACCEPT; done"
+        )
+        fighter = scene.node.spawn(["sh", "-c", script])
+        try:
+            assert eventually(lambda: any("keeps changing" in each for each in scene.daemon.status()["warnings"]), 30)
+            before = scene.daemon.status()["revision"]
+            time.sleep(3)
+            assert scene.daemon.status()["revision"] - before < 20
+            assert not scene.passes(scene.a, scene.b)  # the rules are as they were, and the jump is there
+        finally:
+            scene.node.site.stop(fighter)
+        assert eventually(lambda: not scene.daemon.status()["warnings"], 30)
+        rules = scene.node.iptables_save(backend, 4).splitlines()
+        assert next(line for line in rules if line.startswith("-A FORWARD")) == "-A FORWARD -j NETPOLD-FORWARD"
+        assert scene.daemon.errors().count("are put back\n") < 10
+        assert scene.daemon.errors().count("keeps changing") == 1
+
+
+def test_pauses_grow_in_a_fight_and_go_when_it_has_been_quiet() -> None:
+    fight = Fight()
+    now, waits = 100.0, []
+    for _ in range(FREE + 10):
+        at = fight.at(now, opens=False)
+        waits.append(at - now)
+        fight.repaired(at, "iptables")
+        now = at + 0.01
+    assert waits[:FREE] == [0.0] * FREE
+    later = waits[FREE + 1 :]
+    assert later == sorted(later)
+    assert max(later) == pytest.approx(LONGEST_S, abs=0.1)
+    assert fight.warning
+    assert "iptables" in fight.warning
+    assert fight.at(now, opens=True) - now <= OPEN_S  # where packets may pass, none waits for long
+    now += QUIET_S
+    assert fight.at(now, opens=False) == now
+    assert fight.warning is None
+
+
+def test_one_repair_now_and_then_is_no_fight() -> None:
+    fight = Fight()
+    for number in range(1000):
+        assert fight.at(number * 1.0, opens=False) == number * 1.0
+        fight.repaired(number * 1.0, "")
+    assert fight.warning is None
+
+
+def test_an_episode_is_told_at_once_and_then_ever_less_often() -> None:
+    fight = Fight()
+    told = []
+    for number in range(1000):
+        now = number * 0.1
+        fight.repaired(now, "docker")
+        told += [(now, *each) for each in fight.tell(now)]
+    assert told[0] == (0.0, "docker", 1)
+    assert len(told) < 10
+    fight.tell(1e6)
+    assert sum(times for *_, times in (*told, *((0, *each) for each in fight.tell(1e6)))) == 1000
+
+
+RULE = Rule((InSet("NP4-a", "src"),), "RETURN")
+CHAINS = {"NETPOLD-FORWARD": (Rule((), Jump("NP-IN-a")),), "NP-IN-a": (RULE,)}
+SETS = {"NP4-a": IPSet("NP4-a", 4, "hash:ip", "", frozenset(("10.0.0.1",)))}
+INSTALLED = Installed(Ruleset({4: CHAINS, 6: {}}, SETS, {"FORWARD": "NETPOLD-FORWARD"}), {"NP4-a": "NP4-a.3"})
+
+
+def test_only_the_jump_comes_back_where_only_the_jump_is_gone() -> None:
+    plan = mend(INSTALLED, Damage(hooks=frozenset((4,)), unhooked=True))
+    assert [(type(each), each.chains, each.hooks) for each in plan.steps] == [  # type: ignore[union-attr]
+        (ReplaceChains, {}, {"FORWARD": "NETPOLD-FORWARD"})
+    ]
+    assert plan.result == INSTALLED
+
+
+def test_a_set_that_is_gone_is_made_again_before_all_rules_that_look_it_up() -> None:
+    plan = mend(INSTALLED, Damage(gone=frozenset(("NP4-a.3",))))
+    create, replace = plan.steps
+    assert isinstance(create, CreateSet)
+    assert create.name == "NP4-a.3"
+    assert isinstance(replace, ReplaceChains)
+    assert set(replace.chains) == {"NP-IN-a"}
+
+
+def test_what_should_not_be_there_is_left_over() -> None:
+    members = Members(frozenset(("10.0.0.1",)), frozenset(("10.0.0.9",)))
+    damage = Damage({4: frozenset(("NP-IN-strange",))}, sets={"NP4-a.3": members}, strays=frozenset(("NP4-x",)))
+    plan = mend(INSTALLED, damage)
+    (change,) = plan.steps
+    assert isinstance(change, ChangeSet)
+    assert (change.add, change.remove) == (members.missing, members.extra)
+    assert plan.result.stray_chains == {4: {"NP-IN-strange"}}
+    assert plan.result.stray_sets == {"NP4-x"}

@@ -248,8 +248,11 @@ class Reconciler:
         if failure or self._chores.overdue(now, self._installed) or not wishes.any():
             before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
             self._installed = self._chores.do(now, before, self._enforced, self._known.places.were_here)
+        fighting = self._drift.fight.warning
         if not self._drifted:
             self._report.drifted(self._status, self._drift.fight.tell(time.monotonic()))
+        if fighting and not self._drift.fight.warning:
+            self._publish(state=self._status.state, error=self._status.error)
         if failure:
             raise failure
 
