@@ -101,7 +101,9 @@ class Bridged:
     @classmethod
     def made(cls, node: Host, bridge: str, addresses: Addresses) -> Bridged:
         gateways = [f"addr add {addresses.prefixed(gw)} dev {bridge} nodad" for gw in addresses.gateways()]
-        ip(node.netns, [f"link add {bridge} type bridge mcast_snooping 0", *gateways, f"link set {bridge} up"])
+        # with an address of its own: else it has its ports' lowest, and the pods lose their gateway when a port comes
+        made = f"link add {bridge} address 02:00:00:00:00:01 type bridge mcast_snooping 0"
+        ip(node.netns, [made, *gateways, f"link set {bridge} up"])
         return cls(node, bridge, addresses)
 
     def attach(self, pod: NetworkNamespace, interface: str, addresses: Sequence[str]) -> tuple[str, tuple[str, ...]]:
