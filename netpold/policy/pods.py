@@ -19,7 +19,7 @@ from netpold.policy.checks import (
 from netpold.policy.fields import Fields, nearest, words
 from netpold.policy.metadata import metadata
 from netpold.policy.model import INTERFACE_ANNOTATION, NAME_LABEL, ContainerPort, Namespace, Pod, Protocol
-from netpold.policy.tree import Map, Node, Scalar, is_null, shown
+from netpold.policy.tree import Map, Node, Scalar, Seq, is_null, shown
 
 _OBJECT = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _NAMESPACE_SPEC = frozenset({"finalizers"})
@@ -49,6 +49,7 @@ _CONTAINER_READ = ("ports", "restartPolicy")
 _PORT = frozenset({"name", "hostPort", "containerPort", "protocol", "hostIP"})
 _POD_IP = frozenset({"ip"})
 _PROTOCOLS: dict[str, Protocol] = {"TCP": "TCP", "UDP": "UDP", "SCTP": "SCTP"}
+MOST_ADDRESSES, MOST_INTERFACES = 64, 64
 _ADDRESS_CURE = "write an address: `10.0.0.1` or `2001:db8::1`"
 
 
@@ -191,8 +192,12 @@ def _status(fields: Fields, node: Node | None) -> tuple[bool, tuple[str, ...]]:
         cure = f"write `{nearest(phase, _PHASES) or 'Running'}`"
         fields.error(status["phase"], "phase", f'there is no phase "{shown(phase)}"', cure)
     addresses: dict[str | None, None] = {}  # in order and each once
-    for entry in fields.seq(status.get("podIPs"), "write a list: `- ip: 10.0.0.1`") or ():
+    entries = fields.seq(status.get("podIPs"), "write a list: `- ip: 10.0.0.1`") or Seq()
+    for entry in entries[:MOST_ADDRESSES]:
         addresses[_address(fields, entry)] = None
+    if len(entries) > MOST_ADDRESSES:
+        fault = f"{len(entries)} addresses; a pod has {MOST_ADDRESSES} at most, and the others are not taken"
+        fields.error(entries, "too-many-addresses", fault, "write those that the pod has")
     if "podIP" in status:
         addresses[_canonical(fields, status["podIP"])] = None
     return phase in ("Succeeded", "Failed"), tuple([address for address in addresses if address])
@@ -228,7 +233,11 @@ def _interfaces(fields: Fields, node: Scalar) -> tuple[str, ...]:
     """Names of interfaces, separated by commas; valid as in the kernel's `dev_valid_name`."""
     if not node.value.strip():
         return ()
-    names = [name.strip() for name in node.value.split(",")]
+    names = [name.strip() for name in node.value.split(",", MOST_INTERFACES)]
+    if len(names) > MOST_INTERFACES:
+        names.pop()
+        fault = f"more than {MOST_INTERFACES} interfaces; the others are not taken"
+        fields.error(node, "too-many-interfaces", fault, "write those that the pod has")
     right = [name for name in names if _is_interface(name)]
     for name in names:
         if not _is_interface(name):
