@@ -283,6 +283,25 @@ class Copied(Way):
         shutil.rmtree(after)
 
 
+class MadeAgain(Way):
+    """rm -r of the watched directory, and cp -r of another one to its place."""
+
+    def become(self, tree: Files) -> None:
+        after = self.aside(tree)
+        run("rm", "-r", self.watched)
+        run("cp", "-r", after, self.watched)
+        shutil.rmtree(after)
+
+
+class Emptied(Way):
+    """All files are deleted, and others copied to their place."""
+
+    def become(self, tree: Files) -> None:
+        after = self.aside(tree)
+        run("sh", "-c", 'rm -r "$0"/*; cp -r "$1"/* "$0"', self.watched, after)
+        shutil.rmtree(after)
+
+
 class Untarred(Way):
     """tar: unlinks each file, and writes it anew."""
 
@@ -348,6 +367,15 @@ class TmpfsMount(BindMount):
         run(*self.inside, "cp", "-r", f"{aside}/.", draft)
         run(*self.inside, "mount", "--bind", draft, self.place)
         run(*self.inside, "umount", draft)
+
+
+class FilledMount(BindMount):
+    """An empty tmpfs, to which the files are copied slowly."""
+
+    def mount(self, tree: Files) -> None:
+        aside = self.aside(tree)
+        run(*self.inside, "mount", "-t", "tmpfs", "tmpfs", self.place)
+        run(*self.inside, "sh", "-c", 'for each in "$0"/*; do sleep 0.05; cp "$each" "$1"; done', aside, self.place)
 
 
 class FolderMount(BindMount):
@@ -450,10 +478,13 @@ ATOMIC: tuple[type[Way], ...] = (
     RsyncDelete,
     RsyncDeleteInPlace,
     Copied,
+    MadeAgain,
+    Emptied,
     Untarred,
     SedInPlace,
     BindMount,
     TmpfsMount,
+    FilledMount,
     FolderMount,
     Ansible,
     RenamedFromOutside,

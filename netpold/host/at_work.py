@@ -6,6 +6,8 @@ moment ago, or stands there and was touched lately, there may be more to come: w
 The kubelet swaps `..data` of a ConfigMap volume first, and then makes links for the files that are new in it and
 removes those of the files that are not: until that is done, new files can't be seen.
 
+Some editors rename a file to a backup, and write it anew; for a moment it is not there.
+
 git says it by a lock (gitlock.py); a file that is written in place by being open (files.py).
 """
 
@@ -46,7 +48,7 @@ class AtWork:
         self._volumes: list[str] = []
 
     def hear(self, drafts: Mapping[str, float]) -> None:
-        """Of drafts something was heard, at these times."""
+        """Of drafts and backups something was heard, at these times."""
         self._drafts.update(drafts)
 
     def walked(self, directories: Iterable[str]) -> None:
@@ -65,11 +67,11 @@ class AtWork:
 
 
 def _is_fresh(draft: str, heard_s: float) -> bool:
-    """Whether a draft of which something was heard so long ago stands for more to come."""
+    """Whether a draft, or a backup, of which something was heard so long ago stands for more to come."""
     if heard_s < QUIET_S:
         return True
     try:
-        return abs(time.time() - os.lstat(draft).st_ctime) < DRAFT_LIFE_S
+        return is_draft(os.path.basename(draft)) and abs(time.time() - os.lstat(draft).st_ctime) < DRAFT_LIFE_S  # noqa: PTH119
     except OSError:
         return False
 

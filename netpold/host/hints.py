@@ -24,7 +24,8 @@ class Hints:
 
     `paths`: single names in the tree.  `everything`: look through the whole tree.  `swapped`: do so, since a directory
     or a symlink was renamed into place, so that what is found was whole before.  `drafts`: by path, when
-    (time.monotonic()) something was last heard of what a program is about to rename into place; they change nothing.
+    (time.monotonic()) something was last heard of what a program is about to rename into place, or of the backup of
+    what it is about to write anew; they change nothing.
     """
 
     paths: Mapping[str, Happened]

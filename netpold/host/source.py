@@ -358,7 +358,7 @@ class Source:
             if file:
                 file.visited = number
             new = wait is None or not wait.written
-            whole = (hurry and new) or walk.swapped(path)
+            whole = (hurry and new) or self._is_swapped(walk, path)
             self._note(path, seen, swapped=whole and path not in written)
             yield
         self._notes, self._tree, self._trust = tuple(walk.notes), walk.tree, walk.trust
@@ -374,7 +374,7 @@ class Source:
             file = self._files.get(path)
             if file and file.visited != number:
                 if not is_below(path, closed):
-                    self._note(path, None, swapped=hurry or walk.swapped(path))
+                    self._note(path, None, swapped=hurry or self._is_swapped(walk, path))
                 elif self._waited_for(path) is None:
                     self._waiting.pop(path, None)  # nobody can tell
             yield
@@ -384,6 +384,10 @@ class Source:
                 self._waiting.pop(path, None)
         yield
         self._listed = walk.listed
+
+    def _is_swapped(self, walk: Walk, path: str) -> bool:
+        """Whether the directory that a path is in took another one's place, and was not empty when it did."""
+        return not self._waiting.anew and walk.swapped(path)
 
     def _note(self, path: str, seen: Seen | None, at_once: bool = False, swapped: bool = False) -> None:
         """Let a path wait at which something else stands than what was acted on.  `at_once`: it is whole and for
@@ -529,7 +533,7 @@ class Source:
             if before:
                 del self._files[path]
                 changed[path] = None
-                if not (wait and wait.swapped):  # others came in its place
+                if not (self._waiting.batch or (wait and wait.swapped)):  # others came in its place
                     self._absence.went(path, before.content, time.monotonic())
                 self._remembered.outdate(path)
             return

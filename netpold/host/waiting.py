@@ -89,6 +89,7 @@ class Waiting(dict[str, Wait]):
 
     def begin_anew(self) -> None:
         """There is nothing; what comes next is a batch."""
+        self.clear()
         self.batch, self.anew, self._batch_began = True, True, None
 
     def moves(self, path: str, now: float, rest_s: float, give_up: bool = False) -> None:

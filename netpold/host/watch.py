@@ -61,7 +61,6 @@ MASK = (
 )
 _GONE = Inotify.IN_DELETE | Inotify.IN_MOVED_FROM
 _WRITTEN = Inotify.IN_CREATE | Inotify.IN_MODIFY | Inotify.IN_CLOSE_WRITE
-_NOWHERE = Tree(frozenset(), frozenset())
 _EVENT = struct.Struct("iIII")
 
 
@@ -75,6 +74,7 @@ class Watcher:
 
     def __init__(self, directory: Path, wake: Callable[[], None]) -> None:
         self._directory = directory
+        self._nowhere = Tree(frozenset({str(directory)}), frozenset())  # it may come, or be empty
         self._wake = wake
         self._lock = threading.Lock()
         self._tree: dict[int, str] = {}  # directories of the tree by their watches
@@ -104,7 +104,7 @@ class Watcher:
 
     def start(self) -> None:
         with self._lock:
-            self._set_watches(_NOWHERE)
+            self._set_watches(self._nowhere)
         self._thread.start()
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class Watcher:
             self._close_inotify()
             self._tree, self._names = {}, {}
             self._open()
-            self._set_watches(_NOWHERE)
+            self._set_watches(self._nowhere)
             self._everything, self._failed = True, False
             self._replaced += 1
         self._thread = threading.Thread(target=self._run, args=(REPLACE_AGAIN_S,), name=THREAD, daemon=True)
@@ -168,7 +168,7 @@ class Watcher:
                 self._limit = None
                 if self._inotify < 0:
                     self._open()
-            added = self._set_watches(tree or _NOWHERE)
+            added = self._set_watches(tree or self._nowhere)
             self._everything |= added
         if added:
             self._wake()
@@ -277,6 +277,8 @@ class Watcher:
         if name and is_draft(name):
             self._note_draft(f"{directory}/{name}")
             return
+        if mask & Inotify.IN_MOVED_TO and not is_manifest(name) and self._is_from_here(cookie):
+            self._note_draft(f"{directory}/{name}")  # an editor's backup: it is about to write the file anew
         if name and name != ".git" and is_passed_over(name):
             return
         if not name or name == ".git" or mask & Inotify.IN_ISDIR:
@@ -288,7 +290,7 @@ class Watcher:
             self._moved_from = (cookie, path)
         elif mask & Inotify.IN_MOVED_TO:
             self._happened[path] = Happened.MOVED_IN
-            if self._moved_from and self._moved_from[0] == cookie and is_manifest(name):
+            if self._moved_from and self._is_from_here(cookie) and is_manifest(name):
                 origin = self._moved_from[1]
                 if self._happened.get(origin, Happened.GONE) is Happened.GONE:
                     self._happened[origin] = Happened.RENAMED
@@ -296,6 +298,10 @@ class Watcher:
             self._happened[path] = Happened.WRITTEN
         else:  # its attributes alone
             self._happened.setdefault(path, Happened.WRITTEN)
+
+    def _is_from_here(self, cookie: int) -> bool:
+        """Whether a rename with that cookie was one of a manifest."""
+        return self._moved_from is not None and self._moved_from[0] == cookie
 
     def _note_draft(self, path: str) -> None:
         if len(self._drafts) >= MOST_DRAFTS:  # and nothing else has happened
