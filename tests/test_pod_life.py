@@ -3,8 +3,11 @@ after allow."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ pytestmark = pytest.mark.kernel
 
 CLOSING = 'pod_interfaces = ["veth*", "br0"]\n'
 WIRINGS = ("routed", "bridged")
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 ONLY_TO_B = policy(
     "only-to-b",
@@ -132,7 +136,7 @@ def test_a_pod_that_is_gone_is_nobodys_peer(lab: Lab, backend: Backend, wiring: 
         scene.expect({(a, b): False, (c, b): False, (a, c): True})
 
 
-@pytest.mark.parametrize("order", ["at once", "new first", "finished"])
+@pytest.mark.parametrize("order", ["at once", slow("new first"), slow("finished")])
 def test_an_address_that_moves_takes_no_rights_along(lab: Lab, backend: Backend, wiring: str, order: str) -> None:
     """The new pod goes on with the old one's connection: same addresses, same ports, known to conntrack."""
     scene = Scene(lab, backend, wiring)
@@ -179,6 +183,7 @@ def as_another(pod: Pod, name: str) -> Pod:
     return twin
 
 
+@pytest.mark.parametrize("wiring", ["routed", slow("bridged")])
 def test_a_pod_that_goes_while_the_daemon_does_not_run(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring)
     a, b, c = (scene.pod(name) for name in "abc")
@@ -200,7 +205,7 @@ def test_a_pod_that_goes_while_the_daemon_does_not_run(lab: Lab, backend: Backen
         assert scene.daemon.status()["pods"]["lingering"] == 0
 
 
-@pytest.mark.parametrize("order", ["at once", "policies first"])
+@pytest.mark.parametrize("order", [slow("at once"), "policies first"])
 def test_policies_that_go_with_their_namespace(lab: Lab, backend: Backend, order: str) -> None:
     scene = Scene(lab, backend, "routed")
     a, b, c = (scene.pod(name) for name in "abc")
@@ -218,3 +223,78 @@ def test_policies_that_go_with_their_namespace(lab: Lab, backend: Backend, order
         scene.expect(as_before)
         scene.write(a, b, c, space)
         scene.expect({(a, b): True, (a, c): True, (c, a): True})
+
+
+SEND = """
+import socket, sys, time
+address = sys.argv[1]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+sender = None
+while True:
+    try:
+        sender = sender or socket.socket(family, socket.SOCK_DGRAM)
+        sender.sendto(b"x", (address, int(sys.argv[2])))
+    except OSError:
+        sender = None
+    time.sleep(0.001)
+"""
+
+
+class Flood:
+    """Sends from a pod to another for as long as the block lasts, whatever becomes of their interfaces."""
+
+    def __init__(self, source: Pod, destination: Pod, family: int) -> None:
+        self.arrived = 0
+        with destination.netns.entered():
+            kind = socket.AF_INET if family == 4 else socket.AF_INET6
+            self._receiver = socket.socket(kind, socket.SOCK_DGRAM)
+        self._receiver.bind((destination.address(family), 0))
+        self._receiver.setblocking(False)
+        address, port = self._receiver.getsockname()[:2]
+        command = ["/usr/bin/python3", "-c", SEND, address, str(port)]
+        self._sender = source.spawn(command)
+
+    def count(self) -> int:
+        """How many have arrived so far."""
+        with suppress(BlockingIOError):
+            while True:
+                self._receiver.recv(16)
+                self.arrived += 1
+        return self.arrived
+
+    def __enter__(self) -> Flood:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sender.kill()
+        self._sender.wait()
+        self._receiver.close()
+
+
+def test_no_window_as_a_pod_starts_moves_and_stops(lab: Lab, backend: Backend, wiring: str) -> None:
+    """Whatever comes first: what the manifests before and after both forbid never gets through."""
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    a.unplug()
+    deny = DENY_ALL.replace("{}", "{matchLabels: {app: a}}")
+    with scene.daemon, Flood(a, c, 4) as flood, Flood(a, c, 6) as flood6, Flood(b, c, 4) as other:
+        scene.write(a, b, c, policies=(deny,))  # the manifest is there before the interface
+        a.plug("veth77", a.addresses)
+        scene.write(a.manifest(interface=True), b, c, policies=(deny,))
+        a.labels["tier"] = "new"
+        scene.write(a, b, c, policies=(deny, ONLY_TO_B))
+        a.replug("veth78")  # the same address at another interface, before any manifest says so
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        assert eventually(lambda: scene.daemon.status()["pods"]["without_interface"] == 0)
+        scene.write(b, c)  # all of it goes, but the interface
+        scene.write(a, b, c, policies=(deny,))
+        a.replug()
+        scene.write(as_another(a, "a2"), b, c, policies=(deny.replace("app: a", "app: a2"),))  # its place is another's
+        assert eventually(lambda: scene.daemon.status()["pods"]["without_interface"] == 0)
+        assert scene.daemon.stop() == 0
+        scene.put(b, c)
+        scene.write(b, c)
+        assert eventually(lambda: other.count() > 100)
+        assert (flood.count(), flood6.count()) == (0, 0)
+        a.replug("veth79")  # and nobody's now
+        assert eventually(lambda: flood.count() > 0 and flood6.count() > 0)
