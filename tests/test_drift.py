@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +19,10 @@ from netpold.host.kernel import nf_tables
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import ChangeSet, CreateSet, Installed, ReplaceChains
 from netpold.rules.ruleset import InSet, IPSet, Jump, Rule, Ruleset
-from tests.lab import Backend, Lab, LabError
+from tests.lab import Backend, Lab, LabError, Node
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules
 
+STRIP = Path(__file__).resolve().parents[1] / "systemd" / "strip-saved"
 TABLE = """*filter
 :INPUT ACCEPT [0:0]
 :FORWARD ACCEPT [0:0]
@@ -354,3 +359,112 @@ def test_what_should_not_be_there_is_left_over() -> None:
     assert (change.add, change.remove) == (members.missing, members.extra)
     assert plan.result.stray_chains == {4: {"NP-IN-strange"}}
     assert plan.result.stray_sets == {"NP4-x"}
+
+
+DOCKER = """-N DOCKER
+-N DOCKER-ISOLATION-STAGE-1
+-N DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-I FORWARD -j DOCKER-ISOLATION-STAGE-1
+-I DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-I DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-I FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-I FORWARD -i docker0 -o docker0 -j ACCEPT
+-I FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-I FORWARD -o docker0 -j DOCKER
+-N DOCKER-USER
+-A DOCKER-USER -j RETURN
+-I FORWARD -j DOCKER-USER"""
+# at each start it takes these out and puts them first again
+DOCKER_AGAIN = """-D FORWARD -j DOCKER-ISOLATION-STAGE-1
+-I FORWARD -j DOCKER-ISOLATION-STAGE-1
+-D FORWARD -j DOCKER-USER
+-I FORWARD -j DOCKER-USER"""
+KUBE_PROXY = """*filter
+:KUBE-FORWARD - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-FIREWALL - [0:0]
+-A KUBE-FIREWALL -m comment --comment "block incoming localnet connections" -d 127.0.0.0/8 ! -s 127.0.0.0/8 -j DROP
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+-A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT
+COMMIT
+"""
+KUBE_PROXY_JUMPS = """-I FORWARD -m comment --comment kubernetes-forwarding-rules -j KUBE-FORWARD
+-I FORWARD -m conntrack --ctstate NEW -m comment --comment kubernetes-service-portals -j KUBE-SERVICES
+-I INPUT -j KUBE-FIREWALL"""
+
+
+def of_others(saved: str) -> list[str]:
+    lines = (line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#"))
+    return [line for line in lines if not re.search(r"NETPOLD-|NP-", line)]
+
+
+@pytest.mark.kernel
+def test_docker_and_kube_proxy_have_their_rules_in_their_order_behind_the_jump(lab: Lab, backend: Backend) -> None:
+    scene, bare = Scene(lab, backend), lab.node("bare")
+
+    def both(work: Callable[[Node], object]) -> None:
+        for node in (scene.node, bare):
+            work(node)
+
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        rules = Rules(scene, backend)
+        right = rules.saved()
+        for text in (DOCKER, DOCKER_AGAIN, KUBE_PROXY, KUBE_PROXY_JUMPS, KUBE_PROXY, DOCKER_AGAIN):
+            if text.startswith("*"):
+                both(lambda node, text=text: node.run([f"iptables-{backend}-restore", "--noflush", "--counters"], text))
+            else:
+                for line in text.splitlines():
+                    both(lambda node, line=line: node.iptables(backend, 4, *line.split()))
+            assert eventually(lambda: rules.saved() == right), text
+            assert of_others(scene.node.iptables_save(backend, 4)) == of_others(bare.iptables_save(backend, 4)), text
+            assert scene.passes(scene.a, scene.b)
+            assert not scene.passes(scene.c, scene.b)
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(not shutil.which("ufw"), reason="ufw is not installed")
+def test_ufw_comes_reloads_and_goes(lab: Lab, tmp_path: Path) -> None:
+    """ufw flushes and fills chains of its own and puts jumps to them at the end; `disable` takes them out."""
+    scene = Scene(lab, "nft")
+    shutil.copytree("/etc/ufw", tmp_path / "ufw")
+    inside = f"mount --bind {tmp_path / 'ufw'} /etc/ufw; exec ufw"
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        rules = Rules(scene, "nft")
+        right = rules.saved()
+        for words in ("--force enable", "reload", "default allow routed", "--force disable", "--force enable"):
+            scene.node.run(["unshare", "-m", "sh", "-c", f"{inside} {words}"])
+            assert eventually(lambda: rules.saved() == right), words
+            assert not scene.passes(scene.a, scene.b)
+        assert "-A FORWARD -j ufw-before-forward" in scene.node.iptables_save("nft", 4)
+
+
+@pytest.mark.kernel
+def test_what_iptables_persistent_saves_has_nothing_of_netpold(lab: Lab, backend: Backend, tmp_path: Path) -> None:
+    """weave#3402: a saved rule that looks up a set that is not there at boot keeps the whole firewall from loading."""
+    scene, booted = Scene(lab, backend), lab.node("booted")
+    with foreign_rules(scene.node, backend), scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        for family, tool in TOOLS.items():
+            remark = "ours? -j NETPOLD-FORWARD"
+            scene.node.iptables(backend, family, "-A", "OTHER", "-m", "comment", "--comment", remark, "-j", "DROP")
+            saved = scene.node.run([f"{tool}-{backend}-save", "-c"])
+            (tmp_path / f"rules.v{family}").write_text(saved)
+            restore = [f"{tool}-{backend}-restore"]
+            with pytest.raises(LabError):
+                booted.run(restore, saved)
+        (tmp_path / "ipsets").write_text(scene.node.ipset_save())
+        subprocess.run([STRIP, "save"], env={**os.environ, "IPTABLES_DIR": str(tmp_path)}, check=True)
+        for family, tool in TOOLS.items():
+            saved = (tmp_path / f"rules.v{family}").read_text()
+            booted.run([f"{tool}-{backend}-restore"], saved)
+            assert of_others(booted.iptables_save(backend, family)) == of_others(
+                scene.node.iptables_save(backend, family)
+            )
+            assert "NETPOLD" not in saved.replace(remark, "")
+        assert "create other" in (tmp_path / "ipsets").read_text()
+        assert "NP4-" not in (tmp_path / "ipsets").read_text()
+        assert {each.name for each in tmp_path.iterdir()} == {"rules.v4", "rules.v6", "ipsets"}

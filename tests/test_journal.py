@@ -249,7 +249,9 @@ class TestReport:
 
     def test_a_repair_is_one_line(self, lines: Lines) -> None:
         Report().applied(status(), 0.002, repaired=True)
+        Report().drifted(status(), [("docker, nft", 3)])
         (entry,) = lines.entries
         assert entry["MESSAGE_ID"] == [journal.DRIFT_REPAIRED.id]
         assert entry["NETPOLD_REVISION"] == ["7"]
-        assert entry["NETPOLD_DURATION_US"] == ["2000"]
+        assert entry["NETPOLD_PROGRAM"] == ["docker", "nft"]
+        assert "3 times" in entry["MESSAGE"][0]
