@@ -11,7 +11,6 @@ import re
 import resource
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +57,7 @@ class InForce:
                 held[words[1]] = []
             else:
                 held[words[1]].append(" ".join(words[2:]).split(" packets")[0])
+        self.strays: list[str] = []
         self.families = tuple(self._family(node.iptables_save(backend, family), held) for family in (4, 6))
         self.sets = set(held)
 
@@ -74,7 +74,7 @@ class InForce:
             if chain in rules and chain not in reached:
                 reached.add(chain)
                 waiting += re.findall(r"-[jg] (\S+)", "\n".join(rules[chain]))
-        self.strays = [chain for chain in rules if chain.startswith(("NP-", "NETPOLD-")) and chain not in reached]
+        self.strays += [chain for chain in rules if chain.startswith(("NP-", "NETPOLD-")) and chain not in reached]
         text = "\n".join(line for chain in sorted(reached) for line in rules[chain])
         used = set(re.findall(r"NP[46]-\S+", text))
         for name in sorted(used, key=len, reverse=True):
@@ -106,9 +106,13 @@ class Change:
         return InForce(self.scene.node, self.backend).families
 
     def left_over(self) -> list[str]:
-        node = self.scene.node
-        found = InForce(node, self.backend)
-        text = "".join(node.iptables_save(self.backend, family) for family in (4, 6))
+        return self.left_over_of(self.scene.node, self.backend)
+
+    @staticmethod
+    def left_over_of(node: Node, backend: Backend) -> list[str]:
+        """Chains that nothing leads to, and sets that no rule looks up."""
+        found = InForce(node, backend)
+        text = "".join(node.iptables_save(backend, family) for family in (4, 6))
         return [*found.strays, *(name for name in found.sets if f" {name} " not in text)]
 
 
@@ -180,3 +184,279 @@ def test_the_tool_is_killed_at_a_system_call(lab: Lab) -> None:
 @pytest.mark.parametrize("tool", ["iptables-nft-restore", "ip6tables-nft-restore"])
 def test_the_tool_is_killed_at_each_system_call(lab: Lab, tool: str) -> None:
     assert kill_at(lab, "nft", tool, range(1, 500)) > 30
+
+
+# Tools that fail ------------------------------------------------------------------------------------------------------
+
+TOOLS = ("iptables-nft-restore", "ip6tables-nft-restore")
+
+
+class Faulty(Scene):
+    """A scene in which a script stands in front of the tools; it does what `fault` says, if anything, and counts."""
+
+    def __init__(self, lab: Lab, backend: Backend = "nft", config: str = "") -> None:
+        super().__init__(lab, backend, config=config)
+        self._bin = self.node.site.directory / "bin"
+        self._bin.mkdir()
+        for tool in TOOLS:
+            script = self._bin / tool
+            fault = f"[ ! -s {self._bin}/fault ] || {{ echo >>{self._bin}/count; . {self._bin}/fault; }}"
+            script.write_text(f'#!/bin/bash\n{fault}\nexec /usr/sbin/{tool} "$@"\n')
+            script.chmod(0o755)
+        self.node.environment["PATH"] = f"{self._bin}:{os.environ['PATH']}"
+
+    def fault(self, script: str) -> None:
+        """From now on; what is kept open is gone."""
+        draft = self._bin / "draft"
+        draft.write_text(script)
+        draft.replace(self._bin / "fault")
+        for tool in TOOLS if self.daemon.running else ():
+            for pid in _children(self.daemon.pid):
+                if tool in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+
+    @property
+    def count(self) -> int:
+        """How often the script was started with a fault."""
+        path = self._bin / "count"
+        return len(path.read_text()) if path.exists() else 0
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.daemon.ctl("status", "-o", "json").stdout)
+        return status
+
+    def held(self) -> tuple[int, int]:
+        """Open files and children of the daemon."""
+        return len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir())), len(_children(self.daemon.pid))
+
+
+def refuse(*patterns: str) -> str:
+    """A tool that refuses what has one of these in it."""
+    found = " ".join(f"-e '{each}'" for each in patterns)
+    said = "line 7: RULE_APPEND failed (Invalid argument): rule in chain X"
+    return (
+        f'input=$(cat); if grep -q {found} <<<"$input"; then echo "{said}" >&2; exit 4; fi; '
+        'exec /usr/sbin/${0##*/} "$@" <<<"$input"'
+    )
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(word) for word in (task / "children").read_text().split()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'no luck' >&2; exit 1", "no luck"),
+        ("kill -SEGV $$", "SIGSEGV"),
+        ("yes 'nothing but words' | head -c 20000000; exit 3", "exit code 3"),
+        ("yes 'nothing but words' | head -c 20000000 >&2; exit 3", "nothing but words"),
+        pytest.param("exec sleep 1000", "for the kernel's rules or their tool|did not finish", marks=pytest.mark.slow),
+    ],
+    ids=["fails", "crashes", "prints", "complains", "hangs"],
+)
+def test_a_tool_that_fails_leaves_the_old_rules_and_the_daemon_recovers_with_it(
+    lab: Lab, script: str, said: str
+) -> None:
+    scene = Faulty(lab)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        scene.enforce(allow=A_TO_B)
+        held = scene.held()
+        scene.fault(script)
+        scene.daemon.write("out.yaml", A_OUT)
+        assert eventually(lambda: scene.state() == "degraded", 15)
+        status = scene.status()
+        assert re.search(said, status["error"])
+        assert len(status["error"]) < 1000
+        assert not scene.passes(scene.a, scene.b)
+        assert eventually(lambda: scene.count >= 3, 40)
+        assert scene.status()["policies"]["rejected"] == 0
+        assert scene.count <= 20  # some attempts, with pauses, each of one or two starts and a trial
+        scene.fault("")
+        assert eventually(lambda: scene.state() == "enforcing", 40)
+        assert scene.status()["error"] is None
+        assert scene.passes(scene.a, scene.b)
+        assert eventually(lambda: scene.held() == held, 10), (held, scene.held())
+        assert eventually(lambda: not Change.left_over_of(scene.node, "nft"), 10)
+
+
+def test_a_policy_that_the_kernel_refuses_is_quarantined_and_everything_else_enforced(lab: Lab) -> None:
+    scene = Faulty(lab)
+    bad = policy("bad", "  podSelector: {matchLabels: {app: c}}\n  ingress: [{ports: [{port: 6666}]}]\n")
+    worse = policy("worse", "  podSelector: {matchLabels: {app: c}}\n  ingress: [{}, {ports: [{port: 7777}]}]\n")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        scene.fault(refuse("6666", "x/worse"))
+        for name, text in {"allow": A_TO_B, "out": A_OUT, "bad": bad, "worse": worse}.items():
+            scene.daemon.write(f"{name}.yaml", text)
+        scene.daemon.wait(40)
+        status = scene.status()
+        assert status["policies"] == {"accepted": 3, "rejected": 2}
+        assert status["state"] == "degraded"
+        found = {each["subject"]: each for each in status["findings"]}
+        assert found.keys() == {"NetworkPolicy x/bad", "NetworkPolicy x/worse"}
+        assert found["NetworkPolicy x/bad"]["file"].endswith("bad.yaml")
+        assert found["NetworkPolicy x/bad"]["path"] == "spec.ingress[0]"
+        assert "Invalid argument" in found["NetworkPolicy x/bad"]["fault"]
+        assert scene.passes(scene.a, scene.b)
+        assert not scene.passes(scene.a, scene.c)
+        text = "".join(scene.node.iptables_save("nft", family) for family in (4, 6))
+        assert "~" not in text
+        # a policy that is another one is tried at once; the rest by itself
+        scene.enforce(bad=bad.replace("6666", "6667"))
+        assert scene.status()["policies"] == {"accepted": 4, "rejected": 1}
+        scene.fault("")
+        assert eventually(lambda: scene.state() == "enforcing", 30)
+        assert scene.status()["policies"] == {"accepted": 5, "rejected": 0}
+        assert eventually(lambda: not Change.left_over_of(scene.node, "nft"), 10)
+
+
+def test_the_last_good_version_stays_where_the_kernel_refuses_a_later_one(lab: Lab) -> None:
+    scene = Faulty(lab)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        scene.fault(refuse("6666"))
+        scene.enforce(allow=A_TO_B.replace("port: 80}", "port: 6666}", 1))
+        assert "last good version" in scene.status()["findings"][0]["fault"]
+        assert scene.passes(scene.a, scene.b)
+        (scene.daemon.manifests / "allow.yaml").unlink()
+        scene.daemon.wait(20)
+        assert scene.state() == "enforcing"
+        assert not scene.passes(scene.a, scene.b)
+
+
+def test_a_pod_whose_interface_the_kernel_refuses_is_enforced_by_address(lab: Lab) -> None:
+    scene = Faulty(lab)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        scene.fault(refuse(f"NP-[A-Z]*-{scene.a.interface}"))
+        scene.enforce(allow=A_TO_B, out=A_OUT)
+        scene.node.iptables("nft", 4, "-F", f"NP-IN-{scene.a.interface}")
+        assert eventually(lambda: scene.state() == "degraded", 30)
+        assert eventually(lambda: bool(scene.status()["findings"]), 30)
+        (found,) = scene.status()["findings"]
+        assert found["subject"] == "Pod x/a"
+        assert scene.a.interface in found["fault"]
+        assert scene.passes(scene.a, scene.b)
+        assert not scene.passes(scene.b, scene.a)
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_another_holds_is_named_and_waited_for(lab: Lab) -> None:
+    scene = Faulty(lab, "legacy")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        with Path(scene.node.environment["XTABLES_LOCKFILE"]).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            scene.daemon.write("out.yaml", A_OUT)
+            assert eventually(lambda: scene.state() == "degraded", 20)
+            assert eventually(lambda: f"(process {os.getpid()})" in scene.status()["error"], 20)
+            assert not scene.passes(scene.a, scene.b)
+        assert eventually(lambda: scene.state() == "enforcing", 20)
+        assert scene.passes(scene.a, scene.b)
+
+
+def test_a_set_that_another_program_uses_stays_until_it_is_free(lab: Lab) -> None:
+    scene = Faulty(lab, config="rescan_s = 1\n")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        name = next(
+            line.split()[1]
+            for line in scene.node.ipset_save().splitlines()
+            if line.startswith("add NP4-") and "DROPPED" not in line and "SPOOFED" not in line
+        )
+        rule = ("OUTPUT", "-m", "set", "--match-set", name, "dst")
+        scene.node.iptables("nft", 4, "-A", *rule)
+        (scene.daemon.manifests / "allow.yaml").unlink()
+        scene.daemon.wait(20)
+        scene.enforce(allow=A_TO_B, out=A_OUT)
+        assert scene.passes(scene.a, scene.b)
+        (scene.daemon.manifests / "allow.yaml").unlink()
+        scene.daemon.wait(20)
+        assert scene.state() == "enforcing"
+        scene.node.iptables("nft", 4, "-D", *rule)
+        assert eventually(lambda: name not in scene.node.ipset_save(), 15)
+
+
+def test_a_full_disk_is_a_warning_and_nothing_else(lab: Lab) -> None:
+    scene = Faulty(lab)
+    state = scene.daemon.state
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", state], check=True)
+    try:
+        with (state / "full").open("wb") as full, pytest.raises(OSError, match="No space"):
+            while True:
+                full.write(bytes(4096))
+                full.flush()
+        with scene.daemon:
+            scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+            assert scene.passes(scene.a, scene.b)
+            assert eventually(lambda: bool(scene.status()["warnings"]), 15)
+            assert scene.state() == "enforcing"
+            subprocess.run(["mount", "-o", "remount,size=10m", state], check=True)
+            scene.enforce(extra=policy("extra", "  podSelector: {matchLabels: {app: c}}\n"))
+            assert eventually(lambda: not scene.status()["warnings"], 50), scene.status()["warnings"]
+    finally:
+        subprocess.run(["umount", "-l", state], check=True)
+
+
+@contextmanager
+def injected(pid: int, what: str) -> Iterator[None]:
+    """All threads of a process get that error of these system calls (strace(1), --inject)."""
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-q", "-o", "/dev/null", "-p", str(pid), f"--inject={what}", f"--trace={what.split(':')[0]}"],
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert eventually(lambda: "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text(), 10)
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("clone,clone3,fork,vfork:error=EAGAIN", "Resource temporarily unavailable"),
+        ("clone,clone3,fork,vfork:error=ENOMEM", "Cannot allocate memory"),
+        ("pipe2:error=EMFILE", "Too many open files"),
+        ("socket:error=ENOBUFS", "No buffer space"),
+    ],
+    ids=["no process", "no memory", "no files", "no buffers"],
+)
+def test_what_the_machine_can_not_do_is_said_and_tried_again(lab: Lab, what: str, said: str) -> None:
+    scene = Faulty(lab)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        scene.fault("")
+        with injected(scene.daemon.pid, what):
+            scene.daemon.write("out.yaml", A_OUT)
+            assert eventually(lambda: said in (scene.status()["error"] or ""), 15), scene.daemon.errors()
+            assert scene.state() == "degraded"
+            assert scene.status()["policies"]["rejected"] == 0
+            assert not scene.passes(scene.a, scene.b)
+        assert eventually(lambda: scene.state() == "enforcing", 20)
+        assert scene.passes(scene.a, scene.b)
+
+
+def test_no_more_files_may_be_opened(lab: Lab, backend: Backend) -> None:
+    scene = Faulty(lab, backend)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        limit = resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE)
+        open_files = len(list(Path(f"/proc/{scene.daemon.pid}/fd").iterdir()))
+        resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE, (open_files, limit[1]))
+        scene.fault("")
+        scene.daemon.write("out.yaml", A_OUT)
+        time.sleep(2)
+        assert scene.daemon.running, scene.daemon.errors()
+        assert not scene.passes(scene.b, scene.a)
+        resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE, limit)
+        assert eventually(lambda: scene.daemon.running and scene.state() == "enforcing", 40), scene.daemon.errors()
+        assert eventually(lambda: scene.passes(scene.a, scene.b), 10)
