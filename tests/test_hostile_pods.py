@@ -1,29 +1,40 @@
 """Attacks by hostile pods, as frames: each is dropped or judged as the policy says (tests/hostile has the table).
 
-The default run tries each attack in one of the combinations of wiring and backend, and all kinds in each of them;
-`-m slow` tries all attacks in all combinations.
+The default run tries each attack in one of the combinations of wiring, backend and family, and all kinds in each of
+them; `-m slow` tries all attacks in all combinations.  What takes more than some frames stands below the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
 
-from tests.hostile.attacks import ATTACKS, Attack
-from tests.hostile.ground import WIRINGS, Ground, Wiring
+from tests.hostile.attacks import ATTACKS
+from tests.hostile.attacks.attack import Attack, about, tagged
+from tests.hostile.ground import CONTROL, WIRINGS, Ground, Wiring, ip
 from tests.lab import BACKENDS, Backend
 
 pytestmark = pytest.mark.kernel
 
+FAMILIES = (4, 6)
+COMBINATIONS = [(wiring, backend) for wiring in WIRINGS for backend in BACKENDS]
+FLOOD = 20_000  # flows
+
 
 def parameters() -> Iterator[object]:
-    combinations = [(wiring, backend) for wiring in WIRINGS for backend in BACKENDS]
-    for place, (wiring, backend) in enumerate(combinations):
+    for wiring, backend in COMBINATIONS:
         for number, attack in enumerate(ATTACKS):
-            ways = [each for each in combinations if each[0] in attack.wirings]
+            ways = [(*each, family) for each in COMBINATIONS if each[0] in attack.wirings for family in attack.families]
             for family in attack.families if wiring in attack.wirings else ():
-                taken = ways[(number + family // 4) % len(ways)] == combinations[place]
+                taken = ways[number % len(ways)] == (wiring, backend, family)
                 marks = [] if taken else [pytest.mark.slow]
                 name = f"{wiring}-{backend}-v{family}-{attack.name}"
                 yield pytest.param(wiring, backend, attack, family, id=name, marks=marks)
@@ -60,3 +71,206 @@ def test_attack(wiring: Wiring, backend: Backend, attack: Attack, family: int, g
     ground.fresh()
     attack.act(ground, family)
     assert ground.seen(attack.sender, attack.target, family) is attack.passes
+
+
+# Who is where on a bridge --------------------------------------------------------------------------------------------
+
+
+def many_macs(ground: Ground) -> None:
+    """c and d, which has no egress, speak from six MAC addresses each."""
+    for sender in "cd":
+        for number in range(6):
+            mac = f"02:00:00:00:{ord(sender):02x}:{number:02x}"
+            ask = ARP(psrc=ground.address(sender, 4), hwsrc=mac, pdst=ground.address("e", 4))
+            ground.send(sender, Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ask)
+
+
+def claim(ground: Ground, claimant: str, victim: str) -> None:
+    """Gratuitous ARP and unsolicited advertisements: the victim's addresses are at the claimant's MAC address."""
+    mac = ground.mac(claimant)
+    address = ground.address(victim, 4)
+    all_macs = "ff:ff:ff:ff:ff:ff"
+    told = ARP(op=2, psrc=address, hwsrc=mac, pdst=address, hwdst=all_macs)
+    ground.send(claimant, Ether(src=mac, dst=all_macs) / told)
+    address = ground.address(victim, 6)
+    for destination in ("ff02::1", ground.address("e", 6), ground.gateway(6)):
+        header = IPv6(src=address, dst=destination, hlim=255)
+        advertisement = ICMPv6ND_NA(tgt=address, R=0, S=0, O=1) / ICMPv6NDOptDstLLAddr(lladdr=mac)
+        ground.send(claimant, header / advertisement)
+
+
+def each_others_addresses(ground: Ground) -> None:
+    """c and d, who know each other, claim each other's addresses; c also a's."""
+    claim(ground, "c", "d")
+    claim(ground, "d", "c")
+    claim(ground, "c", "a")
+
+
+def another_mac(ground: Ground) -> None:
+    """c and d speak as a does."""
+    for sender in "cd":
+        ask = ARP(psrc=ground.address("a", 4), hwsrc=ground.mac("a"), pdst=ground.address("e", 4))
+        ground.send(sender, Ether(src=ground.mac("a"), dst="ff:ff:ff:ff:ff:ff") / ask)
+
+
+@pytest.mark.parametrize("lie", [many_macs, each_others_addresses, another_mac])
+def test_nobody_sheds_the_rules_of_its_port(lie: Callable[[Ground], None]) -> None:
+    ground = Ground("bridged", "nft")
+    try:
+        for _ in range(3):
+            lie(ground)
+            time.sleep(0.4)  # for the daemon to hear of it, and to be misled
+        for family in FAMILIES:
+            for liar in "cd":
+                assert not ground.passes(liar, "e", family, CONTROL, source="a")
+            assert not ground.passes("d", "e", family, 80)
+            assert not ground.passes("c", "b", family, 80)
+        assert ground.daemon.status()["pods"]["without_interface"] == 0
+    finally:
+        ground.close()
+
+
+@pytest.mark.parametrize("backend", [BACKENDS[0], pytest.param(BACKENDS[1], marks=pytest.mark.slow)])
+def test_frames_that_iptables_does_not_see_are_told_and_can_be_stopped(backend: Backend) -> None:
+    """What docs/security.md says of tagged frames, and the cure that it names."""
+    ground = Ground("bridged", backend)
+    try:
+
+        def arrives(*tags: int) -> bool:
+            ground.fresh()
+            tagged(*tags)(ground, 4)
+            return ground.seen("c", "b", 4)
+
+        assert ground.daemon.status()["warnings"] == []
+        assert not arrives(0)
+        assert arrives(0, 0)
+        ground.node.run(["nft", "-f", "-"], CURE)
+        assert not arrives(0, 0)
+        assert not arrives(7, 0)
+        assert ground.passes("a", "b", 4, 80)
+        ground.node.run(["nft", "delete", "table", "bridge", "pods"])
+        ground.node.netns.sysctl({"bridge/bridge-nf-filter-vlan-tagged": 0})
+        end = time.monotonic() + 20
+        while "VLAN tags" not in " ".join(warnings := ground.daemon.status()["warnings"]):
+            assert time.monotonic() < end, warnings
+        assert arrives(0)
+    finally:
+        ground.close()
+
+
+CURE = """table bridge pods {
+    chain forward {
+        type filter hook forward priority -300
+        ether type != { ip, ip6, arp } drop
+    }
+}
+"""
+
+
+# Towards the node, where that is for the policies ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wiring", "backend"), [("routed", "legacy"), ("bridged", "nft")])
+def test_the_node_is_judged_as_a_peer_where_it_is_one(wiring: Wiring, backend: Backend) -> None:
+    ground = Ground(wiring, backend, 'host_access = "policy"\nhost_to_pods = "policy"\n')
+    try:
+        for family in FAMILIES:
+            assert ground.passes("d", "node", family, CONTROL)
+            assert not ground.passes("d", "node", family, 80)
+            assert not ground.passes("d", "node", family, CONTROL, source="a")
+            assert not ground.passes("c", "node", family, 80, source="a")
+            assert ground.passes("c", "node", family, 80)
+            ground.fresh()
+            about("d", "e", "node", "unreachable", to="node", reverse=True)(ground, family)
+            assert not ground.seen("d", "node", family)
+    finally:
+        ground.close()
+
+
+# Helpers of conntrack, floods -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wiring", "backend"), [("routed", "nft"), ("bridged", "legacy")])
+def test_connections_that_a_helper_expects_are_judged_as_any_other(wiring: Wiring, backend: Backend) -> None:
+    """a and b make conntrack's FTP helper expect connections to ports that no policy allows."""
+    ground = Ground(wiring, backend)
+    try:
+        rule = ["-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "80", "-j", "CT", "--helper", "ftp"]
+        ground.node.iptables(backend, 4, *rule)
+        with connected(ground, "a", "b", 80) as (client, server):
+            server.sendall(b"220 here\r\n")
+            client.recv(100)
+            server.sendall(f"227 Entering Passive Mode ({commas(ground, 'b')},200,10).\r\n".encode())
+            client.recv(100)
+            assert "dport=51210" in expected(ground), "the helper does not work"
+            assert not connects(ground, "a", "b", 51210)
+            client.sendall(b"NOOP\r\n")
+            server.recv(100)
+            client.sendall(f"PORT {commas(ground, 'a')},200,11\r\n".encode())
+            server.recv(100)
+            assert "dport=51211" in expected(ground), "the helper does not work"
+            assert not connects(ground, "b", "a", 51211)
+            assert connects(ground, "a", "e", 51212)
+    finally:
+        ground.close()
+
+
+@contextmanager
+def connected(ground: Ground, client: str, server: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    with ground.hosts[server].netns.entered():
+        listener = socket.create_server(("", port))
+    with listener:
+        with ground.hosts[client].netns.entered():
+            one = socket.create_connection((ground.address(server, 4), port), 5)
+        with one:
+            other, _ = listener.accept()
+            with other:
+                one.settimeout(5)
+                other.settimeout(5)
+                yield one, other
+
+
+def connects(ground: Ground, client: str, server: str, port: int) -> bool:
+    with ground.hosts[server].netns.entered():
+        listener = socket.create_server(("", port))
+    to = (ground.address(server, 4), port)
+    with listener, ground.hosts[client].netns.entered(), suppress(TimeoutError), socket.create_connection(to, 0.5):
+        return True
+    return False
+
+
+def commas(ground: Ground, name: str) -> str:
+    return ground.address(name, 4).replace(".", ",")
+
+
+def expected(ground: Ground) -> str:
+    return ground.node.run(["conntrack", "-L", "expect"])
+
+
+@pytest.mark.parametrize(("wiring", "backend"), [("routed", "nft"), ("bridged", "legacy")])
+def test_a_flood_of_flows_opens_nothing_and_stops_nobody(wiring: Wiring, backend: Backend) -> None:
+    ground = Ground(wiring, backend)
+    try:
+        for target, dropped in (("e", False), ("b", True)):
+            flood(ground, "c", target)
+            ground.drain()
+            flows = int(ground.node.run(["conntrack", "-C"]))
+            assert (flows < FLOOD // 2) if dropped else (flows >= FLOOD // 2)
+            ground.token = b"once in the flood"
+            assert ground.seen("a", "b", 4) is False
+            assert ground.daemon.status()["state"] == "enforcing"
+            ground.fresh()
+        assert not ground.passes("c", "b", 4, 80)
+        assert ground.passes("a", "b", 4, 80)
+    finally:
+        ground.close()
+
+
+def flood(ground: Ground, sender: str, target: str) -> None:
+    """Datagrams between ever other ports, as fast as one processor makes them."""
+    packet = ip(ground.address(sender, 4), ground.address(target, 4)) / UDP(sport=1, dport=1)
+    frame = bytearray(ground.frame(sender, packet))
+    frame[40:42] = b"\0\0"  # no checksum
+    for number in range(FLOOD):
+        frame[34:38] = struct.pack("!HH", 1024 + number % 60000, 1024 + number * 7 % 60000)
+        ground.send_frame(sender, bytes(frame))

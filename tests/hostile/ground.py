@@ -162,9 +162,16 @@ class Ground:
 
     def send(self, sender: str, packet: Packet, to: str = "") -> None:
         """Send a frame, or a packet in a frame; `to`: the MAC address that it goes to, where that is not the usual."""
+        self.send_frame(sender, self.frame(sender, packet, to))
+
+    def frame(self, sender: str, packet: Packet, to: str = "") -> bytes:
+        """The frame that `send` sends."""
         if not isinstance(packet, Ether):
             packet = Ether(src=self.mac(sender), dst=to or self._next(sender, packet.dst)) / packet
-        self._senders[sender].send(bytes(packet))
+        return bytes(packet)
+
+    def send_frame(self, sender: str, frame: bytes) -> None:
+        self._senders[sender].send(frame)
 
     def allowed(self, sender: str, target: str, family: int, mark: bytes) -> Packet:
         """The datagram that everybody allows."""
@@ -184,6 +191,13 @@ class Ground:
             raise LabError(f"{sender} -> {target} IPv{family}: what is allowed did not arrive, either")
         return found
 
+    def passes(self, sender: str, target: str, family: int, port: int, source: str = "") -> bool:
+        """Whether a datagram to a port arrives, from the sender's own address or that of another."""
+        self.fresh()
+        header = ip(self.address(source or sender, family), self.address(target, family))
+        self.send(sender, header / UDP(sport=1, dport=port) / Raw(self.token))
+        return self.seen(sender, target, family)
+
     def arrives(self, target: str, mark: bytes) -> bool:
         """Whether frames with a mark arrive, within the time that an allowed one may take."""
         return self._find(self._taps[target], mark, b"\0none") is not None
@@ -191,11 +205,15 @@ class Ground:
     def fresh(self) -> None:
         """Forget all flows and all frames; take a new token."""
         self.node.flush_conntrack()
+        self.drain()
+        self.number += 1
+        self.token = b"%08d" % self.number + os.urandom(8)
+
+    def drain(self) -> None:
+        """Forget all frames that have arrived."""
         for tap in self._taps.values():
             for _ in tap.frames():
                 pass
-        self.number += 1
-        self.token = b"%08d" % self.number + os.urandom(8)
 
     def _find(self, tap: Tap, awaited: bytes, wanted: bytes) -> bool | None:
         """Whether `wanted` is among the frames up to a while after `awaited`; None where that never comes."""
