@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.lab import Lab
-from tests.test_daemon import A_OUT, Scene, eventually, policy
+from tests.test_daemon import A_OUT, Scene, eventually, policy, udp
 
 pytestmark = pytest.mark.kernel
 
@@ -263,3 +264,49 @@ def test_a_full_disk(lab: Lab) -> None:
         scene.daemon.wait(20)
         b_is_as_before(scene)
         scene.daemon.stop()
+
+
+def test_nothing_leaks_while_the_tree_is_deleted_or_unmounted(lab: Lab) -> None:
+    """Three hundred policies beside each other, packets all the time: rm -rf, and then an unmount."""
+    scene = Scene(lab, "nft")
+    manifests = scene.daemon.manifests
+    kept = manifests.with_name("kept")
+    for number in range(300):
+        each = TO_B.replace("name: b,", f"name: b{number},")
+        scene.daemon.write(f"{number // 30}/{number}.yaml", each)
+    shutil.copytree(manifests, kept)
+
+    def in_daemon(*words: str) -> None:
+        """Its mounts are its own."""
+        subprocess.run(["nsenter", "-t", str(scene.daemon.pid), "-m", *words], check=True)
+
+    with scene.daemon:
+        scene.enforce()
+        allowed = lab.flow(scene.a, scene.b, "UDP", 81)
+        stop, sender, receiver = threading.Event(), udp(scene.c), udp(scene.b, 80)
+        receiver.setblocking(False)
+
+        def flood() -> None:
+            while not stop.wait(0.0005):
+                sender.sendto(b"denied", (scene.b.address(4), 80))
+
+        flooder = threading.Thread(target=flood)
+        flooder.start()
+        try:
+            subprocess.run(["rm", "-rf", str(manifests)], check=True)
+            assert eventually(lambda: scene.state() == "degraded")
+            manifests.mkdir()
+            assert eventually(lambda: "no manifest" in str(status(scene)["error"]))
+            in_daemon("mount", "--bind", str(kept), str(manifests))
+            scene.daemon.ctl("wait", "--timeout", "20")
+            assert eventually(lambda: scene.state() == "enforcing", 20)
+            in_daemon("umount", str(manifests))
+            assert eventually(lambda: scene.state() == "degraded", 40)
+            b_is_as_before(scene)
+        finally:
+            stop.set()
+            flooder.join()
+        with pytest.raises(BlockingIOError):
+            receiver.recv(10)
+        allowed.pause()
+        assert allowed.forward.missing == 0
