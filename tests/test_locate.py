@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpold.host.locate import Places, locate_one
+from netpold.host.locate import Places, locate_one, nobodys, unclaimed
 from netpold.host.view import HostView, Link, Neighbour
 from netpold.policy.model import Network, Pod
 from netpold.rules.endpoint import Endpoint, Interface
+from netpold.rules.unclaimed import Unclaimed
 from tests.places import locate
 
 NODE = "n1"
@@ -287,3 +288,26 @@ def test_a_pod_whose_manifest_went_while_the_daemon_was_down_is_forgotten() -> N
     places.update(ROUTED, {"d/p": (None, pod("10.0.0.1"))})
     places.forget_all_but({"d/p": None})
     assert places.were_here == {"d/p"}
+
+
+def test_what_is_closed_by_name_and_is_nobodys() -> None:
+    links = [
+        Link("cali1", 1, "veth"),
+        Link("cali2", 2, "veth"),
+        Link("cali3", 3, "tun", "calibr"),
+        Link("calibr", 4, "bridge"),
+        Link("calivx", 5, "vxlan", "calibr"),
+        Link("calip", 6),
+        Link("cali@1", 7, "veth"),
+        Link("eth0", 8),
+    ]
+    view = HostView({link.name: link for link in links})
+    closing = nobodys(view, ("cali*",))
+    assert closing == Unclaimed(
+        ("cali*",), frozenset({"calibr"}), frozenset({Interface("calivx", True), Interface("calip")})
+    )
+    pod = Endpoint("d/p", ("10.0.0.1",), (Interface("cali2"),))
+    assert unclaimed(view, closing, [pod]) == ("cali1", "cali3", "cali@1")
+    exact = replace(nobodys(view, ()), interfaces=frozenset({Interface("cali1"), Interface("cali2")}))
+    assert unclaimed(view, exact, [pod]) == ("cali1",)
+    assert not nobodys(view, ())

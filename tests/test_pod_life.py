@@ -87,12 +87,15 @@ def test_an_interface_that_no_pod_claims_is_closed(lab: Lab, backend: Backend, w
     scene = Scene(lab, backend, wiring, CLOSING)
     node, outside = scene.node, scene.outside
     a, b, c = (scene.pod(name) for name in "abc")
+    node.iptables(backend, 4, "-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID")  # so that flows are known
     open_before = lab.flow(outside, c, "UDP")
+    answers = lab.flow(c, outside, "UDP", sender="server")
     closed = {(a, c): False, (c, a): False, (c, outside): False, (outside, c): False}
     claimed = {(a, b): True, (a, outside): True, (outside, b): True, (c, node): True, (node, c): True, (node, a): True}
     with scene.daemon:
         scene.write(a, b)
         assert open_before.stopped() is not None
+        assert answers.stopped() is not None
         scene.expect(closed | claimed)
         assert scene.daemon.status()["unclaimed_interfaces"] == [c.interface]
         d = scene.pod("d")  # nobody tells the daemon before the packets are sent
