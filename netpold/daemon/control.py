@@ -17,6 +17,7 @@ to be taken within IDLE_S.  So no client holds up another for long, and none the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -24,6 +25,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -42,6 +44,7 @@ from netpold.host.metrics import CONTENT_TYPE
 log = logging.getLogger("netpold")
 
 SOCKET_NAME = "netpold.sock"
+NO_FILES_S = 0.1  # the pause where no connection can be taken
 CONNECTIONS, READERS = 64, 16
 IDLE_S = 10.0
 HEAD_LIMIT = 32 * 1024
@@ -151,6 +154,7 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
     def __init__(self, path: str, controlled: Controlled) -> None:
         self.controlled = controlled
+        self._spare = socket.socket(socket.AF_UNIX)  # given up for a connection
         self.readers: int | None = None  # the group whose members may look
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         self.free_for_readers = threading.BoundedSemaphore(READERS)
@@ -166,7 +170,24 @@ class _Server(ThreadingMixIn, UnixStreamServer):
                 request.sendall(_BUSY)  # fits the empty buffer of a new connection, so it does not block
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started: this one answers, after which it takes the next connection
+            self.process_request_thread(request, client_address)
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """A connection, also where no more files may be opened: one is held open for that."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._spare.close()
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(NO_FILES_S)  # it is asked again at once
+            raise
 
     def process_request_thread(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
@@ -175,6 +196,13 @@ class _Server(ThreadingMixIn, UnixStreamServer):
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
+            if self._spare.fileno() < 0:
+                with contextlib.suppress(OSError):
+                    self._spare = socket.socket(socket.AF_UNIX)
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._spare.close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         log.exception("a request on the control socket failed")

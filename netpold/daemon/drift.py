@@ -19,6 +19,7 @@ from netpold.host.kernel.apply import apply
 from netpold.host.kernel.backend import Backend, Content, KernelError, Program, Suspicion
 from netpold.host.kernel.watch import EVERYTHING, Watch
 from netpold.host.kernel.watch_sets import differing
+from netpold.host.threads import started
 from netpold.policy.model import Family
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import Installed
@@ -78,8 +79,7 @@ class Drift:
     def begin(self, expected: Installed) -> None:
         """Read everything back."""
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._look, args=(expected,), name="drift", daemon=True)
-            self._thread.start()
+            self._thread = started(self._look, "drift", expected)
 
     def forget(self) -> None:
         """Everything is written anew: what was suspected is of no interest any more."""

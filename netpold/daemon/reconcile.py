@@ -200,12 +200,14 @@ class Reconciler:
             try:
                 self._round(wishes)
                 pause = 0.0
-            except (KernelError, SourceError, NetlinkError) as error:
+            except (KernelError, SourceError, NetlinkError, OSError) as error:
                 pause = min(max(pause * 2, FIRST_RETRY_S), LAST_RETRY_S)
                 self._report.failed(error, pause)
                 self._metrics.failed()
-                if isinstance(error, KernelError):
+                if isinstance(error, KernelError | OSError):
                     self._installed = None
+                if isinstance(error, OSError):  # no file, no process, no thread: what it came in between is not known
+                    self._inbox.look_at_all()
                 self._publish(state="degraded", error=str(error))
             self._drift.expect(self._installed)
             after_round()

@@ -26,6 +26,7 @@ from typing import Any
 
 from netpold.host import last_good_database as database
 from netpold.host.last_good_database import Name, Row
+from netpold.host.threads import started
 from netpold.policy.canonical import KINDS, read_back, written
 from netpold.policy.changes import Changes
 from netpold.policy.manifest import Object
@@ -218,8 +219,7 @@ class _Writer:
 
     def start(self) -> None:
         if not self._thread:
-            self._thread = threading.Thread(target=self._run, name="netpold-last-good", daemon=True)
-            self._thread.start()
+            self._thread = started(self._run, "netpold-last-good")
 
     def put(self, work: tuple[Name, Row | None] | _Known) -> None:
         self.start()

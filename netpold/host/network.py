@@ -20,6 +20,7 @@ from typing import Final
 
 from netpold.host.netlink import DUMPS, FdbMessage, Netlink, NetlinkError
 from netpold.host.tables import Tables
+from netpold.host.threads import started
 from netpold.host.view import HostView
 from netpold.policy.model import Family
 
@@ -97,9 +98,8 @@ class Network:
             self._connect()
         except OSError as error:
             raise NetlinkError(f"the network can't be followed any more: {error.strerror}") from error
+        self._thread = started(self._run, THREAD)
         self._failed = False
-        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
-        self._thread.start()
 
     def probe(self, addresses: Iterable[str]) -> None:
         """Find the bridge ports of these addresses (in place of those asked for before).

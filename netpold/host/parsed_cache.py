@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from netpold import policy
 from netpold.host.scan import Fingerprint
+from netpold.host.threads import started
 from netpold.policy.codec import Decoder, Encoder
 from netpold.policy.documents import Content, Outline, Part, content
 
@@ -141,8 +142,7 @@ class ParsedCache:
         if not self._usable:
             return
         if not self._thread:
-            self._thread = threading.Thread(target=self._write, name="netpold-cache", daemon=True)
-            self._thread.start()
+            self._thread = started(self._write, "netpold-cache")
         self._queue.put(work)
 
     def _open(self) -> sqlite3.Connection:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netpold.host.remains import NO_REMAINS, Remains, read_remains, remains_line
+from netpold.host.threads import started
 from netpold.policy.model import Family
 from netpold.rules.render import set_header, text
 from netpold.rules.ruleset import FAMILIES, IPSet, Ruleset
@@ -99,8 +100,7 @@ class Snapshots:
             self._changed_at, self._failed = None, False
             self._condition.notify_all()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="netpold-snapshot", daemon=True)
-            self._thread.start()
+            self._thread = started(self._run, "netpold-snapshot")
 
     def forget(self) -> None:
         """Remove the snapshot, and what waits to be written."""

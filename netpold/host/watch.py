@@ -38,6 +38,7 @@ from netpold.host.at_work import is_draft
 from netpold.host.hints import NOTHING_CHANGED, Happened, Hints
 from netpold.host.mounts import Mounts
 from netpold.host.scan import Tree, is_manifest, is_passed_over
+from netpold.host.threads import started
 
 THREAD: Final = "netpold-watch"
 POLL_S = 2.0  # how often to wake up without inotify
@@ -136,8 +137,7 @@ class Watcher:
             self._set_watches(self._nowhere)
             self._everything, self._failed = True, False
             self._replaced += 1
-        self._thread = threading.Thread(target=self._run, args=(REPLACE_AGAIN_S,), name=THREAD, daemon=True)
-        self._thread.start()
+        self._thread = started(self._run, THREAD, REPLACE_AGAIN_S)
 
     def _open(self) -> None:
         self._limit = None
