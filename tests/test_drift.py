@@ -42,7 +42,7 @@ class Rules:
     def saved(self) -> str:
         found = []
         for family in (4, 6):
-            lines = self.node.iptables_save(self.backend, family).splitlines()
+            lines = self.node.run([f"{TOOLS[family]}-{self.backend}-save", "-t", "filter"]).splitlines()
             own = [line.split(" [")[0] for line in lines if re.match(r"(:|-A )(NETPOLD-|NP-)", line)]
             hooks = [line for line in lines if re.match(r"-A (INPUT|FORWARD|OUTPUT) .*NETPOLD", line)]
             found += [f"IPv{family}", *own, *hooks]
@@ -468,3 +468,58 @@ def test_what_iptables_persistent_saves_has_nothing_of_netpold(lab: Lab, backend
         assert "create other" in (tmp_path / "ipsets").read_text()
         assert "NP4-" not in (tmp_path / "ipsets").read_text()
         assert {each.name for each in tmp_path.iterdir()} == {"rules.v4", "rules.v6", "ipsets"}
+
+
+BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path={path}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
+"""
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("firewalld"), reason="firewalld is not installed")
+@pytest.mark.parametrize("writes", ["nftables", "iptables"])
+def test_firewalld_starts_reloads_and_restarts(lab: Lab, tmp_path: Path, writes: str) -> None:
+    """With a message bus of its own, in a copy of its settings.  With iptables it flushes the whole table."""
+    scene = Scene(lab, "nft")
+    bus, settings = tmp_path / "bus", tmp_path / "firewalld"
+    (tmp_path / "bus.conf").write_text(BUS.format(path=bus))
+    shutil.copytree("/etc/firewalld", settings)
+    config = settings / "firewalld.conf"
+    config.write_text(re.sub(r"^FirewallBackend=.*", f"FirewallBackend={writes}", config.read_text(), flags=re.M))
+    talk = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={bus}"}
+    script = (
+        f"mount --bind {settings} /etc/firewalld; mount -t tmpfs none /run/firewalld; exec firewalld --nofork --nopid"
+    )
+
+    def ask(*words: str) -> bool:
+        command = ["ip", "netns", "exec", scene.node.netns.name, "firewall-cmd", *words]
+        return subprocess.run(command, env=talk, capture_output=True, timeout=60).returncode == 0
+
+    def start() -> subprocess.Popen[bytes]:
+        command = ["unshare", "-m", "sh", "-c", f"mkdir -p /run/firewalld; {script}"]
+        process = scene.node.spawn(command, env=talk, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert eventually(lambda: ask("--state"), 30)
+        return process
+
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        rules = Rules(scene, "nft")
+        right = rules.saved()
+        daemon = scene.node.spawn(["dbus-daemon", f"--config-file={tmp_path / 'bus.conf'}", "--nofork"])
+        assert eventually(bus.exists)
+        for words in ([], ["--reload"], ["--complete-reload"], []):
+            if words:
+                assert ask(*words)
+            else:
+                running = start()
+            assert eventually(lambda: rules.saved() == right), words
+            assert not scene.passes(scene.c, scene.b)
+            if words == ["--complete-reload"]:
+                running.terminate()
+                running.wait(30)
+                assert eventually(lambda: rules.saved() == right)
+                assert scene.passes(scene.a, scene.b)
+        scene.node.site.stop(daemon)

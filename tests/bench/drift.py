@@ -34,7 +34,7 @@ from tests.lab.daemon import Daemon
 PORT = 80
 CALM_S = 0.35  # without a datagram: the gap is over; looks for members may take longer (`late`)
 PATIENCE_S = 20.0
-PORTS_EACH = 100  # in each of the policies that only make rules; two rules each, one a family
+PORTS_EACH = 100  # in each of the policies that only make rules, a rule each (IPv4)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def policy(name: str, app: str, ingress: list[object]) -> object:
 
 def ballast(rules: int, node: Node) -> Iterator[object]:
     """Pods that are known by their addresses only, and policies for them."""
-    for number in range(max(rules // (2 * PORTS_EACH), 0)):
+    for number in range(rules // PORTS_EACH):
         yield {
             "apiVersion": "v1",
             "kind": "Pod",
