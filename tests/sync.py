@@ -427,13 +427,13 @@ class RenamedFromOutside(_OneFile):
 
 
 class Vim(_OneFile):
-    """Renames the file to a backup, and writes it anew."""
+    """Keeps a backup, and writes the file anew."""
 
     def become(self, tree: Files) -> None:
         after = self.base / "after"
         after.write_text(self.text(tree))
-        words = ["set backupcopy=no backup", "%d _", f"0read {after}", "$d _", "wq"]
-        run("vim", "-u", "NONE", "-es", *(part for word in words for part in ("-c", word)), self.file)
+        run("vim", "-u", "NONE", "-es", "-c", "set backup backupcopy=no", "-c", f"%!cat {after}", "-c", "wq", self.file)
+        assert self.file.read_text() == after.read_text()
 
 
 class Emacs(_OneFile):

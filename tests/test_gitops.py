@@ -155,6 +155,18 @@ class TestAtWork:
         time.sleep(0.6)
         assert not at_work.look(time.monotonic(), (), began)
 
+    def test_a_draft_that_was_there_before(self, tmp_path: Path) -> None:
+        """The daemon starts in the middle of an rsync."""
+        sync.write(tmp_path, tree("old", 0))
+        draft = tmp_path / ".0.yaml.Xy12Zw"
+        draft.write_text("half")
+        source = Source(tmp_path, 1 << 20)
+        assert not source.read(EVERYTHING_CHANGED, 0.0).settled
+        time.sleep(0.1)
+        assert not source.read(NOTHING, 0.0).settled
+        draft.rename(tmp_path / "0.yaml")
+        assert eventually(lambda: source.read(EVERYTHING_CHANGED, 0.0).settled)
+
     def test_an_rsync_that_hangs_holds_nothing_up_for_ever(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

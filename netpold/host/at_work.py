@@ -51,8 +51,11 @@ class AtWork:
         """Of drafts and backups something was heard, at these times."""
         self._drafts.update(drafts)
 
-    def walked(self, directories: Iterable[str]) -> None:
-        """A walk has found these directories."""
+    def walked(self, directories: Iterable[str], passed_over: Iterable[str]) -> None:
+        """A walk has found these directories, and these names that are no manifests."""
+        for path in passed_over:
+            if is_draft(os.path.basename(path)):  # noqa: PTH119
+                self._drafts.setdefault(path, 0.0)
         self._volumes = [each for each in directories if os.path.islink(f"{each}/..data")]  # noqa: PTH114
 
     def look(self, now: float, changed: Collection[str], since: float) -> bool:

@@ -161,7 +161,8 @@ class Walk:
 
     `entering` is told of each directory before it is listed.  At the end, `tree` says where it was, and `trust` whom it
     trusted there; `notes` are findings about names that are not taken for manifests; `git` are the paths of `.git` in
-    it and above it.  What it did not find is only gone if it was not `disturbed`.
+    it and above it, `passed_over` those of other such names in it.  What it did not find is only gone if it was not
+    `disturbed`.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class Walk:
     ) -> None:
         self.trust = ANYBODY
         self.git: list[str] = []
+        self.passed_over: list[str] = []
         self._top = directory
         self._max_file_size = max_file_size
         self._entering = entering
@@ -296,6 +298,8 @@ class Walk:
         if is_passed_over(name) or (in_top and name in SETTINGS):
             if name == ".git":
                 self.git.append(path)
+            else:
+                self.passed_over.append(path)
         elif entry.is_symlink():
             if refused := self.trust.of("symlink", entry.stat(follow_symlinks=False)):
                 return path, problem(path, *refused)

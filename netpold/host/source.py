@@ -15,9 +15,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from netpold.host.absence import UNKNOWN, Absence, FilesBefore, is_below
+from netpold.host.absence import UNKNOWN, Absence, FilesBefore, is_below, unmounted_problem
 from netpold.host.at_work import AtWork
 from netpold.host.files import Moving, is_being_written, racy_s, still_s
 from netpold.host.gitlock import GitRepositories, GitState
@@ -213,9 +214,13 @@ class Source:
             self._absence.started()
 
     def _is_half_done(self, now: float) -> bool:
-        """Whether another program than git is seen to be at work on what waits.  Nothing waits for ever for that."""
+        """Whether another program than git is seen to be at work on what waits, or a tree that is filled anew was not
+        seen as a whole.  Nothing waits for ever for that."""
         since = self._waiting.since()
-        return since is not None and now < since + DEADLINE_S and self._at_work.look(now, self._waiting, since)
+        if since is None or now >= since + DEADLINE_S:
+            return False
+        unseen = self._waiting.anew and self._walk_wanted
+        return unseen or self._at_work.look(now, self._waiting, since)
 
     def read_as_it_is(self) -> Reading:
         """What the files say at this moment, whoever may be writing to them.  Raises SourceError."""
@@ -337,7 +342,7 @@ class Source:
         # first look at everything should be a whole one
         now = time.monotonic()
         self._first_until = self._first_until or now + FIRST_LOOK_S
-        first = self._disturbed is not None and not self.complete and now < self._first_until
+        first = self._disturbed is not None and (self._waiting.anew or (not self.complete and now < self._first_until))
         self._walk_wanted = first or self._disturbed is Disturbed.SWAPPED
         self._hurry = hurry and self._walk_wanted
         self._walk_at = now + WALK_AGAIN_S if self._walk_wanted else now
@@ -363,13 +368,17 @@ class Source:
             yield
         self._notes, self._tree, self._trust = tuple(walk.notes), walk.tree, walk.trust
         self._git = GitRepositories(walk.git)
-        self._at_work.walked(self._tree.directories)
+        self._at_work.walked(self._tree.directories, walk.passed_over)
         self._scanned(self._tree)
         self._disturbed = walk.disturbed()
         if self._disturbed:
             return
         if not found and self._waiting.anew:
             self._absence.refuse_empty(self._files.keys())
+        there = partial(self._was_visited_below, number)
+        unmounted = self._absence.unmounted(self._listed, walk.listed, there)
+        self._notes += tuple(map(unmounted_problem, unmounted))
+        closed |= unmounted
         for path in list(self._files):
             file = self._files.get(path)
             if file and file.visited != number:
@@ -384,6 +393,10 @@ class Source:
                 self._waiting.pop(path, None)
         yield
         self._listed = walk.listed
+
+    def _was_visited_below(self, number: int, directory: str) -> bool:
+        """Whether a walk found a file below a directory that was known before."""
+        return any(file.visited == number and path.startswith(f"{directory}/") for path, file in self._files.items())
 
     def _is_swapped(self, walk: Walk, path: str) -> bool:
         """Whether the directory that a path is in took another one's place, and was not empty when it did."""
