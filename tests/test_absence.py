@@ -310,3 +310,46 @@ def test_what_lies_below_a_link_that_breaks(known: Follower, top: Path) -> None:
     known.settle(EVERYTHING_CHANGED)
     assert "c.yaml" not in known.names
     assert os.path.lexists(top / ".away")
+
+
+UNMOUNT = """
+import subprocess, sys, time
+from pathlib import Path
+from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Hints
+from netpold.host.source import Source
+top = Path(sys.argv[1])
+def mount():
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(top / "sub")], check=True)
+    (top / "sub/deep").mkdir()
+    for name in ("deep/a", "b"):
+        (top / f"sub/{name}.yaml").write_text("# any")
+def look(hints=EVERYTHING_CHANGED):
+    end = time.monotonic() + 10
+    reading = source.read(hints, 0.02)
+    while not reading.settled and time.monotonic() < end:
+        time.sleep(0.01)
+        reading = source.read(NOTHING_CHANGED, 0.02)
+    print(len(source.parsed), *(finding.code for finding in reading.findings))
+source = Source(top, 1 << 20)
+(top / "sub").mkdir()
+mount()
+look()
+subprocess.run(["umount", str(top / "sub")], check=True)
+look(Hints({}, swapped=True))
+look()
+mount()
+look()
+subprocess.run(["umount", str(top / "sub")], check=True)
+look()
+(top / "sub").rmdir()
+look()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_directory_below_is_unmounted(top: Path) -> None:
+    words = ["unshare", "--mount", "/usr/bin/python3", "-c", UNMOUNT, str(top)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=60)
+    assert done.stdout.splitlines() == [
+        "22", "22 unmounted-directory", "22 unmounted-directory", "22", "22 unmounted-directory", "20",
+    ], done.stderr  # fmt: skip

@@ -7,11 +7,11 @@ So what was known stays, and who wants it to go says so.  After a restart, what 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from netpold.host.scan import SourceError, problem
+from netpold.host.scan import Directory, SourceError, problem
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding
@@ -35,6 +35,7 @@ class Absence:
         self._directory = directory
         self._allow_empty = allow_empty
         self._before = before
+        self._unmounted: dict[str, int] = {}  # directories, and the device that they are on now
         self._went: dict[str, tuple[float, Content]] = {}  # in the order in which they went
 
     def started(self) -> None:
@@ -63,6 +64,20 @@ class Absence:
             hint = "put the directory back; policies known before stay in force"
             raise SourceError(self._directory, "the directory of manifests is a file now", hint)
 
+    def unmounted(
+        self, before: Mapping[str, Directory], now: Mapping[str, Directory], holds: Callable[[str], bool]
+    ) -> set[str]:
+        """The directories on which something was mounted that held files, and is no more, by two walks, or since an
+        earlier call; `holds`: whether a known file is below a directory."""
+        top = str(self._directory)
+        others = {
+            path for path, was in before.items() if path != top and path in now and now[path].device != was.device
+        }
+        stayed = {path for path, device in self._unmounted.items() if path in now and now[path].device == device}
+        found = {path for path in others | stayed if not holds(path)}
+        self._unmounted = {path: now[path].device for path in found}
+        return found
+
     def went(self, path: str, content: Content, now: float) -> None:
         """A file is taken for deleted."""
         self._went.pop(path, None)
@@ -85,6 +100,12 @@ class Absence:
             return _BLANK
         parsed = Parsed((), (_emptied(path),), NOTHING, True)
         return Content(b"", parsed, (parsed,))
+
+
+def unmounted_problem(path: str) -> Finding:
+    """That nothing is mounted on a directory any more."""
+    fault = "what was mounted here is not, and nothing is here; what it held stays in force"
+    return problem(path, "unmounted-directory", fault, "mount it, or delete the directory if its objects are to go")
 
 
 def _emptied(path: str) -> Finding:
