@@ -153,7 +153,8 @@ def _restored() -> Iterator[None]:
 
 def _unmount(name: str) -> None:
     _LIBC.umount2(bytes(_RUN / name), _MNT_DETACH)  # fails where an interrupted start left a bare file
-    (_RUN / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # `ip netns add` may have mounted the directory over itself since
+        (_RUN / name).unlink(missing_ok=True)
 
 
 def _call(function: Callable[..., int], *arguments: object) -> None:
