@@ -207,7 +207,7 @@ class _Process:
     def _tell_systemd(self, reconciler: Reconciler) -> None:
         """From the loop, after each round and every few seconds: that it is alive, whether it is ready, its state."""
         status = reconciler.current
-        if status.state == "enforcing" and not gc.isenabled():
+        if status.state != "starting" and not gc.isenabled():
             gc.freeze()  # what is there now stays, and holds no cycles
             gc.enable()
         reloads, text = self._reloads, f"STATUS={status.line()}"
@@ -221,7 +221,8 @@ class _Process:
         """With the first ruleset in force, and at the end of each reload; others wait for it, so when enforcing fails,
         some time later all the same.  Not while the settings are about to change: what begins anew says so."""
         overdue = time.monotonic() > self._ready_anyway_at
-        self._ready = self._ready or reconciler.current.state == "enforcing" or overdue
+        status = reconciler.current  # degraded, it may enforce everything but what the kernel refuses
+        self._ready = self._ready or status.state == "enforcing" or status.revision > 0 or overdue
         if self._reloading is not None and (reconciler.is_done(self._reloading) or overdue):
             self._reloading = None
         return self._ready and self._reloading is None and not self._other_settings

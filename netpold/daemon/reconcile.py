@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status, timestamp
 from netpold.host import journal
 from netpold.host.drops import Drops
+from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply, installed, legacy_in_use
 from netpold.host.kernel.backend import Backend, KernelError, Trouble
 from netpold.host.kernel.flush import flush, retire_other
@@ -162,7 +164,9 @@ class Reconciler:
 
     @property
     def current(self) -> Status:
-        status, since = self._status, self._applying_since
+        beside = tuple(each.warning for each in self.beside if each.warning)  # they come and go without a round
+        status = replace(self._status, warnings=(*self._status.warnings, *beside))
+        since = self._applying_since
         took = time.monotonic() - since if since is not None else 0.0
         if took < SLOW_S or status.state == "degraded":
             return status
@@ -192,6 +196,7 @@ class Reconciler:
         """Reconcile until `stop`.  `after_round` is called after each round, failed or not, `alive` within each, and
         every ALIVE_S when there is nothing to do."""
         pause, self._inbox.alive = 0.0, alive
+        self._take_stock()
         while True:
             wishes = self._next(pause)
             if wishes.stop:
@@ -211,6 +216,15 @@ class Reconciler:
                 self._publish(state="degraded", error=str(error))
             self._drift.expect(self._installed)
             after_round()
+
+    def _take_stock(self) -> None:
+        """What is in force before the first round: rules of before a restart, or those that the boot put back."""
+        with suppress(KernelError):
+            rules = {
+                f"IPv{family}": sum(each.rules for each in self._backend.contents(family).values())
+                for family in FAMILIES
+            }
+            self._status = replace(self._status, rules=rules, sets=len(ipset.names()))
 
     def _next(self, pause: float) -> Wishes:
         """Wait for something to do, or until it is time to look anyway (`pause` s after a failure)."""
@@ -297,7 +311,7 @@ class Reconciler:
         self._inbox.alive()
         if self._source.complete:
             places = self._known.places
-            before, were_here, past = places.endpoints, places.were_here, self._known.past
+            before, were_here, outlasting = places.endpoints, places.were_here, self._known.outlasting
             compiled = self._known.update(reading, view)
             self._report.changed(self._known.changes, before, places.endpoints)
             self._report.found(self._known.findings, self._known.rejected, self._known.world)
@@ -307,7 +321,7 @@ class Reconciler:
                     return
                 places.forget_all_but(self._known.world.pods)
             applied = self._enforce(compiled, view)
-            if places.were_here is not were_here or self._known.past is not past:
+            if places.were_here is not were_here or self._known.outlasting is not outlasting:
                 self._chores.pods_came()
             self._tell(applied, failed=failure is not None)
         if failure is not None:
@@ -452,7 +466,7 @@ class Reconciler:
         same = changes.get("state") == self._status.state
         fields: dict[str, Any] = {
             "since": self._status.since if same else timestamp(datetime.now(UTC)),
-            "warnings": (*self._host_warnings(), *(each.warning for each in self.beside if each.warning)),
+            "warnings": self._host_warnings(),
             **self._known.told(),
             **changes,
         }
