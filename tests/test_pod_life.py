@@ -67,6 +67,10 @@ class Scene:
             "all.yaml", *policies, *(each if isinstance(each, dict) else each.manifest() for each in pods)
         )
 
+    def found(self) -> None:
+        """Wait until every pod's interface is known; behind a bridge that takes a question and its answer."""
+        assert eventually(lambda: self.daemon.status()["pods"]["without_interface"] == 0, 20)
+
     def expect(self, ways: dict[tuple[Host, Host], bool], families: tuple[int, ...] = (4, 6)) -> None:
         """What passes, by TCP and UDP."""
         expected = {
@@ -114,6 +118,7 @@ def test_a_pod_keeps_its_policies_until_its_interface_is_gone(lab: Lab, backend:
     with scene.daemon:
         scene.write(a, b, c, policies=(ONLY_TO_B,))
         scene.expect(as_before)
+        scene.found()
         scene.write(b, c)  # with its policy
         scene.expect(as_before)
         assert scene.daemon.status()["pods"]["lingering"] == 1
@@ -168,6 +173,7 @@ def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, bac
     with scene.daemon:
         scene.write(a, b, c, policies=(ONLY_TO_B,))
         scene.expect({(a, b): True, (a, c): False})
+        scene.found()
         elsewhere = as_another(a, "d").manifest() | {}
         elsewhere["spec"]["nodeName"] = "n2"
         scene.write(b, c, elsewhere)
@@ -193,6 +199,8 @@ def test_a_pod_that_goes_while_the_daemon_does_not_run(lab: Lab, backend: Backen
     as_before = {(a, b): True, (a, c): False, (c, a): False, (c, b): True}
     with scene.daemon:
         scene.write(a, b, c, policies=(ONLY_TO_B,))
+        a.replug()  # another interface of the same name
+        scene.found()
         assert scene.daemon.stop() == 0
         scene.put(b, c)
         scene.write(b, c)
@@ -288,12 +296,12 @@ def test_no_window_as_a_pod_starts_moves_and_stops(lab: Lab, backend: Backend, w
         scene.write(a, b, c, policies=(deny, ONLY_TO_B))
         a.replug("veth78")  # the same address at another interface, before any manifest says so
         scene.write(a, b, c, policies=(ONLY_TO_B,))
-        assert eventually(lambda: scene.daemon.status()["pods"]["without_interface"] == 0)
+        scene.found()
         scene.write(b, c)  # all of it goes, but the interface
         scene.write(a, b, c, policies=(deny,))
         a.replug()
         scene.write(as_another(a, "a2"), b, c, policies=(deny.replace("app: a", "app: a2"),))  # its place is another's
-        assert eventually(lambda: scene.daemon.status()["pods"]["without_interface"] == 0)
+        scene.found()
         assert scene.daemon.stop() == 0
         scene.put(b, c)
         scene.write(b, c)

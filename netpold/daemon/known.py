@@ -46,6 +46,8 @@ class Known:
         self._closed = NOTHING
         self._isolated: tuple[Isolated, ...] = ()
         self.endpoints: Mapping[str, Endpoint] = {}  # of the local pods and of those that linger, by key
+        # what `remains` hangs on besides the ruleset: interfaces with their indexes; another object when it changed
+        self.outlasting: tuple[Past, frozenset[tuple[str, int]]] = (self._lingering.past, frozenset())
         self.unclaimed: tuple[str, ...] = ()  # interfaces that are closed since no pod claims them
         self._source_findings: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()  # all there are, in order
@@ -65,10 +67,16 @@ class Known:
         lingering = self._lingering
         past = lingering.past
         lingering.update(changes, self.world, self._index.claims, (before, places.endpoints), (self._view, view))
-        closed = self._closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
+        elsewhere = places.endpoints is not before or view is not self._view
+        if elsewhere or lingering.closed != self._closed.interfaces:
+            self._closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
         compiled = self._compile(changes, anew=places.endpoints is not before or lingering.past is not past)
-        self.unclaimed = unclaimed(view, closed, self.endpoints.values()) if closed else ()
-        if places.endpoints is not before or view is not self._view:
+        if elsewhere or lingering.past is not past:
+            links = frozenset(_links(view, self.endpoints.values()))
+            if lingering.past is not past or links != self.outlasting[1]:
+                self.outlasting = lingering.past, links
+        self.unclaimed = unclaimed(view, self._closed, self.endpoints.values()) if self._closed else ()
+        if elsewhere:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
             self._unfiltered = list(_unfiltered(view)) if bridged else []
             self._view = view
@@ -121,11 +129,6 @@ class Known:
         self._isolated = compiled.isolated
         return compiled
 
-    @property
-    def past(self) -> Past:
-        """What holds on though the manifests no longer say it."""
-        return self._lingering.past
-
     def remains(self) -> Remains:
         """What is to be known of this node's pods after a restart."""
         isolating = {key for each in self._isolated for key in each.policies}
@@ -176,6 +179,13 @@ class Known:
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
         return [*self.places.warnings, *self._lingering.warnings(), *self._unfiltered]
+
+
+def _links(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, int]]:
+    """The interfaces of pods, with their indexes."""
+    for interface in (interface for each in endpoints for interface in each.interfaces):
+        if interface.name in view.links:
+            yield interface.name, view.links[interface.name].index
 
 
 def _unfiltered(view: HostView) -> Iterator[str]:
