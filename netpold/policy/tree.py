@@ -197,8 +197,8 @@ def path_of(root: Node | None, target: Node | Place) -> str:
     path, node = "", root
     while node is not target:
         if isinstance(node, Map) and node.scalars:
-            begins = [_index(scalar) for scalar in node.scalars.values()]
-            key = list(node.scalars)[max(bisect_right(begins, index) - 1, 0)]
+            keys = list(node.scalars.values())
+            key = keys[max(bisect_right(keys, index, key=_index) - 1, 0)].value
             step = f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{shown(key)}]"
             path = (path + step).removeprefix(".")
             if node.scalars[key] is target:
