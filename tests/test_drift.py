@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from netpold.daemon.fight import FREE, LONGEST_S, OPEN_S, QUIET_S, Fight
+from netpold.daemon.fight import FREE, LONGEST_S, OPEN_S, QUIET_S, Fight, Repairs
 from netpold.host.kernel import nf_tables
+from netpold.host.kernel.backend import Program
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import ChangeSet, CreateSet, Installed, ReplaceChains
 from netpold.rules.ruleset import InSet, IPSet, Jump, Rule, Ruleset
@@ -71,6 +72,9 @@ def harms(scene: Scene, rules: Rules, backend: Backend) -> Iterator[tuple[str, s
         saved = scene.node.iptables_save(backend, family)
         chain = next(line.split()[0][1:] for line in saved.splitlines() if line.startswith(":NP-RULES-"))
         pod = next(line.split()[0][1:] for line in saved.splitlines() if line.startswith(":NP-IN-"))
+        its_rules = [line for line in saved.splitlines() if line.startswith(f"-A {chain} ")]
+        length, last = len(its_rules), its_rules[-1].partition(f"{chain} ")[2].replace("-j DROP", "-j ACCEPT")
+        assert its_rules[-1].endswith("-j DROP")  # one for another of the same size
         for words in (
             "-F",
             "-F NETPOLD-FORWARD",
@@ -82,6 +86,7 @@ def harms(scene: Scene, rules: Rules, backend: Backend) -> Iterator[tuple[str, s
             "-I FORWARD -j NETPOLD-FORWARD",
             f"-R {chain} 1 -j ACCEPT",
             f"-F {pod}",
+            f"-R {chain} {length} {last}",
             "-N NP-RULES-strange",
             "-N NP-IN-strange\n{ipt} -A NP-IN-strange -j ACCEPT\n{ipt} -I NETPOLD-TO -j NP-IN-strange",
             "-F\n{ipt} -X",
@@ -122,7 +127,7 @@ def harms(scene: Scene, rules: Rules, backend: Backend) -> Iterator[tuple[str, s
 
 # of the harms, those that differ most
 SOME = re.compile(
-    r"iptables-\w+ -w (-F|-F; .* -X|-I FORWARD -j ACCEPT|-D FORWARD .* -X .*|-E .*)"
+    r"iptables-\w+ -w (-F|-F; .* -X|-I FORWARD -j ACCEPT|-D FORWARD .* -X .*|-E .*|-R .* -m comment .*)"
     r"|ip6tables-\w+ -w (-R .*|-D FORWARD \S+ \S+)|iptables-restore of a table"
     r"|ipset (add .* del .*|.* swap .*)|.* destroy a set|nft (flush ruleset|'add .*)"
 )
@@ -292,7 +297,7 @@ def test_pauses_grow_in_a_fight_and_go_when_it_has_been_quiet() -> None:
     for _ in range(FREE + 10):
         at = fight.at(now, opens=False)
         waits.append(at - now)
-        fight.repaired(at, "iptables")
+        fight.repaired(at, [Program("iptables", 7)], 0.01)
         now = at + 0.01
     assert waits[:FREE] == [0.0] * FREE
     later = waits[FREE + 1 :]
@@ -310,7 +315,7 @@ def test_one_repair_now_and_then_is_no_fight() -> None:
     fight = Fight()
     for number in range(1000):
         assert fight.at(number * 1.0, opens=False) == number * 1.0
-        fight.repaired(number * 1.0, "")
+        fight.repaired(number * 1.0, [], 0.01)
     assert fight.warning is None
 
 
@@ -319,12 +324,13 @@ def test_an_episode_is_told_at_once_and_then_ever_less_often() -> None:
     told = []
     for number in range(1000):
         now = number * 0.1
-        fight.repaired(now, "docker")
-        told += [(now, *each) for each in fight.tell(now)]
-    assert told[0] == (0.0, "docker", 1)
+        fight.repaired(now, [Program("docker", number)], number / 1000)
+        told += fight.tell(now)
+    assert told[0] == Repairs(("docker",), Program("docker", 0), 1, 0.0)
     assert len(told) < 10
-    fight.tell(1e6)
-    assert sum(times for *_, times in (*told, *((0, *each) for each in fight.tell(1e6)))) == 1000
+    told += fight.tell(1e6)
+    assert sum(each.times for each in told) == 1000
+    assert told[-1].longest_s == 0.999
 
 
 RULE = Rule((InSet("NP4-a", "src"),), "RETURN")

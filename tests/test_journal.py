@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from netpold.daemon.fight import Repairs
 from netpold.daemon.report import Report
 from netpold.daemon.status import LastApply, Status
 from netpold.host import journal
+from netpold.host.kernel.backend import Program
 from netpold.policy.changes import Changes, difference
 from netpold.policy.model import EVERYTHING, Finding, Pod, Policy, Position, World
 from netpold.rules.endpoint import Endpoint
@@ -249,9 +251,11 @@ class TestReport:
 
     def test_a_repair_is_one_line(self, lines: Lines) -> None:
         Report().applied(status(), 0.002, repaired=True)
-        Report().drifted(status(), [("docker, nft", 3)])
+        Report().drifted(status(), [Repairs(("docker", "nft"), Program("nft", 4711), 3, 0.002)])
         (entry,) = lines.entries
         assert entry["MESSAGE_ID"] == [journal.DRIFT_REPAIRED.id]
         assert entry["NETPOLD_REVISION"] == ["7"]
         assert entry["NETPOLD_PROGRAM"] == ["docker", "nft"]
+        assert entry["NETPOLD_DURATION_US"] == ["2000"]
+        assert "docker, nft (process 4711)" in entry["MESSAGE"][0]
         assert "3 times" in entry["MESSAGE"][0]

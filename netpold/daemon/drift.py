@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from netpold.daemon.fight import Fight
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply
-from netpold.host.kernel.backend import Backend, Content, KernelError, Program, Suspicion
+from netpold.host.kernel.backend import Backend, Content, KernelError, Suspicion
 from netpold.host.kernel.watch import EVERYTHING, Watch
 from netpold.host.kernel.watch_sets import differing
 from netpold.host.threads import started
@@ -35,12 +35,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """What the kernel holds now (None: that has to be read), who had changed it, as far as that is known, and how long
-    it took from when it was noticed, in seconds."""
+    """What the kernel holds now; None: that has to be read."""
 
     installed: Installed | None
-    by: tuple[Program, ...]
-    after_s: float
 
 
 class Drift:
@@ -117,8 +114,8 @@ class Drift:
                 self._suspicion |= EVERYTHING
         done, by = time.monotonic(), self._suspicion.by
         self._suspicion, self._mend_at = Suspicion(), None
-        self.fight.repaired(done, ", ".join(sorted({each.name for each in by})))
-        return Mended(replace(left, ruleset=installed.ruleset) if left else None, by, done - self._noticed)
+        self.fight.repaired(done, by, done - self._noticed)
+        return Mended(replace(left, ruleset=installed.ruleset) if left else None)
 
     def _take(self) -> None:
         suspicion, noticed = self._watch.take()

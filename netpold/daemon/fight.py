@@ -10,7 +10,10 @@ An episode is told once at its beginning, then, while it goes on, with growing i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from netpold.host.kernel.backend import Program
 
 FREE = 20
 REFILL_S = 0.5
@@ -21,6 +24,16 @@ QUIET_S = 10.0
 TELL_S, TELL_MOST_S = 2.0, 600.0  # between lines; doubles
 
 
+class Repairs(NamedTuple):
+    """Something to say: the names of the programs (none: the kernel does not tell), which it was last, how many repairs
+    there were, and the longest time from when one was noticed to when it was done (s)."""
+
+    names: tuple[str, ...]
+    last: Program | None
+    times: int
+    longest_s: float
+
+
 class Fight:
     """For one thread."""
 
@@ -29,8 +42,8 @@ class Fight:
         self._level = 0  # how many repairs had to wait
         self._last = float("-inf")
         self._settled = 0.0
-        self._told: dict[str, _Told] = {}
-        self.by: str = ""  # who it was last
+        self._told: dict[tuple[str, ...], _Told] = {}
+        self._by: tuple[str, ...] = ()  # who it was last
 
     def at(self, now: float, opens: bool) -> float:
         """When to repair what is noticed now."""
@@ -40,29 +53,33 @@ class Fight:
         pause = FIRST_S * (1 << min(self._level, 10))
         return max(now, self._last + min(pause, OPEN_S if opens else LONGEST_S))
 
-    def repaired(self, now: float, by: str) -> None:
-        """`by`: the names of the programs, as far as they are known."""
+    def repaired(self, now: float, by: Sequence[Program], took: float) -> None:
+        """`by`: the programs, as far as they are known; `took`: s, from when it was noticed."""
         self._settle(now)
         if self._left >= 1:
             self._left -= 1
         else:
             self._level += 1
-        self._last, self.by = now, by or self.by
-        self._told.setdefault(by, _Told()).waiting += 1
+        names = tuple(sorted({each.name for each in by}))
+        self._last, self._by = now, names or self._by
+        told = self._told.setdefault(names, _Told())
+        told.repairs += 1
+        told.longest = max(told.longest, took)
+        told.last = by[-1] if by else None
 
-    def tell(self, now: float) -> Iterable[tuple[str, int]]:
-        """What to say now: who, and how many repairs since the last time."""
+    def tell(self, now: float) -> Iterable[Repairs]:
+        """What to say now."""
         self._settle(now)
-        for by, told in self._told.items():
-            if told.waiting and now >= told.next:
-                yield by, told.waiting
-                told.waiting, told.next = 0, now + told.pause
+        for names, told in self._told.items():
+            if told.repairs and now >= told.next:
+                yield Repairs(names, told.last, told.repairs, told.longest)
+                told.repairs, told.longest, told.next = 0, 0.0, now + told.pause
                 told.pause = min(told.pause * 2, TELL_MOST_S)
 
     @property
     def due(self) -> float | None:
         """When there is something to tell, or the fight is over."""
-        times = [told.next for told in self._told.values() if told.waiting]
+        times = [told.next for told in self._told.values() if told.repairs]
         if self._level:
             times.append(self._last + QUIET_S)
         return min(times, default=None)
@@ -72,7 +89,7 @@ class Fight:
         """While repairs have to wait."""
         if not self._level:
             return None
-        who = self.by or "another program"
+        who = ", ".join(self._by) or "another program"
         return (
             f"{who} keeps changing netpold's chains or the jumps to them: they are put back with growing pauses; "
             "have it leave them as they are, or stop it"
@@ -81,16 +98,19 @@ class Fight:
     def _settle(self, now: float) -> None:
         if now - self._last >= QUIET_S:
             self._level, self._left = 0, float(FREE)
-            self._told = {by: told for by, told in self._told.items() if told.waiting}
+            self._told = {names: told for names, told in self._told.items() if told.repairs}
         elif not self._level:
             self._left = min(self._left + (now - self._settled) / REFILL_S, float(FREE))
         self._settled = now
 
 
 class _Told:
-    """What was said of one program.  `waiting`: repairs that were not told yet."""
+    """What was said of one program or several together, and since then: `repairs`, the `longest` of them (s), and who
+    it was `last`."""
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.repairs = 0
+        self.longest = 0.0
+        self.last: Program | None = None
         self.next = float("-inf")
         self.pause = TELL_S

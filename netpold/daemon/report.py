@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from heapq import nsmallest
 from itertools import islice
 
+from netpold.daemon.fight import Repairs
 from netpold.daemon.status import Status
 from netpold.host import journal
 from netpold.host.journal import Message, say
@@ -60,12 +61,21 @@ class Report:
             text = f"{what}: {'; '.join([*words, status.summary()])}"
             say(journal.APPLIED, text, revision=status.revision, **took, **waiting.fields())
 
-    def drifted(self, status: Status, repairs: Iterable[tuple[str, int]]) -> None:
-        """Other programs' doing was undone: who did it (empty: the kernel does not tell), and how often."""
-        for by, times in repairs:
+    def drifted(self, status: Status, repairs: Iterable[Repairs]) -> None:
+        """Other programs' doing was undone."""
+        for names, last, times, longest_s in repairs:
+            who = f"{', '.join(names)} (process {last.pid})" if last else "another program"
             often = f" {times} times" if times > 1 else ""
-            text = f"{by or 'another program'} had changed netpold's chains or sets{often}: they are put back"
-            say(journal.DRIFT_REPAIRED, f"revision {status.revision}: {text}", revision=status.revision, **_by(by))
+            text = f"{who} had changed netpold's chains or sets{often}: they are put back"
+            within = f"within {longest_s * 1000:.0f} ms of being noticed"
+            fields = {"program": names} if names else {}
+            say(
+                journal.DRIFT_REPAIRED,
+                f"revision {status.revision}: {text}, {within}",
+                revision=status.revision,
+                duration_us=round(longest_s * 1e6),
+                **fields,
+            )
 
     def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
         """All findings there are now, in order, and the `Kind namespace/name` of what is rejected."""
@@ -170,10 +180,6 @@ class _Waiting:
         """Pods that are elsewhere on this node, though their manifests say nothing else."""
         pods = self._objects["pod"]
         return sorted(key for key, (old, new) in self._moved.items() if old != new and key not in pods)
-
-
-def _by(names: str) -> dict[str, list[str]]:
-    return {"program": names.split(", ")} if names else {}
 
 
 def _revision(status: Status, took_s: float) -> str:

@@ -1,7 +1,7 @@
 """One thread that watches what others do to netpold's rules and sets, and wakes whoever can tell what is to be done.
 
-What it notices is a suspicion only: that own changes are under way, it can't know.  Should a watcher fail, it is made
-anew, and everything is suspected.
+What it notices is a suspicion only: that own changes are under way, it can't know.  Should the watcher of rules fail,
+it is made anew, and everything is suspected.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Watch:
         self._lock = threading.Lock()  # guards the next two
         self._suspicion = Suspicion()
         self._noticed = math.inf
-        self._failing = False
+        self._failing = self._sets_failing = False
         self._closed = threading.Event()
         self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -56,10 +56,6 @@ class Watch:
         if self._rules is not None:
             self._rules.close()
         os.close(self._signal)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def expect(self, installed: Installed | None) -> None:
         """What netpold has in the kernel now; None: that has to be read."""
@@ -110,6 +106,17 @@ class Watch:
     def _look(self, rules: Watcher) -> None:
         found = rules.look()
         if time.monotonic() >= self._sets.due:
-            found |= self._sets.look()
+            found |= self._look_at_sets()
         if found:
             self.suspect(found)
+
+    def _look_at_sets(self) -> Suspicion:
+        try:
+            found = self._sets.look()
+        except KernelError as error:  # no memory for an answer, say; rules are watched all the same
+            log.log(logging.DEBUG if self._sets_failing else logging.WARNING, "%s; it is tried again", error)
+            self._sets_failing = True
+            self._sets.due = time.monotonic() + AGAIN_S
+            return Suspicion()
+        self._sets_failing = False
+        return found

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from netpold.host.kernel import xt_table
@@ -120,6 +120,8 @@ def _read(table: xt_table.Reader) -> _Seen:
 
 def _closings(path: str) -> int | None:
     """Something to wait for: that somebody closes that file.  None where that can't be had."""
+    with suppress(OSError):  # inotify follows a file that is there
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     descriptor = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:
         return None

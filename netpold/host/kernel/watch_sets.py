@@ -55,7 +55,8 @@ class SetWatcher:
 
     def _has_other_headers(self, expected: Installed | None) -> bool:
         listing = ipset.headers_listing()
-        if (expected, listing) == self._seen or expected is None:
+        seen, before = self._seen
+        if expected is None or (expected is seen and listing == before):
             return False
         self._seen = expected, listing
         return bool(differing(ipset.headers(listing), expected))
