@@ -121,7 +121,7 @@ def test_old_or_new_whatever_changes_the_files(tmp_path: Path, way: type[sync.Wa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [sync.GitCheckout, sync.GitSync4, sync.Rsync, sync.Copied], ids=named)
+@pytest.mark.parametrize("way", [sync.GitCheckout, sync.GitSync4, sync.Copied], ids=named)
 def test_ten_thousand_files_at_once(tmp_path: Path, way: type[sync.Way]) -> None:
     old, new = tree("old", 0, 10_000), tree("new", 7, 10_000)
     there = way(tmp_path, old)

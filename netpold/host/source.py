@@ -220,7 +220,8 @@ class Source:
         if since is None or now >= since + DEADLINE_S:
             return False
         unseen = self._waiting.anew and self._walk_wanted
-        return unseen or self._at_work.look(now, self._waiting, since)
+        # as of before the look, which may have taken long: what was heard since is in the next hints
+        return unseen or self._at_work.look(self._now, self._waiting, since)
 
     def read_as_it_is(self) -> Reading:
         """What the files say at this moment, whoever may be writing to them.  Raises SourceError."""

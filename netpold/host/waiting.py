@@ -2,9 +2,9 @@
 
 A path is ripe when what stands there has been the same for long enough.  Some paths are for themselves: a file that was
 renamed into place, one that is gone.  Files that are written in place wait for each other, so that one change of many
-files stays one, as long as further ones join them or one of them is open for writing; but none waits long for others
-that are written again and again, and after a deadline nobody waits for one that never rests: it is given up, until it
-rests.
+files stays one, as long as further ones join them or one of them is open for writing, and the longer the more they are;
+but none waits long for others that are written again and again, and after a deadline nobody waits for one that never
+rests: it is given up, until it rests.
 
 What goes, goes after what comes: the same object may come under another name.  One file that goes is for itself; where
 several do, all of them wait until no further one goes for a while, and what is written in place waits with them, so
@@ -18,7 +18,7 @@ that too is a batch, and what is not there yet is not gone before it has been qu
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from netpold.host.scan import Seen
@@ -27,6 +27,8 @@ DEADLINE_S = 10.0  # how long to wait for a file that never rests
 QUIET_S, MOST_QUIET_S = 0.1, 1.0  # for how long nothing more may go, for each file that goes, and at most
 HARMLESS_S = 0.5  # how long a file that opens nothing waits for others that go
 ANEW_S, ANEW_DEADLINE_S = 1.0, 60.0  # for how long a tree that is filled anew has to be quiet, and the deadline then
+BURST_S, MOST_BURST_S = 0.005, 0.25  # how much longer files written in place rest, for each of them, and at most
+BURST_DEADLINE_S = 3.0  # how long they wait for that, from the first on
 HOLD_S = 0.25  # how long files that rest wait for those that don't, after the last one that joined them
 
 
@@ -160,7 +162,7 @@ class Waiting(dict[str, Wait]):
         rest = [path for path, _ in group if rested[path]]
         going = any(wait.alone and wait.seen is None and not rested[path] for path, wait in self.items())
         if len(rest) == len(group) and (self.batch or not going):
-            ripe.together = rest
+            ripe.together = rest if self.batch or self._burst_over(wait for _, wait in group) <= now else []
         elif rest and not self.batch:
             overdue = [path for path in rest if self[path].began + DEADLINE_S <= now]
             if overdue:
@@ -169,6 +171,14 @@ class Waiting(dict[str, Wait]):
                 ripe.together = rest
                 ripe.unfinished = [path for path, wait in group if not rested[path] and wait.seen is not None]
         return ripe
+
+    def _burst_over(self, group: Iterable[Wait]) -> float:
+        """When files that are written in place will have been quiet for so long that no more of them come."""
+        waits = [wait for wait in group if not wait.given_up]
+        if not waits:
+            return 0.0
+        last = max(wait.rested for wait in waits) + min(BURST_S * (len(waits) - 1), MOST_BURST_S)
+        return min(last, min(wait.began for wait in waits) + BURST_DEADLINE_S)
 
     def end_batch(self) -> None:
         if not self:
@@ -185,6 +195,7 @@ class Waiting(dict[str, Wait]):
         times = [at if at > now else wait.began + DEADLINE_S for wait, at in rested]
         if times:
             times.append(max(wait.began for wait in self.values()) + HOLD_S)
+            times.append(self._burst_over(wait for wait in self.values() if not wait.alone and not wait.swapped))
         if self._batch_began is not None:
             times.append(self._batch_began + self._deadline_s())
         return min((each for each in times if each > now), default=None)
