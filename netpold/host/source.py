@@ -11,6 +11,7 @@ did is one change.
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -49,6 +50,8 @@ from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding, Pod
 
 __all__ = ["EVERYTHING_CHANGED", "NOTHING_CHANGED", "Hints", "Reading", "Source", "SourceError"]
+
+NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))  # the machine, and not a file
 
 # How long a file has to be gone.  Programs replace files by deleting or renaming them and writing them anew, and a
 # policy that vanishes for a moment opens what it closes.
@@ -505,7 +508,8 @@ class Source:
     def _load(self, paths: list[str]) -> Iterator[tuple[str, Content | OSError | Moving]]:
         """What the files among these say; those that were read for nothing before are not read again.
 
-        Raises SourceError when some are gone because the directory itself is: then they were not deleted.
+        Raises SourceError when some are gone because the directory itself is (then they were not deleted), and where
+        it is not the file that is to blame.
         """
         wanted: dict[str, Fingerprint] = {}
         gone = False
@@ -524,7 +528,11 @@ class Source:
             except OSError as error:
                 raise missing(self.directory, error) from error
         yield from self._remembered.load(wanted)
-        yield from load(self._requests(wanted), self._remembered.recall)
+        for path, found in load(self._requests(wanted), self._remembered.recall):
+            if isinstance(found, OSError) and found.errno in NO_ROOM:
+                fault = f"{path} can't be read: {found.strerror}"
+                raise SourceError(self.directory, fault, "what was known before stays in force")
+            yield path, found
 
     def _requests(self, wanted: Mapping[str, Fingerprint]) -> Iterator[Request]:
         for path, fingerprint in wanted.items():
