@@ -25,7 +25,7 @@ def objects(world: World) -> list[Object]:
 
 
 @given(worlds(EVERYTHING_GOES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_object(world: World) -> None:
     for each in objects(world):
         found = again(each)
@@ -42,7 +42,7 @@ def test_as_the_reader_gives_them(world: World) -> None:
 
 
 @given(st.lists(DOCUMENTS, max_size=3).map("---\n".join), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_quarantined_too(text: str, data: st.DataObject) -> None:
     """Closed versions are kept as well: whatever of a broken manifest could be read, the reader takes again."""
     cut = data.draw(st.integers(0, len(text)))
