@@ -356,7 +356,7 @@ class Chains:
         else:
             if self.settings.nflog_group:
                 rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]
-            # not those that grant nothing anyway: it may be the name that the kernel's tool refuses (daemon/quarantine.py)
+            # not those that grant nothing anyway: it may be the name that the tool refuses (daemon/quarantine.py)
             keys = " ".join(policy.key for policy in isolation.policies if not policy.quarantined)
             rules += dropped(self.family, direction, f"no rule allows: {keys or 'quarantined'}"[:COMMENT_LIMIT])
         content = "\n".join(text(rule, self.family) for rule in rules)
