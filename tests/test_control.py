@@ -290,6 +290,7 @@ def test_status_shape() -> None:
         "manifests": "/etc/netpold",
         "policies": {"accepted": 3, "rejected": 1},
         "quarantined": 0,
+        "last_good": {"count": 0, "objects": []},
         "pods": {"total": 10, "local": 4, "isolated": 2, "without_interface": 1, "lingering": 0},
         "unclaimed_interfaces": ["veth9"],
         "namespaces": 2,

@@ -146,7 +146,7 @@ class Daemon:
     def wait(self, timeout: float) -> bool:
         return self.ready.wait(timeout)
 
-    def flush(self) -> None:
+    def flush(self, who: str) -> None:
         if self.refuses:
             raise KernelError("ipset: no")
         self.flushed += 1
