@@ -92,7 +92,7 @@ class LegacyWatcher:
         return self._lock
 
     def look(self) -> Suspicion:
-        began = time.monotonic()
+        began, used = time.monotonic(), time.thread_time()
         if self._lock is not None and _drained(self._lock):
             # at once, unless it was done just before and takes long
             self._closely_at = min(self._closely_at, self._looked_at + self._took / BUSY_SHARE)
@@ -101,7 +101,7 @@ class LegacyWatcher:
             self._account.look(family, table, closely=closely)
         now = time.monotonic()
         if closely:
-            self._looked_at, self._took = now, now - began
+            self._looked_at, self._took = now, time.thread_time() - used
             self._closely_at = now + max(self._took / SHARE, _LEAST_S)
         self.due = min(now + POLL_S, self._closely_at)
         return self._account.take()
