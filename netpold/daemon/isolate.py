@@ -46,7 +46,7 @@ class Trials:
         self._backend = backend
         self._alive = alive
         self._end = 0.0
-        self.left: frozenset[str] = frozenset()  # sets that could not be taken away again
+        self._left: frozenset[str] = frozenset()
 
     def culprits(self, plan: Plan) -> list[Culprit]:
         """The objects to blame for a refusal of this plan, none of whose new sets is in the kernel.
@@ -54,7 +54,6 @@ class Trials:
         Raises KernelError when it is not the plan that is refused: then also the trial of nothing is.
         """
         self._end = time.monotonic() + MOST_S
-        self.left = frozenset()
         made: list[str] = []
         try:
             self._commit([])
@@ -67,7 +66,6 @@ class Trials:
     def is_refused(self, culprit: Culprit) -> bool:
         """Whether the kernel still refuses it."""
         self._end = time.monotonic() + MOST_S
-        self.left = frozenset()
         made: list[str] = []
         try:
             if culprit.ipset is not None:
@@ -84,6 +82,11 @@ class Trials:
         finally:
             self._take_away(made)
         return False
+
+    def take_left(self) -> frozenset[str]:
+        """Sets that could not be taken away again, since the last time: nf_tables gives them free some time later."""
+        left, self._left = self._left, frozenset()
+        return left
 
     # Sets ---------------------------------------------------------------------------------------------------------
 
@@ -112,10 +115,10 @@ class Trials:
 
     def _take_away(self, made: list[str]) -> None:
         try:
-            self.left |= ipset.destroy(made)
+            self._left |= ipset.destroy(made)
         except KernelError as error:
             log.warning("sets of a trial can't be taken away: %s", error)
-            self.left |= frozenset(made)
+            self._left |= frozenset(made)
 
     # Rules --------------------------------------------------------------------------------------------------------
 

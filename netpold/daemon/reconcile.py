@@ -428,8 +428,10 @@ class Reconciler:
     def _try_refused(self) -> None:
         """Enforce again what the kernel has refused and takes now."""
         compiled = self._known.try_refused(self._trials.is_refused)
-        if self._installed is not None and self._trials.left:
-            self._installed = replace(self._installed, stray_sets=self._installed.stray_sets | self._trials.left)
+        left = self._trials.take_left()
+        if self._installed is not None and left:
+            self._installed = replace(self._installed, stray_sets=self._installed.stray_sets | left)
+            self._chores.kernel_changed(time.monotonic())
         if compiled is not None:
             self._report.found(self._known.findings, self._known.rejected, self._known.world)
             self._tell(self._enforce(compiled, self._network.view()), failed=False)
