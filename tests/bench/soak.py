@@ -17,12 +17,14 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from netpold.ctl.client import ask
 from tests.lab import BACKENDS, Lab, Node
 from tests.lab.daemon import Daemon
+from tests.lab.namespace import LabError
 
 BATCH = 5  # changes between two waits
 NAMESPACES = ("shop", "bank", "mail")
@@ -158,7 +160,10 @@ class Soak:
         pid = self._daemon.pid
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         backend = self._daemon.backend
-        saved = "".join(self._node.iptables_save(backend, family) for family in (4, 6))
+        saved = ""
+        while not saved:  # it fails where a set goes while it lists
+            with suppress(LabError):
+                saved = "".join(self._node.iptables_save(backend, family) for family in (4, 6))
         return Sample(
             self._count,
             int(status["VmRSS"].split()[0]),
