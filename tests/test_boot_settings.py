@@ -15,11 +15,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from netpold.config import _INTERFACE, ConfigError, load
+from netpold.config import _INTERFACES, ConfigError, load
 
 SYSTEMD = Path(__file__).resolve().parents[1] / "systemd"
 READER = SYSTEMD / "toml.awk"
 UNKNOWN = object()
+INTERFACE = _INTERFACES.pattern
 
 
 class Answer(NamedTuple):
@@ -39,7 +40,7 @@ def by_awk(text: str) -> tuple[Answer, int]:
         if what == "pod_interfaces":
             found["interfaces"] = []
         elif what == "interface":
-            found["interfaces"].append(value if _INTERFACE.fullmatch(value) else UNKNOWN)
+            found["interfaces"].append(value if INTERFACE.fullmatch(value) else UNKNOWN)
         elif what == "unreadable":
             found[value.replace("pod_", "")] = UNKNOWN
         else:
@@ -59,7 +60,7 @@ def by_tomllib(text: str) -> Answer:
 
     interfaces = data.get("pod_interfaces")
     if isinstance(interfaces, list):
-        interfaces = [each if isinstance(each, str) and _INTERFACE.fullmatch(each) else UNKNOWN for each in interfaces]
+        interfaces = [each if isinstance(each, str) and INTERFACE.fullmatch(each) else UNKNOWN for each in interfaces]
     else:
         interfaces = named("pod_interfaces") and UNKNOWN if interfaces != "" else UNKNOWN
     return Answer(interfaces, named("state_dir"), named("backend"))
@@ -260,7 +261,7 @@ def test_a_name_is_one_to_the_script_where_it_is_one_to_the_daemon(names: list[s
         write(settings_file, state_dir=directory, pod_interfaces=names)
         found, _ = accepted(settings_file)
     # iptables-restore takes a word with a dash in front for an option
-    assert found == [name for name in names if _INTERFACE.fullmatch(name) and name[0] != "-"]
+    assert found == [name for name in names if INTERFACE.fullmatch(name) and name[0] != "-"]
 
 
 @pytest.mark.kernel
