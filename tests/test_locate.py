@@ -194,6 +194,36 @@ def test_what_is_said_on_a_bridge_does_not_lead_a_pod_away_from_its_port(said: s
         assert places.endpoints["d/p"].interfaces == ()
 
 
+def test_no_pod_gets_the_port_of_another_by_what_is_said_on_a_bridge() -> None:
+    thief, victim = pod("10.1.0.1", name="thief", node=NODE), pod("10.1.0.2", name="victim", node=NODE)
+    claimed = replace(BRIDGED, neighbours={**BRIDGED.neighbours, "10.1.0.2": Neighbour("m1", "br0")})
+    places = Places(NODE)
+    places.update(claimed, {"d/thief": (None, thief)})
+    places.update(claimed, {"d/victim": (None, victim)})
+    assert places.endpoints["d/thief"].interfaces == (Interface("p1", bridged=True),)
+    assert places.endpoints["d/victim"].interfaces == ()
+    assert any("p1, the port of pod d/thief" in each for each in places.warnings)
+    both = replace(claimed, contested={"10.1.0.2": ("p1", "p2")})  # now the victim speaks, too
+    places.update(both, {})
+    assert places.endpoints["d/victim"].interfaces == (Interface("p2", bridged=True),)
+    annotated = replace(victim, interfaces=("p1",))  # a person knows better
+    places.update(both, {"d/victim": (victim, annotated)})
+    assert places.endpoints["d/victim"].interfaces == (Interface("p1", bridged=True),)
+
+
+def test_ports_are_known_from_before_a_restart() -> None:
+    thief, victim = pod("10.1.0.1", name="thief", node=NODE), pod("10.1.0.2", name="victim", node=NODE)
+    claimed = replace(BRIDGED, neighbours={**BRIDGED.neighbours, "10.1.0.2": Neighbour("m1", "br0")})
+    pods = {"d/thief": (None, thief), "d/victim": (None, victim)}
+    ports = {"d/thief": {"p1": BRIDGED.links["p1"].index}, "d/victim": {"p2": BRIDGED.links["p2"].index}}
+    places = Places(NODE, ports=ports)
+    places.update(claimed, pods)
+    assert places.endpoints["d/victim"].interfaces == (Interface("p2", bridged=True),)
+    anew = Places(NODE, ports={"d/victim": {"p2": 999}, "d/thief": ports["d/thief"]})  # another link of that name
+    anew.update(claimed, pods)
+    assert anew.endpoints["d/victim"].interfaces == ()
+
+
 def test_two_pods_on_one_interface() -> None:
     routed = replace(ROUTED, routes={"10.0.0.1": "v1", "10.0.0.2": "v1"})
     first, second = pod("10.0.0.1", name="a"), pod("10.0.0.2", name="b")

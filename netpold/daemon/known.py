@@ -33,7 +33,8 @@ class Known:
 
     def __init__(self, settings: Settings, were_here: frozenset[str], remains: Remains, last_good: LastGood) -> None:
         """`were_here`, `remains`: what there was before the daemon's start."""
-        self.places = Places(settings.node, were_here)
+        ports = {each.pod.key: each.links for each in remains.pods if not each.closed}
+        self.places = Places(settings.node, were_here, ports)
         self._last_good = last_good
         self._assembly = Assembly(last_good)
         self._quarantine = Quarantine(self._assembly.world)  # of what the kernel refuses

@@ -118,12 +118,10 @@ class Lingering:
             if pod is not None and pod.takes_part
             for address in pod.addresses
         }
+        names = {link.index: name for name, link in view.links.items()}  # an interface may get another name
         for left in self._left.values():
-            links = {
-                name: index
-                for name, index in left.links.items()
-                if name not in claimed and name in view.links and view.links[name].index == index
-            }
+            there = {names[index]: index for index in left.links.values() if index in names}
+            links = {name: index for name, index in there.items() if name not in claimed}
             if links:
                 now = replace(left, links=links, closed=left.closed or not came.isdisjoint(left.addresses))
                 yield now.name, now

@@ -10,7 +10,8 @@ address.  Rules for one pod must never sit on an interface of others, so the pod
 interfaces).  So it is until an interface is found.
 
 What is said on a bridge proves nothing, and a pod may gain by losing its port: no rule checks the source of what is
-known by address only.  So a pod keeps the port that it was found behind while that is there and no other is certain.
+known by address only.  So a pod keeps the port that it was found behind while that is there and no other is certain,
+and no other pod gets that port by what is said: two pods are behind one port only where annotations or routes say so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from netpold.host.view import HostView
+from netpold.host.view import HostView, Link
 from netpold.policy.model import Pod
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.unclaimed import Unclaimed
@@ -41,7 +42,10 @@ class Places:
     `warnings`: what a person should look at (one sentence each, sorted).
     """
 
-    def __init__(self, node: str, were_here: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, node: str, were_here: frozenset[str] = frozenset(), ports: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
+        """`ports`: by the pod's key, the interfaces (name and index) that it had when the daemon ran last."""
         self.endpoints: Mapping[str, Endpoint] = {}
         self.were_here = were_here
         self.warnings: tuple[str, ...] = ()
@@ -49,6 +53,8 @@ class Places:
         self._view = HostView()
         self._here: dict[str, Pod] = {}  # pods that are on this node, and those of which nobody says where they are
         self._doubts: dict[str, list[str]] = {}
+        self._ports_before = ports or {}
+        self._ports: dict[str, tuple[Link, ...]] = {}  # where a pod was found last
 
     def update(self, view: HostView, pods: Mapping[str, tuple[Pod | None, Pod | None]]) -> None:
         """Look at the pods that changed (by key, before and after); at all that may be here, where the view did."""
@@ -62,29 +68,37 @@ class Places:
                     self.were_here -= {key}
                 if self._here.pop(key, None) is not None:
                     touched.add(key)
-        old = self._view
-        if view is not old:
+        if view is not self._view:
             self._view = view
             touched.update(self._here)
+        for key, ports in self._ports_before.items():
+            self._ports[key] = tuple(link for link in view.links.values() if ports.get(link.name) == link.index)
+        self._ports_before = {}
         if touched:
-            self._look(touched, old)
+            self._look(touched)
 
     def forget_all_but(self, pods: Container[str]) -> None:
         """Pods without a manifest, now that all manifests are read, were not only here but are gone."""
         self.were_here = frozenset(key for key in self.were_here if key in pods)
 
-    def _look(self, keys: Iterable[str], old: HostView) -> None:
+    def _look(self, keys: Iterable[str]) -> None:
         endpoints = dict(self.endpoints)
+        holders = self._holders()
         for key in keys:
             pod = self._here.get(key)
-            endpoint = locate_one(self._view, pod, self._node, key in self.were_here) if pod else None
-            before = endpoints.pop(key, None)
+            of_others = {name for name, holder in holders.items() if holder != key}
+            endpoint = locate_one(self._view, pod, self._node, key in self.were_here, of_others) if pod else None
+            endpoints.pop(key, None)
             self._doubts.pop(key, None)
-            if pod is not None and endpoint is not None:
-                if before is not None and not endpoint.interfaces and not pod.interfaces:
-                    endpoint = replace(endpoint, interfaces=_held(before, endpoint, old, self._view))
-                endpoints[key] = endpoint
-                self._doubts[key] = list(doubts(self._view, pod))
+            if pod is None or endpoint is None:
+                self._ports.pop(key, None)
+                continue
+            if not endpoint.interfaces and not pod.interfaces:
+                endpoint = replace(endpoint, interfaces=tuple(self._kept(key)))
+            if endpoint.interfaces:
+                self._ports[key] = tuple(self._view.links[each.name] for each in endpoint.interfaces)
+            endpoints[key] = endpoint
+            self._doubts[key] = [*doubts(self._view, pod), *_denied(self._view, pod, holders, of_others)]
         if endpoints != self.endpoints:
             self.endpoints = endpoints
         came = {key for key in keys if key in endpoints and self._here[key].node is None} - self.were_here
@@ -93,17 +107,23 @@ class Places:
         found = [doubt for of_pod in self._doubts.values() for doubt in of_pod]
         self.warnings = tuple(sorted((*found, *_clashes(self._view, endpoints))))
 
+    def _holders(self) -> dict[str, str]:
+        """Whose a bridge's port is, if anybody's, whatever is said on the bridge."""
+        holders = {
+            interface.name: key
+            for key, pod in self._here.items()
+            if key in self._ports and not pod.interfaces
+            for interface in self._kept(key)
+        }
+        for key, pod in self._here.items():  # what is written down counts for more
+            holders.update((name, key) for name in pod.interfaces if name in self._view.links)
+        return holders
 
-def _held(before: Endpoint, now: Endpoint, old: HostView, view: HostView) -> tuple[Interface, ...]:
-    """The bridge ports that a pod was behind and that are still there: what others, or it, say on the bridge must not
-    lead the rules away from its port."""
-    if set(before.addresses).isdisjoint(now.addresses):
-        return ()
-    return tuple(
-        each
-        for each in before.interfaces
-        if each.bridged and each.name in view.links and view.links[each.name] == old.links.get(each.name)
-    )
+    def _kept(self, key: str) -> Iterator[Interface]:
+        """The bridge ports that a pod was behind and that are still there."""
+        for link in self._ports.get(key, ()):
+            if link.master is not None and self._view.links.get(link.name) == link:
+                yield Interface(link.name, bridged=True)
 
 
 def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
@@ -111,15 +131,16 @@ def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
     return frozenset(address for each in endpoints for address in each.addresses)
 
 
-def locate_one(view: HostView, pod: Pod, node: str, was_here: bool = False) -> Endpoint | None:
+def locate_one(
+    view: HostView, pod: Pod, node: str, was_here: bool = False, of_others: Container[str] = ()
+) -> Endpoint | None:
     """A pod's endpoint; None where the pod is not local or takes no part in policies.  `was_here`: it was local before,
-    and its manifest did not go since."""
+    and its manifest did not go since.  `of_others`: bridge ports that are other pods'."""
     if pod.node not in (None, node) or not pod.takes_part:
         return None
     names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
-    if not names and view.contested.keys().isdisjoint(pod.addresses):
-        for address in pod.addresses:
-            names += _found(view, address)
+    if not names:
+        names = _heard(view, pod, of_others)
     if pod.node is None and not names and not was_here and not any(_is_near(view, each) for each in pod.addresses):
         return None
     return Endpoint(
@@ -127,6 +148,16 @@ def locate_one(view: HostView, pod: Pod, node: str, was_here: bool = False) -> E
         tuple(address for address in pod.addresses if address not in view.own),
         tuple(Interface(name, view.links[name].master is not None) for name in dict.fromkeys(names) if _is_safe(name)),
     )
+
+
+def _heard(view: HostView, pod: Pod, of_others: Container[str]) -> list[str]:
+    """The interfaces that routes have for a pod's addresses, or a bridge's tables; none where these do not agree."""
+    contested = [address for address in pod.addresses if address in view.contested]
+    if contested:
+        free = {port for each in contested for port in view.contested[each] if port not in of_others}
+        return [port for port in free if len(free) == 1 and not _is_shared(view, port) and _is_own(view, port)]
+    names = [name for address in pod.addresses for name in _found(view, address)]
+    return [name for name in names if name not in of_others or view.links[name].master is None]
 
 
 def doubts(view: HostView, pod: Pod) -> Iterator[str]:
@@ -156,6 +187,15 @@ def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[st
     port = view.port(address)
     if port is not None and _is_shared(view, port) and not _found(view, address):
         yield f"{where} is behind bridge port {port}, which others share, so it is enforced by address; {cure}"
+
+
+def _denied(view: HostView, pod: Pod, holders: Mapping[str, str], of_others: Container[str]) -> Iterator[str]:
+    """A pod whose address is heard behind another pod's port."""
+    for address in pod.addresses if not pod.interfaces else ():
+        port = view.port(address)
+        if port is not None and port in of_others:
+            heard = f"{address} is heard behind {port}, the port of pod {holders[port]}, and not believed"
+            yield f"pod {pod.key}: {heard}; if it is there, say so in annotation netpold.io/interface"
 
 
 def _clashes(view: HostView, endpoints: Mapping[str, Endpoint]) -> Iterator[str]:

@@ -305,14 +305,25 @@ class Chains:
         isolated = [each for each in pods if each.isolation[direction]]
         if not isolated:
             return ""
-        own: list[Rule] = []
-        if direction is Direction.INGRESS:
-            common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in isolated))
-            own = [Rule((Address("src", each),), "RETURN", "the pod itself") for each in sorted(common)]
+        own = self._hairpins(isolated) if direction is Direction.INGRESS else []
         names = " ".join(each.key for each in isolated)
         chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
         self.chains[chain] = (*own, *self._judge(isolated, direction))
         return chain
+
+    def _hairpins(self, pods: list[Local]) -> list[Rule]:
+        """What the pods send to themselves by way of the host.  Anybody could send with their addresses, so only what
+        comes from an interface of theirs, where these are known."""
+        common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
+        interfaces = sorted({each for pod in pods for each in pod.endpoint.interfaces})
+        here: list[tuple[Match, ...]] = [(_passes("src", each.name, each.bridged),) for each in interfaces]
+        if not all(pod.endpoint.interfaces for pod in pods):
+            here = [()]
+        return [
+            Rule((*where, Address("src", address)), "RETURN", "the pod itself")
+            for where in here
+            for address in sorted(common)
+        ]
 
     # What a pod says ----------------------------------------------------------------------------------------------
 
