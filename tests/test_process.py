@@ -122,7 +122,7 @@ def test_signs_of_life_come_from_who_waits_and_from_nobody_else(monkeypatch: pyt
     assert alive.wait(10)
     box.wish(files=True)
     waiting.join()
-    for wait in (box.take_urgent, lambda: box.take_after_failure(60, 60)):
+    for wait in (box.take_urgent, lambda: box.take_after_failure(*[time.monotonic() + 60] * 3)):
         alive.clear()
         waiting = threading.Thread(target=wait)
         waiting.start()

@@ -99,11 +99,17 @@ class Inbox:
         self._wait_for(self._any, max(until - time.monotonic(), 0.0))
         return self._take()
 
-    def take_after_failure(self, at_least_s: float, at_most_s: float) -> Wishes:
-        """What there is to do, after a pause: something new may be the cure, but no storm of events is to become a
-        storm of attempts."""
-        if not self._wait_for(self._urgent, at_least_s):
-            self._wait_for(self._any, at_most_s - at_least_s)
+    def take_after_failure(self, not_before: float, until: float, look_at: float) -> Wishes | None:
+        """What there is to do, between the first two times (time.monotonic()): something new may be the cure, but no
+        storm of events is to become a storm of attempts.  None as soon as the rules in force are to be looked at, which
+        is at `look_at` and when anybody wishes it."""
+        self._wait_for(self._urgent_or_drift, min(not_before, look_at) - time.monotonic())
+        if not self._urgent_or_drift():
+            self._wait_for(self._any, min(until, look_at) - time.monotonic())
+        with self._changed:
+            if not self._urgent() and (self._wishes.drift or look_at <= time.monotonic() < until):
+                self._wishes = replace(self._wishes, drift=False)
+                return None
         return replace(self._take(), files=True)
 
     def take_urgent(self) -> Wishes:
@@ -134,3 +140,6 @@ class Inbox:
 
     def _urgent(self) -> bool:
         return self._wishes.stop or self._wishes.flush
+
+    def _urgent_or_drift(self) -> bool:
+        return self._urgent() or self._wishes.drift

@@ -12,6 +12,7 @@ What no packet waits for is done when nothing else is to do (chores.py).
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -107,6 +108,7 @@ class Reconciler:
         self._refusals = 0  # of the kernel, in a row
         self._applying_since: float | None = None  # time.monotonic(), while the kernel is changed
         self._installed: Installed | None = None  # None: what the kernel holds has to be read
+        self._in_force: Installed | None = None  # what it was last known to hold
         self._enforced: Enforced | None = None
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
@@ -214,7 +216,8 @@ class Reconciler:
                 if isinstance(error, OSError):  # no file, no process, no thread: what it came in between is not known
                     self._inbox.look_at_all()
                 self._publish(state="degraded", error=str(error))
-            self._drift.expect(self._installed)
+            self._in_force = self._installed or self._in_force
+            self._drift.expect(self._in_force)
             after_round()
 
     def _take_stock(self) -> None:
@@ -231,9 +234,20 @@ class Reconciler:
         if self._flushed:
             return self._inbox.take_urgent()
         if pause:
-            return self._inbox.take_after_failure(FIRST_RETRY_S, pause)
+            return self._next_after_failure(pause)
         times = (self._look_at, self._source.due, self._drift.due, self._known.try_again_at, *self._chores.times())
         return self._inbox.take(min(each for each in times if each is not None))
+
+    def _next_after_failure(self, pause: float) -> Wishes:
+        """Wait to try again; the rules in force are looked after meanwhile."""
+        failed = time.monotonic()
+        while True:
+            look_at = self._drift.due or math.inf
+            wishes = self._inbox.take_after_failure(failed + FIRST_RETRY_S, failed + pause, look_at)
+            if wishes is not None:
+                return wishes
+            self._mend()
+            self._tell_of_fights()
 
     def _round(self, wishes: Wishes) -> None:
         if wishes.flush:
@@ -264,28 +278,33 @@ class Reconciler:
         if failure or self._chores.overdue(now, self._installed) or not wishes.any():
             before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
             self._installed = self._chores.do(now, before, self._enforced, self._known.places.were_here)
-        fighting = self._drift.fight.warning
-        if not self._drifted:
-            self._report.drifted(self._status, self._drift.fight.tell(time.monotonic()))
-        if fighting and not self._drift.fight.warning:
-            self._publish(state=self._status.state, error=self._status.error)
+        self._tell_of_fights()
         if failure:
             raise failure
 
     def _mend(self) -> None:
-        """Put back what other programs changed in the kernel."""
-        if self._installed is None or self._enforced is None:
+        """Put back what other programs changed in the kernel; where that fails, everything is to be written anew."""
+        in_force = self._installed or self._in_force  # the last plan may have failed
+        if in_force is None or self._enforced is None:
             self._drift.forget()  # everything is about to be written
             return
-        began = time.monotonic()
-        before, self._installed = self._installed, None  # should it fail, what the kernel holds has to be read
-        mended = self._drift.mend(before, self._cutter.filled(before.ruleset))
-        self._installed = before if mended is None else mended.installed
-        if mended is None:
-            return
-        if mended.installed is None:
+        began, is_known = time.monotonic(), self._installed is not None
+        self._installed = None  # should it fail, what the kernel holds has to be read
+        try:
+            mended = self._drift.mend(in_force, self._cutter.filled(in_force.ruleset))
+        except KernelError as error:
+            log.warning("what another program changed can't be put back by itself: %s", error)
             self._drifted = True
             return
+        now = in_force if mended is None else mended.installed
+        if is_known:
+            self._installed = now
+        if mended is None:
+            return
+        if now is None:
+            self._drifted = True
+            return
+        self._in_force = now
         took = time.monotonic() - began
         self._metrics.applied(took)
         self._metrics.repaired()
@@ -294,6 +313,13 @@ class Reconciler:
         last = LastApply(timestamp(datetime.now(UTC)), round(took * 1000, 1))
         self._publish(state=self._status.state, revision=self._status.revision + 1, last_apply=last)
         self._report.warned(self._host_warnings())
+
+    def _tell_of_fights(self) -> None:
+        fighting = self._drift.fight.warning
+        if not self._drifted:
+            self._report.drifted(self._status, self._drift.fight.tell(time.monotonic()))
+        if fighting and not self._drift.fight.warning:
+            self._publish(state=self._status.state, error=self._status.error)
 
     def _update(self, wishes: Wishes) -> None:
         """Take in what changed outside, and enforce it."""
@@ -457,7 +483,7 @@ class Reconciler:
             self._inbox.flushed(error)
             raise
         self._snapshots.forget()
-        self._flushed, self._installed, self._enforced = True, None, None
+        self._flushed, self._installed, self._in_force, self._enforced = True, None, None, None
         text = f"flushed on request of {self._flush_for}: nothing is enforced until netpold is restarted"
         journal.say(journal.FLUSHED, text)
         self._publish(state="degraded", error=text)
