@@ -155,6 +155,7 @@ class _Server(ThreadingMixIn, UnixStreamServer):
     def __init__(self, path: str, controlled: Controlled) -> None:
         self.controlled = controlled
         self._spare = socket.socket(socket.AF_UNIX)  # given up for a connection
+        self.alone = False  # the thread that takes connections serves one itself
         self.readers: int | None = None  # the group whose members may look
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         self.free_for_readers = threading.BoundedSemaphore(READERS)
@@ -173,7 +174,9 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started: this one answers, after which it takes the next connection
+            self.alone = True
             self.process_request_thread(request, client_address)
+            self.alone = False
 
     def get_request(self) -> tuple[socket.socket, object]:
         """A connection, also where no more files may be opened: one is held open for that."""
@@ -277,6 +280,9 @@ class _Handler(BaseHTTPRequestHandler):
         if method != "GET" and self.right < Right.CHANGE:
             error = f"not permitted: members of the socket's group may look, and {url.path} is more than that"
             raise _Refusal(HTTPStatus.FORBIDDEN, error, "ask as root, or with sudo")
+        if method != "GET" and self.server.alone:
+            error = "the machine has no thread to spare for what may take long"
+            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error, "try again later; `status` says how things are")
         return serve(_Request(self.server.controlled, parse_qs(url.query), self.peer))
 
     def _pass_over_body(self) -> None:

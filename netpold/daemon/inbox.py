@@ -41,6 +41,7 @@ class Inbox:
         self._changed = threading.Condition()  # guards the rest
         self._wishes = Wishes()
         self._flush_error: KernelError | None = None
+        self._flushing = False  # the loop has taken the wish for a flush
 
     # From any thread ----------------------------------------------------------------------------------------------
 
@@ -71,7 +72,10 @@ class Inbox:
             self._wishes = replace(self._wishes, flush=True)
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: not self._wishes.flush, timeout):
-                raise KernelError(f"not flushed within {timeout:.0f} s; see the daemon's log")
+                if self._flushing:
+                    raise KernelError(f"the flush goes on after {timeout:.0f} s, and may still succeed: see the status")
+                self._wishes = replace(self._wishes, flush=False)  # nobody waits for it any more
+                raise KernelError(f"not flushed within {timeout:.0f} s, and given up; see the daemon's log")
             if self._flush_error:
                 raise self._flush_error
 
@@ -90,7 +94,7 @@ class Inbox:
     def flushed(self, error: KernelError | None) -> None:
         """A flush was tried; asked once is tried once."""
         with self._changed:
-            self._flush_error = error
+            self._flush_error, self._flushing = error, False
             self._wishes = replace(self._wishes, flush=False)
             self._changed.notify_all()
 
@@ -120,6 +124,7 @@ class Inbox:
     def _take(self) -> Wishes:
         with self._changed:
             taken = self._wishes
+            self._flushing |= taken.flush
             self._wishes = replace(taken, files=False, network=False, flows=False, drift=False)
             return taken
 

@@ -110,7 +110,16 @@ class _Shared:
             if batch is None:
                 return
             helper = self._free.pop()
-            self._out[self._pool.submit(helper.parse, batch)] = helper, batch
+            self._out[self._submitted(helper, batch)] = helper, batch
+
+    def _submitted(self, helper: _Helper, batch: Batch) -> Future[Sequence[Encoded] | None]:
+        try:
+            return self._pool.submit(helper.parse, batch)
+        except RuntimeError as error:  # no thread can be started: the batch is parsed here
+            _complain(error)
+            nothing: Future[Sequence[Encoded] | None] = Future()
+            nothing.set_result(None)
+            return nothing
 
     def _delivered(self) -> Iterator[tuple[Job, Part]]:
         """What helpers have delivered; who did not is not asked again."""

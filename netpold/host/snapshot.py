@@ -94,13 +94,18 @@ class Snapshots:
 
         `pods`: what `saved_pods` is to give.  It takes the place of what was taken before and is not yet being written.
         """
+        if self._thread is None:
+            try:
+                self._thread = started(self._run, "netpold-snapshot")
+            except OSError as error:
+                self._complain(error, "the rules can't be saved for the next boot")
+                self._failed, self._not_before = True, time.monotonic() + RETRY_S
+                return
         sets = {name: replace(each, members=frozenset(each.members)) for name, each in ruleset.sets.items()}
         with self._condition:
             self._waiting = _Taken(replace(ruleset, sets=sets), names, pods, self._remains())
             self._changed_at, self._failed = None, False
             self._condition.notify_all()
-        if self._thread is None:
-            self._thread = started(self._run, "netpold-snapshot")
 
     def forget(self) -> None:
         """Remove the snapshot, and what waits to be written."""

@@ -135,9 +135,11 @@ class Watcher:
             self._tree, self._names = {}, {}
             self._open()
             self._set_watches(self._nowhere)
-            self._everything, self._failed = True, False
+            self._everything = True
+            # before this has worked the old one counts as failed, and is replaced at the next opportunity
+            self._thread = started(self._run, THREAD, REPLACE_AGAIN_S)
+            self._failed = False
             self._replaced += 1
-        self._thread = started(self._run, THREAD, REPLACE_AGAIN_S)
 
     def _open(self) -> None:
         self._limit = None
