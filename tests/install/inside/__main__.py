@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from . import boots, gone, life, newcomer
+from . import boots, gone, group, last_good, life, neighbours, newcomer
 from .flood import Flood
 from .report import Report
 
@@ -38,6 +38,18 @@ STAGES: Mapping[str, Callable[[Report], None]] = {
         boots.legacy,
         gone.remove,
         gone.purge,
+        neighbours.flushed,
+        group.group,
+        last_good.broken_manifests,
+        last_good.with_broken_manifests,
+        last_good.emptied_manifests,
+        last_good.with_emptied_manifests,
+        neighbours.persistent,
+        neighbours.with_persistent,
+        neighbours.ufw,
+        neighbours.with_ufw,
+        neighbours.firewalld,
+        neighbours.with_firewalld,
         newcomer.readme,
     )
 }

@@ -17,6 +17,7 @@ from .machine import (
     SERVICE,
     STATE,
     await_enforcing,
+    await_state,
     drop_in,
     has_drop_in,
     run,
@@ -122,10 +123,10 @@ def no_pods_at_boot(report: Report) -> None:
 
 def with_snapshot(report: Report) -> None:
     with report.step("reboot under the flood: the snapshot is in force before any pod has an interface") as step:
-        streams = _end_of_flood(step)
+        streams = end_of_flood(step)
         expect(show(BOOT_SERVICE, "Result") == "success", f"{BOOT_SERVICE}: {show(BOOT_SERVICE, 'Result')}")
         step.saw(summary(streams))
-    _after_any_boot(report)
+    after_any_boot(report)
 
 
 def no_snapshot(report: Report) -> None:
@@ -139,8 +140,8 @@ def no_snapshot(report: Report) -> None:
 
 def without_snapshot(report: Report) -> None:
     with report.step("reboot without a snapshot: nothing is forwarded until netpold runs") as step:
-        _expect_closed(_end_of_flood(step))
-    _after_any_boot(report)
+        _expect_closed(end_of_flood(step))
+    after_any_boot(report)
 
 
 def broken_snapshot(report: Report) -> None:
@@ -153,8 +154,8 @@ def broken_snapshot(report: Report) -> None:
 
 def with_broken_snapshot(report: Report) -> None:
     with report.step("reboot with a damaged snapshot: nothing is forwarded until netpold runs") as step:
-        _expect_closed(_end_of_flood(step))
-    _after_any_boot(report)
+        _expect_closed(end_of_flood(step))
+    after_any_boot(report)
 
 
 def hung_boot_script(report: Report) -> None:
@@ -169,16 +170,15 @@ def with_hung_boot_script(report: Report) -> None:
         await_enforcing(60)
         expect(show(BOOT_SERVICE, "Result") == "timeout", f"{BOOT_SERVICE}: {show(BOOT_SERVICE, 'Result')}")
         expect(pods.reaches(pods.OUTSIDE.name, pods.NODE_ADDRESS, _SSH_PORT), "port 22 of the node does not answer")
-        differences = pods.matrix_differences()
-        expect(not differences, ", ".join(differences))
+        pods.expect_matrix()
         run("systemctl", "stop", "test-pods.service")
     _HANG.unlink()
     _HANG.parent.rmdir()
 
 
-def _end_of_flood(step: Step) -> list[Stream]:
-    """Wait for the daemon, end the boot's flood, and see that it ran before a daemon that was held back."""
-    await_enforcing(60)
+def end_of_flood(step: Step, state: str = "enforcing") -> list[Stream]:
+    """Wait for the daemon's state, end the boot's flood, and see that it ran before a daemon that was held back."""
+    await_state(state, 60)
     time.sleep(1)
     run("systemctl", "stop", "test-pods.service")
     streams = read(_RESULT)
@@ -202,11 +202,10 @@ def _expect_closed(streams: list[Stream]) -> None:
     expect(all(each.received for each in streams if each.allowed), "what is allowed did not arrive afterwards either")
 
 
-def _after_any_boot(report: Report) -> None:
+def after_any_boot(report: Report) -> None:
     with report.step("SSH (a stand-in) is reached, the guestbook is enforced") as step:
         expect(pods.reaches(pods.OUTSIDE.name, pods.NODE_ADDRESS, _SSH_PORT), "port 22 of the node does not answer")
-        differences = pods.matrix_differences()
-        expect(not differences, ", ".join(differences))
+        pods.expect_matrix()
         step.saw(f"by {status()['backend']}")
         expect(status()["backend"] in run("iptables", "-V").replace("nf_tables", "nft"), run("iptables", "-V"))
     with report.step("the snapshot is there for the next boot"):
@@ -233,8 +232,7 @@ def legacy(report: Report) -> None:
         run("netpoldctl", "wait")
         expect(status()["backend"] == "legacy", f"backend {status()['backend']}")
         expect(not any("NETPOLD" in saved("nft", family) for family in (4, 6)), "there are rules in nft")
-        differences = pods.matrix_differences()
-        expect(not differences, ", ".join(differences))
+        pods.expect_matrix()
         step.saw(show(SERVICE, "StatusText"))
     life.killed(report)
     hold_back()

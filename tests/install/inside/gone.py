@@ -60,8 +60,7 @@ def remove(report: Report) -> None:
             streams = flood.stop()
         step.saw(summary(streams))
         expect(not Path(f"/proc/{pid}").exists(), "the daemon still runs")
-        differences = pods.matrix_differences()
-        expect(not differences, ", ".join(differences))
+        pods.expect_matrix()
 
 
 def purge(report: Report) -> None:

@@ -11,7 +11,6 @@ import statistics
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 from . import pods
 from .flood import Flood, summary
@@ -24,6 +23,7 @@ from .machine import (
     enforcing,
     expect_rules,
     expect_same_rules,
+    journal_entries,
     main_pid,
     own_rules,
     run,
@@ -33,6 +33,7 @@ from .machine import (
     show,
     status,
     until,
+    values,
 )
 from .report import Report, expect
 
@@ -79,7 +80,7 @@ def guestbook(report: Report) -> None:
             shutil.copy(path, MANIFESTS)
         (MANIFESTS / "90-flood.json").write_text(json.dumps(pods.flood_manifests()))
         run("netpoldctl", "wait")
-        _expect_matrix()
+        pods.expect_matrix()
         step.saw("22 connections as they should be")
     with report.step("netpoldctl status") as step:
         step.saw(run("netpoldctl", "status").splitlines()[0])
@@ -93,16 +94,11 @@ def guestbook(report: Report) -> None:
         step.saw(summary(flood.stop()))
 
 
-def _expect_matrix() -> None:
-    differences = pods.matrix_differences()
-    expect(not differences, ", ".join(differences))
-
-
 def journal(report: Report) -> None:
     with report.step("the journal has the fields: what was applied") as step:
-        entries = [each for each in _journal() if each.get("MESSAGE_ID") == _APPLIED]
+        entries = [each for each in journal_entries() if each.get("MESSAGE_ID") == _APPLIED]
         expect(entries, f"no entry with MESSAGE_ID={_APPLIED}")
-        policies = {policy for each in entries for policy in _values(each, "NETPOLD_POLICY")}
+        policies = {policy for each in entries for policy in values(each, "NETPOLD_POLICY")}
         expect("guestbook/deny-all" in policies, f"NETPOLD_POLICY is {sorted(policies)}")
         expect(all(each.get("NETPOLD_REVISION", "").isdecimal() for each in entries), "NETPOLD_REVISION is missing")
         step.saw(entries[-1]["MESSAGE"])
@@ -110,28 +106,17 @@ def journal(report: Report) -> None:
         bad = MANIFESTS / "blog-post.yaml"
         shutil.copy(EXAMPLES / "mistakes" / "blog-post.yaml", bad)
         run("netpoldctl", "wait")
-        entries = [each for each in _journal() if each.get("MESSAGE_ID") in (_REJECTED, _QUARANTINED)]
+        entries = [each for each in journal_entries() if each.get("MESSAGE_ID") in (_REJECTED, _QUARANTINED)]
         expect(entries, f"no entry with MESSAGE_ID={_REJECTED} or {_QUARANTINED}")
-        expect(_values(entries[0], "NETPOLD_FILE") == [str(bad)], f"NETPOLD_FILE is {entries[0].get('NETPOLD_FILE')}")
+        expect(values(entries[0], "NETPOLD_FILE") == [str(bad)], f"NETPOLD_FILE is {entries[0].get('NETPOLD_FILE')}")
         expect(entries[0].get("NETPOLD_POLICY") == "guestbook/db-from-office", f"fields {sorted(entries[0])}")
         step.saw(entries[0]["MESSAGE"])
-        _expect_matrix()
+        pods.expect_matrix()
         bad.unlink()
         run("netpoldctl", "wait")
     with report.step("the catalogue explains the messages (journalctl -x)"):
         listed = run("journalctl", "--list-catalog", must=False)
         expect(_APPLIED in listed, "journalctl --list-catalog does not have the message `applied`")
-
-
-def _journal() -> list[dict[str, Any]]:
-    lines = run("journalctl", "--unit", SERVICE, "--output", "json", "--all", "--boot").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _values(entry: dict[str, Any], field: str) -> list[str]:
-    """journalctl gives a list where a field is there several times."""
-    found: str | list[str] = entry.get(field, [])
-    return [found] if isinstance(found, str) else list(found)
 
 
 def hardening(report: Report) -> None:
@@ -210,7 +195,7 @@ def killed(report: Report) -> None:
         os.kill(pid := main_pid(), signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists(), 2, "it is still there")
         expect_rules(before, "with the daemon dead")
-        _expect_matrix()
+        pods.expect_matrix()
         drop_in("dead", "")
         run("systemctl", "reset-failed", SERVICE)
         run("systemctl", "start", SERVICE)
@@ -241,7 +226,7 @@ def reload(report: Report) -> None:
         with Flood() as flood:
             run("systemctl", "stop", SERVICE)
             expect_rules(before, "after the stop")
-            _expect_matrix()
+            pods.expect_matrix()
             run("systemctl", "start", SERVICE)
             await_enforcing()
             streams = flood.stop()

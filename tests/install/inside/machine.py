@@ -21,7 +21,7 @@ STATE = Path("/var/lib/netpold")
 SETTINGS = Path("/etc/netpold/netpold.toml.d/50-test.toml")
 _DROP_INS = Path("/etc/systemd/system/netpold.service.d")
 BACKENDS = ("nft", "legacy")
-_SOCKET = Path("/run/netpold/netpold.sock")
+SOCKET = Path("/run/netpold/netpold.sock")
 
 
 def run(*command: str, must: bool = True, timeout: float = 120) -> str:
@@ -99,7 +99,7 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(5)
-        self.sock.connect(str(_SOCKET))
+        self.sock.connect(str(SOCKET))
 
 
 def ask(path: str) -> str:
@@ -123,17 +123,40 @@ def status() -> dict[str, Any]:
     return found
 
 
-def enforcing() -> bool:
-    """Whether the socket answers, and with `enforcing`."""
+def is_in(state: str) -> bool:
+    """Whether the socket answers, and with that state."""
     try:
-        return bool(status()["state"] == "enforcing")
+        return bool(status()["state"] == state)
     except (OSError, Failure):
         return False
 
 
+def enforcing() -> bool:
+    return is_in("enforcing")
+
+
 def await_enforcing(timeout: float = 30) -> float:
     """Until the daemon enforces; gives the seconds that it took."""
-    return until(enforcing, timeout, "the socket does not answer `enforcing`")
+    return await_state("enforcing", timeout)
+
+
+def await_state(state: str, timeout: float = 30) -> float:
+    return until(lambda: is_in(state), timeout, f"the socket does not answer `{state}`")
+
+
+# The journal ----------------------------------------------------------------------------------------------------------
+
+
+def journal_entries() -> list[dict[str, Any]]:
+    """What netpold has written since the machine booted."""
+    lines = run("journalctl", "--unit", SERVICE, "--output", "json", "--all", "--boot").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def values(entry: dict[str, Any], field: str) -> list[str]:
+    """journalctl gives a list where a field is there several times."""
+    found: str | list[str] = entry.get(field, [])
+    return [found] if isinstance(found, str) else list(found)
 
 
 # The firewall ---------------------------------------------------------------------------------------------------------

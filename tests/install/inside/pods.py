@@ -197,6 +197,12 @@ def matrix_differences(text: str = MATRIX) -> list[str]:
             listener.close()
 
 
+def expect_matrix() -> None:
+    """Raises Failure where a connection is not as the guestbook's policies have it."""
+    if differences := matrix_differences():
+        raise Failure(", ".join(differences))
+
+
 def _try(expected: Mapping[tuple[str, str], bool], hosts: Mapping[str, Pod]) -> dict[tuple[str, str], bool]:
     """All connections at once: a client whose handshake is done after two seconds has reached its destination."""
     clients = {}
