@@ -746,9 +746,7 @@ def test_what_is_no_object_is_told(text: str):
     assert parsed.objects == () and len(parsed.findings) == 1 and parsed.truncated
 
 
-@pytest.mark.parametrize(
-    "text", ["", "---\n", "# only a comment\n", "---\n# a\n---\n", "null\n", "%YAML 1.1\n---\n", "\ufeff"]
-)
+@pytest.mark.parametrize("text", ["", "---\n", "# only a comment\n", "---\n# a\n---\n", "%YAML 1.1\n---\n", "\ufeff"])
 def test_nothing_is_fine(text: str):
     assert parse(text.encode(), "f.yaml") == Parsed((), (), {}, False)
 
@@ -850,9 +848,36 @@ def test_typed_lists_whose_entries_have_no_kind():
     assert read(text) == Parsed((), (), {"ServiceList": 1}, False)
 
 
-@pytest.mark.parametrize("items", ["items: []", "items:", "items: null"])
-def test_empty_lists(items: str):
-    assert read(f"apiVersion: v1\nkind: List\n{items}\n") == Parsed((), (), {}, False)
+def test_an_empty_list():
+    assert read("apiVersion: v1\nkind: List\nitems: []\n") == Parsed((), (), {}, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("null\n", "nothing-written"),
+        ("--- ~\n", "nothing-written"),
+        ("apiVersion: v1\nkind: List\nitems:\n", "nothing-written"),
+        ("apiVersion: v1\nkind: List\nitems: null\n", "nothing-written"),
+        ("apiVersion: networking.k8s.io/v1\nkind: Network\n", "kind"),
+        ("apiVersion: v1\nkind: Lst\nitems: [{apiVersion: v1, kind: Namespace, metadata: {name: a}}]\n", "kind"),
+        ("apiVersion: v1\nkind: ENC[AES256_GCM,data:x]\nmetadata: ENC[y]\n", "kind"),
+        ("apiVersion: v1\nkind: Status\nstatus: Failure\n", "kind"),
+        (
+            "apiVersion: netwroking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n",
+            "api-version",
+        ),
+    ],
+)
+def test_what_a_torn_file_or_a_broken_tool_leaves_is_not_taken_for_nothing(text: str, code: str):
+    parsed = parse(text.encode(), "f.yaml")
+    assert parsed.truncated or any(each.quarantined for each in parsed.objects)
+    assert code in [each.code for each in parsed.findings]
+
+
+@pytest.mark.parametrize("kind", ["Ingress", "IngressClass", "IngressList", "ServiceCIDR"])
+def test_other_kinds_of_the_same_group(kind: str):
+    assert read(f"apiVersion: networking.k8s.io/v1\nkind: {kind}\n") == Parsed((), (), {kind: 1}, False)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ kind.  Where it can't be told, or where reading broke off, the result is `trunca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from netpold.policy.model import Finding, Namespace, Pod, Policy
 from netpold.policy.pods import read_namespace, read_pod
 from netpold.policy.policies import read_policy
 from netpold.policy.reader import Document, read, read_chunk
-from netpold.policy.tree import Map, Scalar, is_null, is_text, shown
+from netpold.policy.tree import Map, Node, Scalar, is_null, is_text, shown
 
 Object = Pod | Namespace | Policy
 
@@ -48,6 +49,10 @@ _LISTS = {
     "NamespaceList": "v1",
     "PodList": "v1",
 }
+# Other kinds of the groups that netpold reads, without `List` at the end.
+_OTHERS = {"networking.k8s.io/v1": frozenset({"Ingress", "IngressClass", "IPAddress", "ServiceCIDR"})}
+_KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
+_VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,252}[a-z0-9])?/)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 MOST_KINDS = 100  # that are counted by their names in what is parsed at once
 OTHER_KINDS = "other kinds"
 NOTHING: Mapping[str, int] = {}  # one for all files with nothing passed over
@@ -99,7 +104,10 @@ class _Result:
                 return
         elif document.faults:
             self.truncated = True
-        elif root is not None and not (isinstance(root, Scalar) and is_null(root)):
+        elif isinstance(root, Scalar) and is_null(root):
+            if root.value:  # a tool wrote it that had nothing to say; a document with nothing in it is somebody's wish
+                self._nothing(fields, root, "this document says `null`", "take it out, or write the objects")
+        elif root is not None:
             self.truncated = True
             cure = "write `apiVersion:`, `kind:` and `metadata:`"
             fields.error(root, "not-an-object", "this is no Kubernetes object", cure)
@@ -116,9 +124,32 @@ class _Result:
             wanted, reader = _READERS[kind]
             if not self._is_foreign(fields, root, kind, version, wanted):
                 self._take(fields, reader(fields, root))
-        elif kind is not None:
+        elif kind is not None and (head is not None or self._is_other(fields, root, kind, version)):
             fields.ours = False
             self._pass_over(shown(kind))
+
+    def _is_other(self, fields: Fields, root: Map, kind: str, version: str | None) -> bool:
+        """Whether it is an object of another kind, and not what a torn file or a broken tool leaves of one of ours."""
+        node = root["kind"]
+        if fields.failed:
+            return True  # that was said already, and what the file may hold is not known
+        others = _OTHERS.get(version or "")
+        if not _KIND.fullmatch(kind) or not _VERSION.fullmatch(version or "v1"):
+            fault = "no Kubernetes object has this `kind` and `apiVersion`"
+        elif others is not None and kind.removesuffix("List") not in others:
+            fault = f"there is no `{shown(kind)}` in `{version}`"
+        elif (kind, version) == ("Status", "v1"):
+            fault = "this is an answer of the API server, mostly one that says what failed"
+        else:
+            return True
+        self.truncated = True
+        fields.error(node, "kind", fault, "write the object as it was meant, or take the document out of the file")
+        return False
+
+    def _nothing(self, fields: Fields, node: Node, fault: str, cure: str) -> None:
+        """Something that failed may have left this: what the file held before stays."""
+        self.truncated = True
+        fields.warn(node, "nothing-written", fault, cure)
 
     def _pass_over(self, kind: str) -> None:
         if kind not in self.passed_over and len(self.passed_over) >= MOST_KINDS:
@@ -139,7 +170,7 @@ class _Result:
         is_policy = isinstance(spec, Map) and ("podSelector" in spec or "policyTypes" in spec)
         meant = None
         if kind is not None:
-            meant = nearest(kind, _READERS) or {name.lower(): name for name in _LISTS}.get(kind.lower())
+            meant = nearest(kind, _READERS) or nearest(kind, _LISTS)
             if is_policy and version == "networking.k8s.io/v1":
                 meant = "NetworkPolicy"
             if not meant or version not in (None, "v1", "networking.k8s.io/v1"):
@@ -162,7 +193,8 @@ class _Result:
             return False
         assert node is not None
         group = version.rpartition("/")[0]
-        if "." in group and "k8s" not in group and "networking" not in group:
+        is_typo = "k8s" in group or "networking" in group or nearest(group, ("networking.k8s.io",))
+        if "." in group and not is_typo:
             self._pass_over(f"{kind} ({shown(version)})")
             fault = f"a {kind} of `{shown(group)}` is not read"
             self.truncated |= fields.failed  # what the reader refused may be what would make it netpold's
@@ -186,7 +218,9 @@ class _Result:
             fields.warn(root.scalars[key], "unknown-field", f"a List has no field `{shown(key)}`", "take it out")
         if "items" not in root:
             fields.missing(root, "items", "write `items: []` for an empty list")
-        elif fields.seq(root["items"]) is None and not is_null(root["items"]):
+        elif is_null(root["items"]):
+            self._nothing(fields, root["items"], "`items` holds nothing", "write `items: []` for an empty list")
+        elif fields.seq(root["items"]) is None:
             fields.failed = True
         if fields.failed:  # its entries may not have been read
             self.truncated = True
