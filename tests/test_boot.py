@@ -34,6 +34,15 @@ shift
 exec "$@"
 """
 
+# Runs a command where firewalld runs, as far as its cgroup tells, and the file $0 is busctl.
+BESIDE_FIREWALLD = """
+PATH=/usr/bin:/bin:/usr/sbin
+mount -t tmpfs none /sys/fs/cgroup
+mkdir -p /sys/fs/cgroup/system.slice/firewalld.service
+mount --bind "$0" /usr/bin/busctl
+exec "$@"
+"""
+
 SERVICES = [("TCP", 80), ("TCP", 81), ("UDP", 80), ("ICMP", 0)]
 Verdicts = dict[Probe, Outcome]
 
@@ -68,11 +77,17 @@ class Machine(Scene):
             return True
         return False
 
-    def boot(self, expected: int = 0, without: str = "") -> str:
-        """Run the script; gives what it says.  `without`: programs that are not there, as a pattern of the shell's."""
+    def boot(self, expected: int = 0, without: str = "", firewalld: str = "") -> str:
+        """Run the script; gives what it says.  `without`: programs that are not there, as a pattern of the shell's;
+        `firewalld`: what it does, as a shell script, before it answers that it runs."""
         inside = ["ip", "netns", "exec", self.node.netns.name]
         if without:
             inside += ["/bin/sh", "-ec", WITHOUT, without, self.daemon.state.parent]
+        if firewalld:
+            bus = self.daemon.state.parent / "busctl"
+            bus.write_text(f"#!/bin/sh -e\n{firewalld}\n")
+            bus.chmod(0o755)
+            inside += ["/bin/sh", "-ec", BESIDE_FIREWALLD, bus]
         done = subprocess.run(
             [*inside, SYSTEMD / "boot", self.settings],
             capture_output=True,
@@ -426,6 +441,22 @@ def test_without_iptables_it_fails_where_there_is_something_to_put_back_or_to_cl
     machine.run_until_saved(deny=DENY_ALL)
     machine.reboot()
     assert machine.boot(expected=1, without="*tables*").count("can't be put back") == 2
+
+
+@pytest.mark.skipif(not Path("/usr/bin/busctl").exists(), reason="systemd is not installed")
+def test_what_firewalld_flushes_once_it_counts_as_started_is_waited_for(lab: Lab) -> None:
+    """The real one, in a booted Debian: packaging/test-install."""
+    machine = Machine(lab, "nft")
+    machine.run_until_saved(deny=DENY_ALL, allow=A_TO_B)
+    before = machine.verdicts()
+    machine.reboot()
+    said = machine.boot(firewalld="iptables-nft -S NETPOLD-FORWARD >&2 || echo nothing yet >&2; ip6tables-nft -F")
+    assert "nothing yet" in said and said.count("are back") == 2 and "firewalld" not in said
+    assert machine.verdicts() == before
+    machine.reboot()
+    said = machine.boot(firewalld="exit 1")
+    assert said.count("are back") == 2 and "firewalld does not answer" in said
+    assert machine.verdicts() == before
 
 
 def test_where_no_setting_says_which_backend_iptables_does(lab: Lab) -> None:
