@@ -136,6 +136,27 @@ def test_an_heir_that_is_not_found_yet_is_not_shut_out() -> None:
     assert [gone.endpoint.interfaces for gone in lingering.past.pods.values()] == [(Interface("v1"),)]
 
 
+def test_an_interface_that_a_pod_has_left_for_another_one_is_closed() -> None:
+    """Also once the pod is gone, and after a restart; until a pod has it, or it is gone."""
+    view = HostView({**VIEW.links, "v2": Link("v2", 8, "veth")})
+    at_v2: Places = {"x/a": Endpoint("x/a", A.addresses, (Interface("v2"),))}
+    world = World({"x/a": A})
+    claims = Index(World()).claims
+    lingering = Lingering(NO_REMAINS)
+    lingering.update(Changes(), world, claims, (AT_V1, at_v2), (VIEW, view), {"v1": "x/a"})
+    assert lingering.closed == {Interface("v1")}
+    assert "v1 is closed" in lingering.warnings()[0]
+    again = Lingering(lingering.remains(world, at_v2, (), view))
+    gone = Changes({"x/a": (A, None)})
+    lingering.update(gone, World(), claims, (at_v2, NOWHERE), (view, view), {"v1": "x/a", "v2": "x/a"})
+    assert lingering.closed == {Interface("v1")}
+    assert [each.endpoint.interfaces for each in lingering.past.pods.values()] == [(Interface("v2"),)]
+    again.update(Changes(), world, claims, (NOWHERE, at_v2), (view, view), {"v1": "x/a"})
+    assert again.closed == {Interface("v1")}
+    again.update(Changes(), world, claims, (at_v2, AT_V1), (view, view))
+    assert not again.closed
+
+
 def test_policies_that_go_with_their_namespace_stay_for_its_pods() -> None:
     space = Namespace("x", {NAME_LABEL: "x"})
     lingering = Lingering(NO_REMAINS)

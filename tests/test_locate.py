@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpold.host.locate import Places, locate_one, nobodys, unclaimed
+from netpold.host.remains import Left
 from netpold.host.view import HostView, Link, Neighbour
 from netpold.policy.model import Network, Pod
 from netpold.rules.endpoint import Endpoint, Interface
@@ -211,15 +212,90 @@ def test_no_pod_gets_the_port_of_another_by_what_is_said_on_a_bridge() -> None:
     assert places.endpoints["d/victim"].interfaces == (Interface("p1", bridged=True),)
 
 
+@pytest.mark.parametrize("way", ["bridge", "annotation", "route", "link gone"])
+def test_a_pod_leaves_its_port_only_for_what_is_written_down(way: str) -> None:
+    """However the bridge came to say that it is behind another one, which is nobody's: uncontested, that is."""
+    asked = pod("10.1.0.1", node=NODE)
+    moved = replace(BRIDGED, fdb={("br0", "m1"): "p2"})
+    places = Places(NODE)
+    places.update(BRIDGED, {"d/p": (None, asked)})
+    if way == "annotation":
+        places.update(moved, {"d/p": (asked, replace(asked, interfaces=("p2",)))})
+    elif way == "route":
+        moved = replace(moved, routes={"10.1.0.1": "v1"}, links={**BRIDGED.links, "v1": Link("v1", 99, "veth")})
+        places.update(moved, {})
+    elif way == "link gone":
+        places.update(replace(moved, links={key: each for key, each in moved.links.items() if key != "p1"}), {})
+    else:
+        places.update(moved, {})
+    expected = {"bridge": "p1", "annotation": "p2", "route": "v1", "link gone": "p2"}[way]
+    assert [each.name for each in places.endpoints["d/p"].interfaces] == [expected]
+    assert places.abandoned == ({"p1": "d/p"} if way in ("annotation", "route") else {})
+
+
+def test_another_pod_of_the_same_name_does_not_get_the_port_of_the_first() -> None:
+    old, new = pod("10.1.0.1", node=NODE), pod("10.1.0.2", node=NODE)
+    places = Places(NODE)
+    places.update(BRIDGED, {"d/p": (None, old)})
+    places.update(replace(BRIDGED, neighbours={}), {"d/p": (old, new)})
+    assert places.endpoints["d/p"].interfaces == ()
+    assert places.abandoned == {}, "it may be behind this one"
+    places.update(BRIDGED, {})
+    assert places.endpoints["d/p"].interfaces == (Interface("p2", bridged=True),)
+    assert places.abandoned == {"p1": "d/p"}
+    left = Left(old, old.addresses, {"p1": BRIDGED.links["p1"].index})
+    restarted = Places(NODE, before=(left,))
+    restarted.update(replace(BRIDGED, neighbours={}), {"d/p": (None, new)})
+    assert restarted.endpoints["d/p"].interfaces == ()
+
+
+def test_what_a_pod_leaves_behind_is_no_other_pods_by_what_is_said_on_a_bridge() -> None:
+    old, new = pod("10.1.0.1", node=NODE), pod("10.1.0.1", name="new", node=NODE)
+    places = Places(NODE)
+    places.update(BRIDGED, {"d/p": (None, old)})
+    places.update(BRIDGED, {"d/p": (old, None), "d/new": (None, new)})
+    assert places.endpoints["d/new"].interfaces == ()
+    assert places.abandoned == {"p1": "d/p"}
+    places.update(replace(BRIDGED, contested={"10.1.0.1": ("p1", "p2")}), {})  # now it speaks on its own port
+    assert places.endpoints["d/new"].interfaces == (Interface("p2", bridged=True),)
+    places.update(BRIDGED, {"d/new": (new, None), "d/p": (None, old)})  # whose manifest was only lost
+    assert places.endpoints["d/p"].interfaces == (Interface("p1", bridged=True),)
+
+
+def test_of_two_that_are_first_heard_behind_one_port_only_one_is_there() -> None:
+    pods = [pod("10.1.0.1", name="a", node=NODE), pod("fd01::1", name="b", node=NODE)]
+    located = locate(BRIDGED, pods, NODE)
+    assert [len(each.interfaces) for each in located.endpoints.values()] == [1, 0]
+
+
+def test_a_route_that_moves_leaves_an_abandoned_interface_behind() -> None:
+    """With a moment between, in which no route is there; a physical interface is nobody's to be abandoned."""
+    asked = pod("10.0.0.1", node=NODE)
+    places = Places(NODE)
+    places.update(ROUTED, {"d/p": (None, asked)})
+    places.update(replace(ROUTED, routes={}), {})
+    assert places.abandoned == {}
+    two = {**ROUTED.links, "v2": Link("v2", 9, "veth")}
+    places.update(replace(ROUTED, routes={"10.0.0.1": "v2"}, links=two), {})
+    assert places.abandoned == {"v1": "d/p"}
+    places.update(replace(ROUTED, routes={"10.0.0.1": "v2"}, links=two), {"d/p": (asked, None)})
+    assert places.abandoned == {"v1": "d/p", "v2": "d/p"}
+    places.update(ROUTED, {"d/q": (None, pod("10.0.0.1", name="q", node=NODE))})
+    assert places.abandoned == {}, "claimed by a route, and gone"
+    places.update(ROUTED, {"d/r": (None, pod("10.0.0.9", name="r", interfaces=("eth0",)))})
+    places.update(ROUTED, {"d/r": (pod("10.0.0.9", name="r", interfaces=("eth0",)), None)})
+    assert places.abandoned == {}
+
+
 def test_ports_are_known_from_before_a_restart() -> None:
     thief, victim = pod("10.1.0.1", name="thief", node=NODE), pod("10.1.0.2", name="victim", node=NODE)
     claimed = replace(BRIDGED, neighbours={**BRIDGED.neighbours, "10.1.0.2": Neighbour("m1", "br0")})
     pods = {"d/thief": (None, thief), "d/victim": (None, victim)}
-    ports = {"d/thief": {"p1": BRIDGED.links["p1"].index}, "d/victim": {"p2": BRIDGED.links["p2"].index}}
-    places = Places(NODE, ports=ports)
+    stole = Left(thief, thief.addresses, {"p1": BRIDGED.links["p1"].index})
+    places = Places(NODE, before=(stole, Left(victim, victim.addresses, {"p2": BRIDGED.links["p2"].index})))
     places.update(claimed, pods)
     assert places.endpoints["d/victim"].interfaces == (Interface("p2", bridged=True),)
-    anew = Places(NODE, ports={"d/victim": {"p2": 999}, "d/thief": ports["d/thief"]})  # another link of that name
+    anew = Places(NODE, before=(stole, Left(victim, victim.addresses, {"p2": 999})))  # another link of that name
     anew.update(claimed, pods)
     assert anew.endpoints["d/victim"].interfaces == ()
 

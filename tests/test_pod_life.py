@@ -154,15 +154,16 @@ def test_an_address_that_moves_takes_no_rights_along(lab: Lab, backend: Backend,
         flow = lab.flow(a, b)
         assert flow.moving()
         c = as_another(a, "c")  # the same place in the network, so that it can send just what the old one would
+        new = c.manifest(interface=wiring == "bridged")  # what is said on a bridge does not give it the old one's port
         if order == "new first":
-            scene.write(a, b, c, policies=(FROM_A,))
+            scene.write(a, b, new, policies=(FROM_A,))
         elif order == "finished":
-            scene.write(a.manifest(phase="Succeeded"), b, c, policies=(FROM_A,))
+            scene.write(a.manifest(phase="Succeeded"), b, new, policies=(FROM_A,))
         else:
-            scene.write(b, c, policies=(FROM_A,))
+            scene.write(b, new, policies=(FROM_A,))
         assert flow.stopped() is not None
         scene.expect({(c, b): False, (b, c): True})
-        scene.write(b, c, policies=(FROM_A,))
+        scene.write(b, new, policies=(FROM_A,))
         scene.expect({(c, b): False})
         assert not flow.moving(0.5)
 

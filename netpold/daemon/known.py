@@ -33,8 +33,7 @@ class Known:
 
     def __init__(self, settings: Settings, were_here: frozenset[str], remains: Remains, last_good: LastGood) -> None:
         """`were_here`, `remains`: what there was before the daemon's start."""
-        ports = {each.pod.key: each.links for each in remains.pods if not each.closed}
-        self.places = Places(settings.node, were_here, ports)
+        self.places = Places(settings.node, were_here, remains.pods)
         self._last_good = last_good
         self._assembly = Assembly(last_good)
         self._quarantine = Quarantine(self._assembly.world)  # of what the kernel refuses
@@ -59,15 +58,14 @@ class Known:
     def update(self, reading: Reading | None, view: HostView) -> Compiled:
         """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
         written = self._assembly.update(reading.changed) if reading else Changes()
-        if reading:
-            self._last_good.changed(written, self._assembly.world)
         changes = self.changes = self._quarantine.update(written)
         places = self.places
         before = places.endpoints
         places.update(view, changes.pods)
         lingering = self._lingering
         past = lingering.past
-        lingering.update(changes, self.world, self._index.claims, (before, places.endpoints), (self._view, view))
+        both, views = (before, places.endpoints), (self._view, view)
+        lingering.update(changes, self.world, self._index.claims, both, views, places.abandoned)
         elsewhere = places.endpoints is not before or view is not self._view
         if elsewhere or lingering.closed != self._closed.interfaces:
             self._closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
@@ -85,6 +83,8 @@ class Known:
             self._source_findings = reading.findings
             self._as_before = tuple(sorted(self._assembly.last_good))
             self._collect_findings()
+        if reading:
+            self._last_good.changed(written, self._assembly.world)
         return compiled
 
     def refuse(self, culprits: Iterable[Culprit]) -> Compiled | None:

@@ -4,7 +4,8 @@ A pod whose manifest goes, or says something else of another pod of that name no
 was found for it is there and no other pod has it: isolated by the policies that select it, with their changes, and by
 those that selected it when they were removed.  It is nobody's peer any more, for an address takes no rights along.  As
 soon as another pod claims its address, what the interfaces of the old one send can't be told from what the new one
-does, so they are closed, until they are gone or a pod claims them.
+does, so they are closed, until they are gone or a pod claims them.  So is an interface that a pod has left for another
+one: a new one is there, and what is left of the old one is nobody's.
 
 A policy that goes while its namespace is being deleted (phase Terminating), or in one change with its Namespace object,
 goes because the namespace does: the pods of this node that are still there keep it.
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
+from netpold.host.locate import is_same
 from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
 from netpold.policy.changes import Changes
@@ -25,6 +28,8 @@ from netpold.policy.model import Pod, Policy, World
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.past import NO_PAST, Gone, Past
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Lingering:
@@ -45,9 +50,10 @@ class Lingering:
         claims: Claims,
         places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]],
         views: tuple[HostView, HostView],
+        abandoned: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Take in a change.  `world` is the one after it, `claims` are those before it; `places` (endpoints of the
-        local pods by key) and `views` are those before and after it."""
+        local pods by key) and `views` are those before and after it; `abandoned`: see Places."""
         _, here = places
         if self._remains is not None:
             self._take_up(self._remains, world, here)
@@ -55,6 +61,7 @@ class Lingering:
         for left in _leaving(changes, places, views[0]):
             taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
             self._left[left.name] = replace(left, closed=taken)
+        self._close(abandoned, changes, world, views[1])
         if not self._left and not self.past.policies and not _with_namespace(changes, world):
             self.past, self.closed = NO_PAST, frozenset()
             return
@@ -99,11 +106,22 @@ class Lingering:
         ending = {each.namespace for each in gone.values() if world.namespace(each.namespace).terminating}
         self.past = Past({}, gone, remains.ending | ending)
 
+    def _close(self, abandoned: Mapping[str, str], changes: Changes, world: World, view: HostView) -> None:
+        """Interfaces that no pod has left behind as it went, and that are nobody's all the same."""
+        known = {index for left in self._left.values() for index in left.links.values()}
+        for name, key in abandoned.items():
+            index = view.links[name].index
+            pod = world.pods.get(key) or changes.pods.get(key, (None, None))[0]
+            if index not in known and pod is not None:
+                left = Left(pod, (), {name: index}, closed=True)
+                self._left[left.name] = left
+
     def warnings(self) -> list[str]:
         """What a person should look at, one sentence each."""
         closed = [left for left in self._left.values() if left.closed]
         return [
-            f"interface {name} is closed: the pod {left.pod.key} that had it is gone, and its address is another pod's"
+            f"interface {name} is closed: the pod {left.pod.key} that had it is elsewhere or gone; remove it, or "
+            "name it in annotation netpold.io/interface of the pod that has it"
             for left in sorted(closed, key=lambda left: left.name)
             for name in left.links
         ]
@@ -164,9 +182,7 @@ def _leaving(
 
 def _is_still(old: Pod, new: Pod | None, here: Mapping[str, Endpoint]) -> bool:
     """Whether what a manifest says now is still the same pod, or the new name of another one."""
-    if new is None or new.key not in here:
-        return False
-    return not old.addresses or not set(old.addresses).isdisjoint(new.addresses)
+    return new is not None and new.key in here and is_same(old.addresses, new.addresses)
 
 
 def _is_awaited(left: Left, here: Mapping[str, Endpoint]) -> bool:

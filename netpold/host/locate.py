@@ -10,16 +10,18 @@ address.  Rules for one pod must never sit on an interface of others, so the pod
 interfaces).  So it is until an interface is found.
 
 What is said on a bridge proves nothing, and a pod may gain by losing its port: no rule checks the source of what is
-known by address only.  So a pod keeps the port that it was found behind while that is there and no other is certain,
-and no other pod gets that port by what is said: two pods are behind one port only where annotations or routes say so.
+known by address only.  So a pod keeps the port that it was found behind while that is there, and no other pod gets it
+by what is said, nor when the first is gone: only an annotation or a host route says so.  An interface that a pod has
+left for another one is its old one, and abandoned.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import replace
+from types import MappingProxyType
 
+from netpold.host.remains import Left
 from netpold.host.view import HostView, Link
 from netpold.policy.model import Pod
 from netpold.rules.endpoint import Endpoint, Interface
@@ -31,6 +33,7 @@ _SHARED_KINDS = frozenset({
     "ip6erspan", "ip6tnl", "ipip", "ipoib", "ipvlan", "ipvtap", "l2tp_eth", "macsec", "macvlan", "netdevsim", "sit",
     "team", "vlan", "vrf", "vti", "vti6", "vxcan", "vxlan", "wireguard", "xfrm",
 })  # fmt: skip
+_NOBODYS: Mapping[str, str] = MappingProxyType({})
 _SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")  # a final "+" would be a wildcard to iptables
 
 
@@ -39,27 +42,30 @@ class Places:
 
     `endpoints`: by the pod's key; another object when anything in it changed.  `were_here`: keys of the pods without
     nodeName that were found here at some time, with those from before the daemon's start; likewise another object.
-    `warnings`: what a person should look at (one sentence each, sorted).
+    `abandoned`: interfaces that are there and that no pod has, and the key of the pod that was found there last and is
+    gone, or elsewhere.  `warnings`: what a person should look at (one sentence each, sorted).
     """
 
-    def __init__(
-        self, node: str, were_here: frozenset[str] = frozenset(), ports: Mapping[str, Mapping[str, int]] | None = None
-    ) -> None:
-        """`ports`: by the pod's key, the interfaces (name and index) that it had when the daemon ran last."""
+    def __init__(self, node: str, were_here: frozenset[str] = frozenset(), before: Iterable[Left] = ()) -> None:
+        """`before`: the pods with their interfaces when the daemon ran last."""
         self.endpoints: Mapping[str, Endpoint] = {}
         self.were_here = were_here
+        self.abandoned: Mapping[str, str] = {}
         self.warnings: tuple[str, ...] = ()
         self._node = node
         self._view = HostView()
         self._here: dict[str, Pod] = {}  # pods that are on this node, and those of which nobody says where they are
         self._doubts: dict[str, list[str]] = {}
-        self._ports_before = ports or {}
+        self._before = tuple(before)
         self._ports: dict[str, tuple[Link, ...]] = {}  # where a pod was found last
+        self._owners: dict[int, str] = {}  # by the index of an interface, the pod that was found there last
 
     def update(self, view: HostView, pods: Mapping[str, tuple[Pod | None, Pod | None]]) -> None:
         """Look at the pods that changed (by key, before and after); at all that may be here, where the view did."""
         touched: set[str] = set()
-        for key, (_, pod) in pods.items():
+        for key, (old, pod) in pods.items():
+            if old is not None and pod is not None and not is_same(old.addresses, pod.addresses):
+                self._ports.pop(key, None)
             if pod is not None and pod.takes_part and pod.node in (None, self._node):
                 self._here[key] = pod
                 touched.add(key)
@@ -71,9 +77,7 @@ class Places:
         if view is not self._view:
             self._view = view
             touched.update(self._here)
-        for key, ports in self._ports_before.items():
-            self._ports[key] = tuple(link for link in view.links.values() if ports.get(link.name) == link.index)
-        self._ports_before = {}
+        self._remember()
         if touched:
             self._look(touched)
 
@@ -81,49 +85,59 @@ class Places:
         """Pods without a manifest, now that all manifests are read, were not only here but are gone."""
         self.were_here = frozenset(key for key in self.were_here if key in pods)
 
+    def _remember(self) -> None:
+        """Where pods were before the daemon's start."""
+        links = {link.index: link for link in self._view.links.values()}
+        for left in self._before:
+            there = [links[index] for index in left.links.values() if index in links]
+            self._owners.update((link.index, left.pod.key) for link in there)
+            pod = self._here.get(left.pod.key)
+            if pod is not None and not left.closed and is_same(left.addresses, pod.addresses):
+                self._ports[pod.key] = (*self._ports.get(pod.key, ()), *there)
+        self._before = ()
+
     def _look(self, keys: Iterable[str]) -> None:
         endpoints = dict(self.endpoints)
-        holders = self._holders()
-        for key in keys:
+        links = self._view.links
+        owners = {name: self._owners[link.index] for name, link in links.items() if link.index in self._owners}
+        for key, here in self._here.items():  # what is written down counts for more
+            owners.update((name, key) for name in here.interfaces if name in links)
+        for key in sorted(keys):
             pod = self._here.get(key)
-            of_others = {name for name, holder in holders.items() if holder != key}
-            endpoint = locate_one(self._view, pod, self._node, key in self.were_here, of_others) if pod else None
+            kept = tuple(self._kept(key, owners))
+            endpoint = locate_one(self._view, pod, self._node, key in self.were_here, owners, kept) if pod else None
             endpoints.pop(key, None)
             self._doubts.pop(key, None)
             if pod is None or endpoint is None:
                 self._ports.pop(key, None)
                 continue
-            if not endpoint.interfaces and not pod.interfaces:
-                endpoint = replace(endpoint, interfaces=tuple(self._kept(key)))
             if endpoint.interfaces:
-                self._ports[key] = tuple(self._view.links[each.name] for each in endpoint.interfaces)
+                self._ports[key] = tuple(links[each.name] for each in endpoint.interfaces)
+            owners.update((each.name, key) for each in endpoint.interfaces)
             endpoints[key] = endpoint
-            self._doubts[key] = [*doubts(self._view, pod), *_denied(self._view, pod, holders, of_others)]
+            self._doubts[key] = [*doubts(self._view, pod), *_denied(self._view, pod, owners)]
+        self._owners = {links[name].index: key for name, key in owners.items()}
         if endpoints != self.endpoints:
             self.endpoints = endpoints
         came = {key for key in keys if key in endpoints and self._here[key].node is None} - self.were_here
         if came:
             self.were_here |= came
+        self.abandoned = dict(_abandoned(self._view, endpoints, owners))
         found = [doubt for of_pod in self._doubts.values() for doubt in of_pod]
         self.warnings = tuple(sorted((*found, *_clashes(self._view, endpoints))))
 
-    def _holders(self) -> dict[str, str]:
-        """Whose a bridge's port is, if anybody's, whatever is said on the bridge."""
-        holders = {
-            interface.name: key
-            for key, pod in self._here.items()
-            if key in self._ports and not pod.interfaces
-            for interface in self._kept(key)
-        }
-        for key, pod in self._here.items():  # what is written down counts for more
-            holders.update((name, key) for name in pod.interfaces if name in self._view.links)
-        return holders
-
-    def _kept(self, key: str) -> Iterator[Interface]:
+    def _kept(self, key: str, owners: Mapping[str, str]) -> Iterator[str]:
         """The bridge ports that a pod was behind and that are still there."""
+        links = {link.index: link for link in self._view.links.values()} if key in self._ports else {}
         for link in self._ports.get(key, ()):
-            if link.master is not None and self._view.links.get(link.name) == link:
-                yield Interface(link.name, bridged=True)
+            now = links.get(link.index)
+            if now is not None and now.master is not None and now.master == link.master and owners.get(now.name) == key:
+                yield now.name
+
+
+def is_same(before: tuple[str, ...], after: tuple[str, ...]) -> bool:
+    """Whether it is the same pod whose addresses are these after those, and not another one of that name."""
+    return not before or not set(before).isdisjoint(after)
 
 
 def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
@@ -132,15 +146,22 @@ def addresses(endpoints: Iterable[Endpoint]) -> frozenset[str]:
 
 
 def locate_one(
-    view: HostView, pod: Pod, node: str, was_here: bool = False, of_others: Container[str] = ()
+    view: HostView,
+    pod: Pod,
+    node: str,
+    was_here: bool = False,
+    owners: Mapping[str, str] = _NOBODYS,
+    kept: tuple[str, ...] = (),
 ) -> Endpoint | None:
     """A pod's endpoint; None where the pod is not local or takes no part in policies.  `was_here`: it was local before,
-    and its manifest did not go since.  `of_others`: bridge ports that are other pods'."""
+    and its manifest did not go since.  `owners`: of interfaces, by the keys of pods.  `kept`: the bridge ports that the
+    pod has, whatever is said there."""
     if pod.node not in (None, node) or not pod.takes_part:
         return None
     names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
     if not names:
-        names = _heard(view, pod, of_others)
+        routed = [name for address in pod.addresses for name in _routed(view, address)]
+        names = routed + (list(kept) if kept and not routed else _heard(view, pod, owners))
     if pod.node is None and not names and not was_here and not any(_is_near(view, each) for each in pod.addresses):
         return None
     return Endpoint(
@@ -150,14 +171,14 @@ def locate_one(
     )
 
 
-def _heard(view: HostView, pod: Pod, of_others: Container[str]) -> list[str]:
-    """The interfaces that routes have for a pod's addresses, or a bridge's tables; none where these do not agree."""
+def _heard(view: HostView, pod: Pod, owners: Mapping[str, str]) -> list[str]:
+    """The port that a bridge's tables have for a pod's addresses; none where these do not agree."""
     contested = [address for address in pod.addresses if address in view.contested]
-    if contested:
-        free = {port for each in contested for port in view.contested[each] if port not in of_others}
-        return [port for port in free if len(free) == 1 and not _is_shared(view, port) and _is_own(view, port)]
-    names = [name for address in pod.addresses for name in _found(view, address)]
-    return [name for name in names if name not in of_others or view.links[name].master is None]
+    if not contested:
+        ports = [name for address in pod.addresses for name in _found_on_bridge(view, address)]
+        return [port for port in ports if owners.get(port, pod.key) == pod.key]
+    free = {port for each in contested for port in view.contested[each] if owners.get(port, pod.key) == pod.key}
+    return [port for port in free if len(free) == 1 and not _is_shared(view, port) and _is_own(view, port)]
 
 
 def doubts(view: HostView, pod: Pod) -> Iterator[str]:
@@ -189,13 +210,25 @@ def _doubts_about_address(view: HostView, pod: Pod, address: str) -> Iterator[st
         yield f"{where} is behind bridge port {port}, which others share, so it is enforced by address; {cure}"
 
 
-def _denied(view: HostView, pod: Pod, holders: Mapping[str, str], of_others: Container[str]) -> Iterator[str]:
+def _denied(view: HostView, pod: Pod, owners: Mapping[str, str]) -> Iterator[str]:
     """A pod whose address is heard behind another pod's port."""
     for address in pod.addresses if not pod.interfaces else ():
         port = view.port(address)
-        if port is not None and port in of_others:
-            heard = f"{address} is heard behind {port}, the port of pod {holders[port]}, and not believed"
+        if port is not None and owners.get(port, pod.key) != pod.key:
+            heard = f"{address} is heard behind {port}, the port of pod {owners[port]}, and not believed"
             yield f"pod {pod.key}: {heard}; if it is there, say so in annotation netpold.io/interface"
+
+
+def _abandoned(
+    view: HostView, endpoints: Mapping[str, Endpoint], owners: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Interfaces that were pods', by name, with the pods' keys.  A pod that is here and at no interface may yet be
+    behind its old one."""
+    claimed = {interface.name for each in endpoints.values() for interface in each.interfaces}
+    for name, key in owners.items():
+        is_lost = key not in endpoints or endpoints[key].interfaces
+        if is_lost and name not in claimed and _is_own(view, name):
+            yield name, key
 
 
 def _clashes(view: HostView, endpoints: Mapping[str, Endpoint]) -> Iterator[str]:
@@ -236,13 +269,25 @@ def unclaimed(view: HostView, closing: Unclaimed, endpoints: Iterable[Endpoint])
 
 def _found(view: HostView, address: str) -> tuple[str, ...]:
     """The interface that a route or a bridge's tables have for an address, where that can be one pod's own."""
-    if (address not in view.routes and address not in view.neighbours) or address in view.own:
+    return _routed(view, address) or _found_on_bridge(view, address)
+
+
+def _routed(view: HostView, address: str) -> tuple[str, ...]:
+    device = _device(view, address)
+    return (device,) if device is not None and address not in view.own and _is_own(view, device) else ()
+
+
+def _found_on_bridge(view: HostView, address: str) -> tuple[str, ...]:
+    if address in view.own or _device(view, address) is not None:
         return ()
-    device = view.routes.get(address)
-    if device is not None and view.links[device].kind != "bridge":
-        return (device,) if _is_own(view, device) else ()
     port = view.port(address)
     return (port,) if port is not None and not _is_shared(view, port) and _is_own(view, port) else ()
+
+
+def _device(view: HostView, address: str) -> str | None:
+    """That a host route leads to, but for a bridge: that says not to which port."""
+    device = view.routes.get(address)
+    return None if device is None or view.links[device].kind == "bridge" else device
 
 
 def _is_shared(view: HostView, port: str) -> bool:

@@ -11,7 +11,8 @@ Names are matched by wildcards: a new interface is closed before the daemon has 
 Bridges and physical interfaces that such a name happens to cover are nobody's own: nothing is dropped for coming from
 there.  To a bridge nothing is routed but what is for a known pod, for a rule can't tell which port that leaves by.
 
-The interfaces of pods that are gone and whose addresses are other pods' now are closed in the same way, by exact name.
+The interfaces of pods that are gone and whose addresses are other pods' now are closed by exact name, whatever the
+address: the other pod may not be found yet, and what it may do is not theirs.
 """
 
 from __future__ import annotations
@@ -63,10 +64,12 @@ def closing(
     log = [Rule((), Log(nflog_group, "netpold drop unclaimed"))] if nflog_group else []
     return {
         CHAIN["src"]: (
+            *_exact("src", unclaimed),
             _free("src", "pods with no interface known", placeless, family, sets),
             *_drops("src", unclaimed),
         ),
         CHAIN["dst"]: (
+            *_exact("dst", unclaimed),
             _free("dst", "pods of this node", here, family, sets),
             *_without_address(here),
             *_drops("dst", unclaimed),
@@ -94,9 +97,12 @@ def _without_address(here: list[Endpoint]) -> Iterator[Rule]:
         yield Rule((_passes("dst", interface.name, interface.bridged),), "RETURN", "its pod has no address yet")
 
 
-def _drops(side: Side, unclaimed: Unclaimed) -> Iterator[Rule]:
+def _exact(side: Side, unclaimed: Unclaimed) -> Iterator[Rule]:
     for interface in sorted(unclaimed.interfaces):
         yield Rule((_passes(side, interface.name, interface.bridged),), Goto(_CLOSED))
+
+
+def _drops(side: Side, unclaimed: Unclaimed) -> Iterator[Rule]:
     for bridged in (True, False):
         for interface in sorted(each for each in unclaimed.shared if each.bridged is bridged):
             yield Rule((_passes(side, interface.name, bridged),), "RETURN", "not a pod's own")
