@@ -15,6 +15,7 @@ from typing import Literal
 
 import pytest
 
+from netpold.daemon import cutter
 from netpold.daemon.cutter import Cutter
 from netpold.host import conntrack
 from netpold.host.kernel import ipset
@@ -25,7 +26,7 @@ from netpold.host.kernel.nft import Nft
 from netpold.policy.model import Family
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.plan import Installed, plan
-from netpold.rules.revoke import REVOKED, Enforced, revoked_rule, revoked_set
+from netpold.rules.revoke import REVOKED, Enforced, forgotten_rule, revoked_rule, revoked_set
 from netpold.rules.ruleset import FAMILIES, Address, InSet, IPSet, Match, Reply, Rule, Ruleset
 from tests.lab import Backend, Host, Lab, Pod, namespace_manifest
 from tests.lab.daemon import Daemon
@@ -69,6 +70,7 @@ class Loop:
                 "NETPOLD-FORWARD": (
                     revoked_rule(family),
                     Rule((Reply(),), "RETURN"),
+                    forgotten_rule(family),
                     *(Rule(matches, "DROP") for matches in refused if _is_for(matches, family)),
                 )
             }
@@ -279,7 +281,10 @@ def test_a_connection_that_is_allowed_again_in_another_way_is_released_before_th
     assert held.stopped() is not None
 
 
-def test_a_revoked_connection_is_no_longer_kept_when_it_has_no_flow(nft_loop: Loop) -> None:
+def test_a_revoked_connection_is_no_longer_kept_when_it_has_had_no_flow_for_long(
+    nft_loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutter, "KEPT_S", 0.0)
     a, b = nft_loop.a, nft_loop.b
     _, ids = nft_loop.opened(a, b, 4)
     nft_loop.opened(a, b, 4, port=81)
@@ -290,6 +295,43 @@ def test_a_revoked_connection_is_no_longer_kept_when_it_has_no_flow(nft_loop: Lo
     assert nft_loop.cut(enforced) == 0
     assert nft_loop.revoked(4) == {f"{b.address(4)},tcp:81,{a.address(4)}"}
     assert not ids & nft_loop.entries()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_revoked_connection_that_another_program_has_conntrack_forget_is_not_picked_up(
+    loop: Loop, family: Family
+) -> None:
+    a, b = loop.a, loop.b
+    loop.opened(a, b, family, sender="both")
+    ears = Ear(a, b.address(family), socket.IPPROTO_TCP), Ear(b, a.address(family), socket.IPPROTO_TCP)
+    enforced = loop.enforce(between(a, b, family))
+    assert loop.cut(enforced, a) == 1
+    member = loop.revoked(family)
+    loop.node.flush_conntrack()
+    loop.cutter.look(enforced, frozenset(a.addresses))
+    assert [ear.heard() for ear in ears] == [0, 0]
+    assert loop.revoked(family) == member != frozenset()
+    loop.enforce()
+    assert loop.lab.flow(b, a, port=83, family=family).moving()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_an_earlier_daemon_has_revoked_is_taken_over(nft_loop: Loop, family: Family) -> None:
+    loop, a, b = nft_loop, nft_loop.a, nft_loop.b
+    loop.opened(a, b, family)
+    held, _ = loop.opened(a, loop.c, family)
+    assert loop.cut(loop.enforce(between(a, b, family), between(a, loop.c, family)), a) == 2
+    members = loop.revoked(family)
+    loop.node.run(["ipset", "create", f"{REVOKED[family]}.7", "hash:net"])  # another's
+    enforced = loop.enforced(between(a, loop.c, family))
+    with loop.node.netns.entered(), contextlib.closing(Cutter(lambda: None)) as later:
+        later.take_over()
+        installed_now = apply(plan(installed(loop.backend), later.filled(enforced.ruleset)), loop.backend)
+        assert ipset.members(installed_now.names[REVOKED[family]]) == members
+        later.release(enforced, installed_now.names)
+        left = ipset.members(installed_now.names[REVOKED[family]])
+    assert left == {f"{loop.c.address(family)},tcp:80,{a.address(family)}"}
+    assert held.stopped() is not None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,6 +42,7 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
+    NoSyn,
     NotBetween,
     OwnSource,
     Ports,
@@ -52,6 +53,7 @@ from netpold.rules.ruleset import (
     SourcePort,
     Target,
     Translated,
+    Unknown,
 )
 from tests.lab.namespace import NetworkNamespace, owner, sweep
 
@@ -149,7 +151,7 @@ def every_kind(family: Family) -> list[tuple[Match, ...]]:
         kinds += [(BridgePort(side, "veth0"),), (BridgePort(side, "cali", True),), (Interface(side, "eth0.1@", True),)]
         kinds += [(InSet(a, side),), (InSet(b, side, True),)]
     kinds += [(InSet(c, "dst,dst"),), (InSet(c, "dst,dst", True), InSet(a, "src"), InSet(b, "dst"))]
-    kinds += [(Reply(),), (Related(),)]
+    kinds += [(Reply(),), (Related(),), (Unknown(),), (TCP, NoSyn()), (TCP, NoSyn(), SourcePort(1), Unknown())]
     kinds += [(icmp, IcmpType(number, negate)) for number in (0, 8, 135, 255) for negate in (False, True)]
     kinds += [(icmp, Related()), (TCP, InSet(a, "src"), Ports(((80, 80), (443, 443))))]
     kinds += [(Interface("src", "in"), Interface("dst", "out"), Address("src", host), Address("dst", net, True), TCP)]

@@ -8,7 +8,17 @@ import pytest
 
 from netpold.rules import revoke
 from netpold.rules.endpoint import Endpoint, Interface
-from netpold.rules.revoke import REVOKED, Connection, Enforced, Flow, Judge, connection, revoked_rule, revoked_set
+from netpold.rules.revoke import (
+    REVOKED,
+    Connection,
+    Enforced,
+    Flow,
+    Judge,
+    connection,
+    forgotten_rule,
+    revoked_rule,
+    revoked_set,
+)
 from netpold.rules.ruleset import FAMILIES, Address, IPSet, Match, Ports, Proto, Rule, Ruleset
 from netpold.rules.ruleset import Interface as From
 from netpold.rules.walk import Packet, Walk, walk
@@ -112,20 +122,35 @@ def test_what_answers_a_revoked_connection_is_dropped_and_nothing_else() -> None
     for family, client, server in ((4, OUTSIDE, POD), (6, "2001:db8::1", "fd00::1")):
         member = Connection(client, server, 80).member
         full = IPSet(REVOKED[family], family, "hash:ip,port,ip", "", frozenset({member}))  # type: ignore[index]
-        chains = {each: {"OWN": (revoked_rule(each),)} for each in FAMILIES}
+        chains = {each: {"OWN": (revoked_rule(each), forgotten_rule(each))} for each in FAMILIES}
         rules = Ruleset(chains, {full.name: full}, {"FORWARD": "OWN"})
 
         def dropped(
-            source: str, destination: str, port: int, protocol: str = "tcp", reply: bool = True, rules: Ruleset = rules
+            source: str,
+            destination: str,
+            port: int,
+            protocol: str = "tcp",
+            reply: bool = True,
+            middle: bool = False,
+            rules: Ruleset = rules,
         ) -> bool:
-            packet = Packet(source, destination, protocol, 40000, source_port=port, reply=reply)
+            packet = Packet(source, destination, protocol, 40000, source_port=port, reply=reply, middle=middle)
             return walk(rules, "OWN", packet).verdict == "DROP"
 
         assert dropped(server, client, 80)
         assert not dropped(server, client, 80, reply=False)
+        assert dropped(server, client, 80, reply=False, middle=True)
+        assert not dropped(server, client, 81, reply=False, middle=True)
+        assert not dropped(client, server, 80, reply=False, middle=True)
         assert not dropped(server, client, 80, protocol="udp")
         assert not dropped(server, client, 81)
         assert not dropped(client, server, 80)
+
+
+def test_a_member_is_read_as_the_connection_that_it_stands_for() -> None:
+    for each in (Connection(OUTSIDE, POD, 80), Connection("2001:db8::1", "fd00::1", 65535)):
+        assert Connection.of(each.member) == each
+    assert Connection.of(f"{POD},udp:80,{OUTSIDE}") is None
 
 
 def test_the_ruleset_has_the_set_without_members() -> None:

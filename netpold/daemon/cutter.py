@@ -7,8 +7,9 @@ the kernel enforces, whatever half of a later change the thread has seen; and a 
 thread is one that the later change looks at.
 
 What is cut and how: see netpold/rules/revoke.  The members of the sets of revoked connections are kept here, with one
-writer, the loop.  A member goes when its connection is allowed again (`release`), or has no open flow any more: each
-look is also one at the flows of all members' servers.
+writer, the loop; those that an earlier daemon has left are taken over.  A member goes when its connection is allowed
+again (`release`), or has had no open flow for KEPT_S: each look is also one at the flows of all members' servers.  Not
+at once, for another program may have had conntrack forget the flow, and its ends would go on.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from netpold.host import conntrack
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Family
-from netpold.rules.plan import ChangeSet
-from netpold.rules.revoke import REVOKED, Connection, Enforced, Flow, Judge, connection
+from netpold.rules.plan import ChangeSet, Installed
+from netpold.rules.revoke import REVOKED, Connection, Enforced, Flow, Judge, connection, revoked_set
 from netpold.rules.ruleset import FAMILIES, Ruleset
 
 _BLOCK = 250  # flows that the loop judges and cuts at once
 _LONGEST_PAUSE_S = 0.25
+KEPT_S = 3 * 3600.0  # longer than TCP waits before it asks whether an idle peer is still there (tcp_keepalive_time)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """What the thread hands over: flows that seem refused, revoked connections that have no flow any more, or why
+    """What the thread hands over: flows that seem refused, revoked connections that have had no flow for long, or why
     they could not be listed."""
 
     refused: tuple[Flow, ...] = ()
@@ -50,6 +52,8 @@ class Cutter:
     def __init__(self, found: Callable[[], None]) -> None:
         self._found = found
         self._revoked = _Revoked()
+        self._known: tuple[Installed, frozenset[Connection], Installed] | None = None
+        self._without_flow: dict[Connection, float] = {}  # since when; the thread's own
         self._blocks: deque[_Block] = deque()
         self._thread = threading.Thread(target=self._run, name="cutter", daemon=True)
         self._changed = threading.Condition()  # guards the rest
@@ -88,6 +92,24 @@ class Cutter:
             judge = Judge(enforced)
             allowed = {each for each in self._revoked.connections if not judge.refuses_connection(each)}
             self._revoked.change(names, remove=allowed)
+
+    def take_over(self) -> None:
+        """Take what the sets in the kernel hold for revoked, too: before the first ruleset comes into force, which
+        makes them anew.  Raises KernelError."""
+        found: set[str] = set()
+        for name, header in ipset.headers(ipset.headers_listing()).items():
+            if name.split(".")[0] == REVOKED[header.family] and header.kind == revoked_set(header.family).kind:
+                found |= ipset.members(name)
+        self._revoked.connections |= {each for each in map(Connection.of, found) if each}
+
+    def known(self, installed: Installed) -> Installed:
+        """What the kernel should hold, with what is known of revoked connections in its sets; the same object as long
+        as both are the same."""
+        connections = self._revoked.connections
+        if self._known is None or self._known[0] is not installed or self._known[1] != connections:
+            filled = dataclasses.replace(installed, ruleset=self.filled(installed.ruleset))
+            self._known = installed, connections, filled
+        return self._known[2]
 
     def filled(self, ruleset: Ruleset) -> Ruleset:
         """The ruleset with what is known of revoked connections in its sets: for sets that are made anew."""
@@ -166,8 +188,11 @@ class Cutter:
             if len(refused) == _BLOCK:
                 yield _Block(tuple(refused))
                 refused.clear()
-        if refused or still != revoked:
-            yield _Block(tuple(refused), revoked - still)
+        now = time.monotonic()
+        self._without_flow = {each: self._without_flow.get(each, now) for each in revoked - still}
+        ended = frozenset(each for each, since in self._without_flow.items() if now - since >= KEPT_S)
+        if refused or ended:
+            yield _Block(tuple(refused), ended)
 
     def _hand_over(self, block: _Block) -> None:
         self._blocks.append(block)

@@ -5,6 +5,7 @@
             NP-OUT-...      its source address must be the pod's (spoofing.py); replies pass; then its egress rules
         revoked             what answers connections that are no longer allowed (revoke.py)
         replies, errors     of connections that were judged in their original direction (icmp.py)
+        revoked             what goes on with such a connection that conntrack has forgotten
         NETPOLD-TO          which pod receives, likewise
             NP-IN-...       its ingress rules
     INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses, the node's loopback; egress rules if the
@@ -36,7 +37,7 @@ from netpold.rules.endpoint import Endpoint
 from netpold.rules.parts import Parts
 from netpold.rules.peers import PolicyRules
 from netpold.rules.render import text
-from netpold.rules.revoke import revoked_rule
+from netpold.rules.revoke import forgotten_rule, revoked_rule
 from netpold.rules.ruleset import (
     COMMENT_LIMIT,
     Address,
@@ -114,12 +115,13 @@ class Chains:
         self._forward(bool(outgoing), bool(incoming))
         self._input(bool(outgoing))
         if self.settings.host_to_pods == "policy":
-            revoked = [revoked_rule(self.family)] if outgoing or incoming else []
-            self.chains["NETPOLD-INPUT"] = (*revoked, *self.chains["NETPOLD-INPUT"])
+            revoked, forgotten = self._revoked(bool(outgoing or incoming))
+            self.chains["NETPOLD-INPUT"] = (*revoked, *forgotten, *self.chains["NETPOLD-INPUT"])
             self.chains["NETPOLD-OUTPUT"] = (
                 *icmp.neighbour_discovery(self.family),
                 *revoked,
                 Rule((Reply(),), "RETURN", "replies"),
+                *forgotten,
                 *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
             )
 
@@ -139,8 +141,8 @@ class Chains:
         last = [Rule((), done)] if self.settings.accept else []
         # never without a match on conntrack: a flow that is known only from its middle, because nothing asked for
         # conntrack before the first policy came, may be taken for one that began at the other end
-        revoked = [revoked_rule(self.family)] if sender or receiver else []
-        rules = [*sender, *revoked, *passed, *receiver, *last]
+        revoked, forgotten = self._revoked(outgoing or incoming)
+        rules = [*sender, *revoked, *passed, *forgotten, *receiver, *last]
         if self.family == 6 and (outgoing or incoming):
             # only what is bridged still has a hop limit of 255: routing takes one off
             advertised = Rule(
@@ -159,6 +161,10 @@ class Chains:
             )
             rules.insert(0, Rule((icmp.protocol(6), HopLimit(255)), Goto("NETPOLD-ND")))
         self.chains["NETPOLD-FORWARD"] = tuple(rules)
+
+    def _revoked(self, any_policy: bool) -> tuple[list[Rule], list[Rule]]:
+        """What is to stand just before replies pass, and just behind: no reply has to walk past it."""
+        return ([revoked_rule(self.family)], [forgotten_rule(self.family)]) if any_policy else ([], [])
 
     def _forged_errors(self) -> bool:
         """Makes the chains that drop errors which are no pod's own; whether there are any."""

@@ -23,6 +23,7 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
+    NoSyn,
     NotBetween,
     OwnSource,
     Ports,
@@ -33,6 +34,7 @@ from netpold.rules.ruleset import (
     Ruleset,
     SourcePort,
     Translated,
+    Unknown,
 )
 
 MOST_MEMBERS = 4194304  # `maxelem` is no allocation; the default of 65,536 would overflow in a large cluster
@@ -107,6 +109,10 @@ def _extension(match: Match, family: Family, protocol: str, kernel_name: Callabl
             return Extension("physdev", ((option, _pattern(name, prefix), False), *bridged))
         case Reply():
             return Extension("conntrack", (("ctstate", "ESTABLISHED", False), ("ctdir", "REPLY", False)))
+        case Unknown():
+            return Extension("conntrack", (("ctstate", "INVALID,NEW", False),))
+        case NoSyn():
+            return Extension("tcp", (("syn", None, True),))
         case Related():
             return Extension("conntrack", (("ctstate", "RELATED", False),))
         case IcmpType(number, negate):

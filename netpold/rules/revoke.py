@@ -7,8 +7,9 @@ what the answering side sends next is then the beginning of a flow of its own, a
 That is wrong for TCP where the answering side may begin a connection to the other: conntrack picks connections up in
 the middle (nf_conntrack_tcp_loose), so the answers to what is refused would pass as an allowed new flow.  Such a
 connection stays in conntrack, and what answers it is dropped: a rule just before the one that lets replies pass looks
-server, port and client up in the set of revoked connections.  The ruleset holds that set with no members; they follow
-the flows that are open and not the policies, so the daemon's `Cutter` fills it.
+server, port and client up in the set of revoked connections.  Should another program have conntrack forget it, what
+the server sends from that port without a SYN is still dropped, so it is not picked up.  The ruleset holds that set with
+no members; they follow the flows that are open and not the policies, so the daemon's `Cutter` fills it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import cache, cached_property
 
 from netpold.policy.model import Family
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.ruleset import InSet, IPSet, Proto, Reply, Rule, Ruleset
+from netpold.rules.ruleset import InSet, IPSet, NoSyn, Proto, Reply, Rule, Ruleset, Unknown
 from netpold.rules.walk import Packet, walk
 
 REVOKED: Mapping[Family, str] = {4: "NP4-REVOKED", 6: "NP6-REVOKED"}
@@ -33,6 +34,12 @@ def revoked_set(family: Family) -> IPSet:
 def revoked_rule(family: Family) -> Rule:
     """Drops what answers a revoked connection; its place is just before the rule that lets replies pass."""
     return Rule((Proto("tcp"), Reply(), InSet(REVOKED[family], "src,src,dst")), "DROP", "revoked connection")
+
+
+def forgotten_rule(family: Family) -> Rule:
+    """Drops the same where conntrack does not know the connection any more; its place is behind that rule."""
+    matches = (Proto("tcp"), NoSyn(), Unknown(), InSet(REVOKED[family], "src,src,dst"))
+    return Rule(matches, "DROP", "revoked connection, forgotten by conntrack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,13 @@ class Connection:
     def member(self) -> str:
         """As ipset prints it."""
         return f"{self.server},tcp:{self.port},{self.client}"
+
+    @staticmethod
+    def of(member: str) -> Connection | None:
+        """What a member stands for; None where it is none of netpold's."""
+        server, middle, client = member.split(",")
+        protocol, _, port = middle.partition(":")
+        return Connection(client, server, int(port)) if protocol == "tcp" else None
 
 
 def connection(flow: Flow) -> Connection | None:

@@ -103,6 +103,16 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """A packet of no connection that conntrack knows: the first of one (NEW), or such as fits none (INVALID)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoSyn:
+    """A TCP packet that begins no connection.  Comes after its Proto."""
+
+
+@dataclass(frozen=True, slots=True)
 class Related:
     """A packet that conntrack relates to a known connection (with Proto icmp: an error about one of its packets)."""
 
@@ -148,6 +158,8 @@ Match = (
     | Interface
     | BridgePort
     | Reply
+    | Unknown
+    | NoSyn
     | Related
     | IcmpType
     | HopLimit

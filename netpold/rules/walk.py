@@ -19,6 +19,7 @@ from netpold.rules.ruleset import (
     Jump,
     Log,
     Match,
+    NoSyn,
     NotBetween,
     OwnSource,
     Ports,
@@ -29,6 +30,7 @@ from netpold.rules.ruleset import (
     Ruleset,
     SourcePort,
     Translated,
+    Unknown,
     Verdict,
 )
 
@@ -54,6 +56,7 @@ class Packet:
     hop_limit: int = 63
     reply: bool = False
     related: bool = False
+    middle: bool = False  # of a connection that conntrack does not know any more
     between: tuple[str, ...] = ()  # the ends of the connection that it is about, where it is not one of them that sends
 
     @property
@@ -128,6 +131,10 @@ def _holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
             return _is_bridged(packet) and _named(packet.out_port, name, prefix)
         case Reply():
             return packet.reply
+        case Unknown():
+            return not packet.reply and not packet.related
+        case NoSyn():
+            return packet.protocol == "tcp" and (packet.middle or packet.reply)
         case Related():
             return packet.related
         case IcmpType(number, negate):

@@ -221,7 +221,14 @@ def _ports(given: Given) -> tuple[tuple[int, int], tuple[int, int], int]:
 
 def _tcp(given: Given, _: SetIndex) -> bytes:
     source, destination, inverted = _ports(given)
-    return struct.pack("@HHHHBBBB", *source, *destination, 0, 0, 0, inverted)
+    mask = compared = 0
+    if "syn" in given:
+        value, negated = given["syn"]
+        if value is not None:
+            raise BadRule("--syn takes no value")
+        mask, compared = _FIN | _SYN | _RST | _ACK, _SYN
+        inverted |= 4 if negated else 0  # XT_TCP_INV_FLAGS
+    return struct.pack("@HHHHBBBB", *source, *destination, 0, mask, compared, inverted)
 
 
 def _udp(given: Given, _: SetIndex) -> bytes:
@@ -363,11 +370,12 @@ class _Match:
 
 
 _PORTS = frozenset({"sport", "dport"})
+_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 _PHYSDEV = {"physdev-in": 1, "physdev-out": 2, "physdev-is-bridged": 4, "physdev-is-in": 8, "physdev-is-out": 16}
 _STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "DNAT": 128, "UNTRACKED": 256}
 _CONNECTION_ENDS = {1 << 2: "ctorigsrc", 1 << 3: "ctorigdst", 1 << 4: "ctreplsrc", 1 << 5: "ctrepldst"}  # as they lie
 _MATCHES = {
-    "tcp": _Match(0, _PORTS, _tcp, frozenset({"tcp"})),
+    "tcp": _Match(0, _PORTS | {"syn"}, _tcp, frozenset({"tcp"})),
     "udp": _Match(0, _PORTS, _udp, frozenset({"udp"})),
     "sctp": _Match(0, _PORTS, _sctp, frozenset({"sctp"})),
     "multiport": _Match(1, frozenset({"dports"}), _multiport, frozenset({"tcp", "udp", "sctp"})),
