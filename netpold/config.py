@@ -195,7 +195,7 @@ class Settings:
         default=None,
         metadata=_row(
             "Group whose members may ask the control socket for what it tells, and change nothing; by name or number.  "
-            "Empty: none.  The service's user has to be a member: a drop-in with `SupplementaryGroups=`.",
+            "Empty: none.  The service's user has to be a member: netpold(8) has the drop-in.",
             texts=_GROUP,
         ),
     )
