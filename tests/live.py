@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netpold.policy.changes import Changes, difference
+from netpold.policy.manifest import Object
 from netpold.policy.model import World
 
 
@@ -19,3 +20,24 @@ class Live:
         self._namespaces.update(world.namespaces)
         self._policies.update(world.policies)
         return changes
+
+
+class Kept:
+    """A world as it was in force before a restart."""
+
+    def __init__(self, world: World) -> None:
+        self._objects: dict[tuple[str, str], Object] = {
+            (kind, key): each
+            for kind, table in (
+                ("Pod", world.pods),
+                ("Namespace", world.namespaces),
+                ("NetworkPolicy", world.policies),
+            )
+            for key, each in table.items()
+        }
+
+    def version(self, kind: str, key: str) -> Object | None:
+        return self._objects.get((kind, key))
+
+    def names(self) -> list[tuple[str, str]]:
+        return list(self._objects)

@@ -1,7 +1,8 @@
 """The naive way from files to a world: all files at once, every time.  netpold.policy.assemble is compared with it.
 
 An object is, in this order: its one good version; where its manifest is rejected, its good version in `before`; else
-its closed version.  A file that could not be read to its end may hold any object that it held before, so those stay.
+its closed version.  A file that could not be read to its end may hold any policy and namespace that is in no file any
+more, and the pods that it held before or that went in the change in which it broke: so those stay.
 
 What is naive is when and of what a world is made.  What a closed version is, and what a finding of claimed addresses
 says, does not depend on that: these are netpold's own, and tests/test_assemble.py has what they should be.
@@ -9,11 +10,11 @@ says, does not depend on that: these are netpold's own, and tests/test_assemble.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from netpold.policy.assemble import closed_namespace, closed_pod, closed_policy, place
+from netpold.policy.assemble import closed_namespace, closed_pod, closed_policy, may_be_there, place
 from netpold.policy.claims import claim_finding
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding, Namespace, Pod, Policy, Position, World
@@ -34,10 +35,20 @@ class Assembled:
     world: World
     findings: tuple[Finding, ...]
     rejected: frozenset[str]
+    kept_pods: Mapping[str, frozenset[str]]
 
 
-def assemble(parsed: Mapping[str, Parsed], before: World) -> Assembled:
-    """The world that the files say (`parsed`, by file), with what was in force `before` for what they fail to say."""
+def assemble(
+    parsed: Mapping[str, Parsed],
+    before: World,
+    changed: Collection[str] = (),
+    kept_pods: Mapping[str, frozenset[str]] = {},
+) -> Assembled:
+    """The world that the files say (`parsed`, by file), with what was in force `before` for what they fail to say.
+
+    `changed`: the files that said something else before; `kept_pods`: the pods that stayed in no file then, with the
+    files that may hold them, as Assembled tells them.
+    """
     pods: list[Pod] = []
     namespaces: list[Namespace] = []
     policies: list[Policy] = []
@@ -52,7 +63,7 @@ def assemble(parsed: Mapping[str, Parsed], before: World) -> Assembled:
             else:
                 policies.append(found)
     broken = frozenset(file for file, says in parsed.items() if says.truncated)
-    merge = _Merge(broken, findings)
+    merge = _Merge(broken, broken & frozenset(changed), kept_pods, findings)
     world = World(
         merge.objects("Pod", pods, before.pods, closed_pod),
         merge.objects("Namespace", namespaces, before.namespaces, closed_namespace),
@@ -60,14 +71,21 @@ def assemble(parsed: Mapping[str, Parsed], before: World) -> Assembled:
     )
     findings += _claimed_twice(world.pods.values())
     findings.sort(key=lambda finding: (finding.position, finding.code, finding.path, finding.fault))
-    return Assembled(world, tuple(findings), frozenset(merge.rejected))
+    return Assembled(world, tuple(findings), frozenset(merge.rejected), merge.kept_pods)
 
 
 class _Merge:
     """Puts the objects of one kind after the other together, and notes what is wrong between files."""
 
-    def __init__(self, broken: frozenset[str], findings: list[Finding]) -> None:
-        self._broken, self._findings = broken, findings
+    def __init__(
+        self,
+        broken: frozenset[str],
+        changed: frozenset[str],
+        kept_pods: Mapping[str, frozenset[str]],
+        findings: list[Finding],
+    ) -> None:
+        self._broken, self._changed, self._were_kept, self._findings = broken, changed, kept_pods, findings
+        self.kept_pods: dict[str, frozenset[str]] = {}
         self.rejected: set[str] = set()
 
     def objects(
@@ -92,20 +110,28 @@ class _Merge:
             if not same:
                 merged[key] = close(several)
                 bad.add(key)
-        kept: dict[str, _T] = self._kept(merged, before) if self._broken else {}
+        kept: dict[str, _T] = self._kept(kind, merged, before)
         for key in bad:
             if key in before and not before[key].quarantined:
                 merged[key] = before[key]
         self.rejected.update(f"{kind} {key}" for key in (*bad, *kept))
         return {**merged, **kept} if kept else merged
 
-    def _kept(self, merged: Mapping[str, _T], before: Mapping[str, _T]) -> dict[str, _T]:
-        """What the files that are broken now held before, and no file is known to hold now."""
-        return {
-            key: each
-            for key, each in before.items()
-            if key not in merged and each.position is not None and each.position.file in self._broken
-        }
+    def _kept(self, kind: str, merged: Mapping[str, _T], before: Mapping[str, _T]) -> dict[str, _T]:
+        """What no file is known to hold now, and broken ones may."""
+        found = {}
+        for key in before.keys() - merged.keys():
+            where = before[key].position or _NOWHERE
+            files = self._broken
+            if kind == "Pod":
+                files &= self._were_kept.get(key) or self._changed | {where.file}
+            if files:
+                found[key] = before[key]
+                self.kept_pods.update({key: files} if kind == "Pod" else {})
+            if files and where.file not in files:
+                note = may_be_there(f"{kind} {key}", where, min(files))
+                self._findings.append(note)
+        return found
 
     def _note_copies(self, subject: str, copies: list[_T], same: bool) -> None:
         first = copies[0].position

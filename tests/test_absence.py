@@ -23,9 +23,16 @@ class Before:
 
     def __init__(self, *paths: Path) -> None:
         self._files = [str(path) for path in paths]
+        self.lost: str | None = None
 
     def files(self) -> Collection[str]:
         return self._files
+
+    def fault(self) -> str | None:
+        return self.lost
+
+    def try_again(self) -> None:
+        self.lost = None
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
 from netpold.policy.manifest import Parsed, parse
 from netpold.policy.model import EVERYTHING, NAME_LABEL, Finding, Namespace, Pod, Policy, PolicyRule, World
+from tests.live import Kept
 
 ALL = PolicyRule(None, None)
 
@@ -194,9 +197,9 @@ def test_objects_of_one_name_in_two_namespaces_or_of_two_kinds_are_not_the_same(
 def test_a_broken_file_keeps_what_it_held():
     good = of(a=together(policy("p"), policy("q"), pod("web"), namespace("shop")), b=policy("r")).world
     got = of(good, a=together(policy("p", rest="ingress: []"), "kind: {"), b="")
-    assert set(got.world.policies) == {"shop/p", "shop/q"} and got.world.policies["shop/p"].ingress == ()
+    assert set(got.world.policies) == {"shop/p", "shop/q", "shop/r"} and got.world.policies["shop/p"].ingress == ()
     assert set(got.world.pods) == {"shop/web"} and set(got.world.namespaces) == {"shop"}
-    assert got.rejected == {"NetworkPolicy shop/q", "Pod shop/web", "Namespace shop"}
+    assert got.rejected == {"NetworkPolicy shop/q", "NetworkPolicy shop/r", "Pod shop/web", "Namespace shop"}
 
 
 def test_what_a_broken_file_held_and_another_file_holds_now_is_the_others():
@@ -204,6 +207,71 @@ def test_what_a_broken_file_held_and_another_file_holds_now_is_the_others():
     got = of(good, a="kind: {", b=policy("q", rest="ingress: []"))
     assert got.world.policies["shop/q"].ingress == () and "shop/p" in got.world.policies
     assert got.rejected == {"NetworkPolicy shop/p"}
+
+
+class TestMovedAndBroken:
+    """A policy of a.yaml is moved to b.yaml, which can't be read: neither may open what it closes."""
+
+    BROKEN = "kind: {"
+    BAD = policy(rest="ingress: {}")
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            [{"a": None, "b": BROKEN}],
+            [{"b": BROKEN}, {"a": None}],
+            [{"a": BROKEN}, {"a": None, "b": BROKEN}],
+            [{"a": BROKEN}, {"b": BROKEN}, {"a": None}],
+            [{"a": None, "b": BAD}, {"b": BROKEN}],
+            [{"b": policy()}, {"b": BROKEN}, {"a": None}],
+            [{"b": policy(rest="ingress: []")}, {"a": None, "b": BROKEN}],
+            [{"b": policy("q")}, {"b": BROKEN}, {"a": None}],
+        ],
+    )
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_it_stays_until_all_can_be_read(self, steps: list[dict[str, str | None]], restart: bool) -> None:
+        assembly = Assembly()
+        now: dict[str, str | None] = {"a": policy()}
+        assembly.update(files(now))
+        good = assembly.world.policies["shop/p"]
+        for step in steps:
+            now |= step
+            if restart:
+                assembly = Assembly(Kept(assembly.world))
+                step = now
+            assembly.update(files(step))
+            assert assembly.world.policies["shop/p"] == good
+        assert "NetworkPolicy shop/p" in assembly.rejected and "NetworkPolicy shop/p" in assembly.last_good
+        (finding,) = (each for each in assembly.findings() if each.code == "may-be-here")
+        assert finding.position.file == "b.yaml" and "a.yaml:1" in finding.fault
+        assembly.update(files({"b": policy("other")}))
+        assert set(assembly.world.policies) == {"shop/other"} and not assembly.findings()
+
+    def test_any_of_several_may_hold_it(self) -> None:
+        assembly = Assembly()
+        for step in ({"a": policy()}, {"b": self.BROKEN, "c": self.BROKEN}, {"a": None}, {"b": ""}):
+            assembly.update(files(step))
+            assert set(assembly.world.policies) == {"shop/p"}
+        (finding,) = (each for each in assembly.findings() if each.code == "may-be-here")
+        assert finding.position.file == "c.yaml"
+        assembly.update(files({"c": None}))
+        assert not assembly.world.policies and not assembly.rejected
+
+    def test_pods_go_unless_the_file_broke_in_the_same_change(self) -> None:
+        assembly = Assembly()
+        assembly.update(files({"a": pod("x", "10.0.0.1"), "c": pod("y", "10.0.0.2"), "d": pod("z", "10.0.0.3")}))
+        assembly.update(files({"a": None, "b": self.BROKEN}))
+        assembly.update(files({"c": None}))
+        assembly.update(files({"d": self.BROKEN}))
+        assert set(assembly.world.pods) == {"shop/x", "shop/z"}
+        assembly.update(files({"b": None}))
+        assert set(assembly.world.pods) == {"shop/z"}
+
+
+def files(texts: Mapping[str, str | None]) -> dict[str, Parsed | None]:
+    return {
+        f"{name}.yaml": None if text is None else parse(text.encode(), f"{name}.yaml") for name, text in texts.items()
+    }
 
 
 def test_a_policy_that_lost_its_name_stays_and_isolates():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from hypothesis import event, given, settings
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.manifest import Object, Parsed
+from netpold.policy.manifest import Parsed
 from netpold.policy.model import Direction, Finding, Namespace, Pod, Policy, Position, World
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ruleset import FAMILIES, Ruleset
-from tests.live import Live
+from tests.live import Kept, Live
 from tests.naive_assemble import assemble
 from tests.strategies import EVERYTHING_GOES, Shape, changed, histories, worlds
 
@@ -150,27 +150,6 @@ def shown(world: World) -> dict[str, str]:
     return {f"{kind} {key}": repr(each) for kind, objects in kinds.items() for key, each in objects.items()}
 
 
-class Kept:
-    """A world as it was in force before a restart."""
-
-    def __init__(self, world: World) -> None:
-        self._objects: dict[tuple[str, str], Object] = {
-            (kind, key): each
-            for kind, table in (
-                ("Pod", world.pods),
-                ("Namespace", world.namespaces),
-                ("NetworkPolicy", world.policies),
-            )
-            for key, each in table.items()
-        }
-
-    def version(self, kind: str, key: str) -> Object | None:
-        return self._objects.get((kind, key))
-
-    def held(self, file: str) -> list[Object]:
-        return [each for each in self._objects.values() if each.position and each.position.file == file]
-
-
 @given(edits(), st.data())
 @settings(max_examples=400, deadline=None)
 def test_worlds_out_of_files(history: list[dict[str, Parsed | None]], data: st.DataObject) -> None:
@@ -178,12 +157,16 @@ def test_worlds_out_of_files(history: list[dict[str, Parsed | None]], data: st.D
     assembly, before = Assembly(), World()
     files: dict[str, Parsed] = {}
     live = Live(World())
+    kept: Mapping[str, frozenset[str]] = {}
     for edit in history:
+        anew: Collection[str] = edit.keys()
         files = {file: says for file, says in {**files, **edit}.items() if says is not None}
         if data.draw(st.integers(0, 2)) == 0:
             assembly, live, edit = Assembly(Kept(before)), Live(World()), files
+            anew, kept = (), {}
         changes = assembly.update(edit)
-        wanted = assemble(files, before)
+        wanted = assemble(files, before, anew, kept)
+        kept = wanted.kept_pods
         assert shown(assembly.world) == shown(wanted.world)
         assert assembly.rejected == wanted.rejected
         claims = Index(wanted.world).claims.findings(wanted.world.pods)

@@ -7,10 +7,12 @@ So what was known stays, and who wants it to go says so.  After a restart, what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from netpold.host.mounts import mount_points
 from netpold.host.scan import Directory, SourceError, problem
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
@@ -24,23 +26,34 @@ _BLANK = Content(b"", Parsed((), (), NOTHING, False), None)
 
 
 class FilesBefore(Protocol):
+    """What is known from before a restart (last_good.py)."""
+
     def files(self) -> Collection[str]:
-        """The files that held what was in force before a restart."""
+        """The files that held what was in force."""
+
+    def fault(self) -> str | None:
+        """Why more may have been in force than is known; None: all is known."""
+
+    def try_again(self) -> None:
+        """Look again at what was out of reach."""
 
 
 class Absence:
-    """What a Source asks.  `before`: what is known from before a restart, while it starts."""
+    """What a Source asks.  `before`: what is known from before a restart, while it starts.  `was_enforced`: policies
+    were in force then, whatever else is known."""
 
     def __init__(self, directory: Path, allow_empty: bool, before: FilesBefore | None) -> None:
         self._directory = directory
         self._allow_empty = allow_empty
         self._before = before
-        self._unmounted: dict[str, int] = {}  # directories, and the device that they are on now
+        self.was_enforced = False
+        self._points: frozenset[str] = frozenset()  # of mounts, as of the last walk
+        self._unmounted: dict[str, tuple[int, int]] = {}  # directories, and which they are now
         self._went: dict[str, tuple[float, Content]] = {}  # in the order in which they went
 
     def started(self) -> None:
         """All that is known now is in the Source."""
-        self._before = None
+        self._before, self.was_enforced = None, False
 
     def files_before(self) -> Collection[str]:
         return self._before.files() if self._before else ()
@@ -51,7 +64,7 @@ class Absence:
 
     def refuse_empty(self, known: Collection[str]) -> None:
         """Nothing is there any more.  Raises SourceError where something was, unless the settings allow that."""
-        if not self._allow_empty and (known or self.files_before()):
+        if not self._allow_empty and (known or self.was_enforced or self.files_before()):
             hint = (
                 "put the manifests back, or mount them (if nothing is to be enforced, put a file there that has only a "
                 "comment, or set allow_empty = true); policies known before stay in force"
@@ -64,18 +77,38 @@ class Absence:
             hint = "put the directory back; policies known before stay in force"
             raise SourceError(self._directory, "the directory of manifests is a file now", hint)
 
+    def doubt(self) -> str | None:
+        """Why it is not known all that was in force before the start."""
+        return self._before.fault() if self._before and self.was_enforced else None
+
+    def refuse_unread(self, broken: Iterable[str]) -> None:
+        """These files could not be read to their ends.  Raises SourceError where they may hold what was in force before
+        the start, and nobody knows that any more."""
+        first = min(broken, default=None)
+        fault = self.doubt() if first else None
+        if self._before and fault:
+            self._before.try_again()
+            text = f"it is not known what {first}, which can't be read to its end, held before ({fault})"
+            hint = f"mend {first} or take it away; until then the rules from before stay in force"
+            raise SourceError(self._directory, text, hint)
+
     def unmounted(
-        self, before: Mapping[str, Directory], now: Mapping[str, Directory], holds: Callable[[str], bool]
+        self, before: Mapping[str, Directory], now: Mapping[str, Directory], occupied: Collection[str]
     ) -> set[str]:
-        """The directories on which something was mounted that held files, and is no more, by two walks, or since an
-        earlier call; `holds`: whether a known file is below a directory."""
-        top = str(self._directory)
+        """The directories on which something was mounted that held files, and is no more, by two walks, and since
+        earlier calls; in the first walk, those without files that held some before a restart.  `occupied`: the
+        directories in which files are."""
+        top, points, self._points = str(self._directory), self._points, mount_points()
         others = {
-            path for path, was in before.items() if path != top and path in now and now[path].device != was.device
+            path
+            for path, was in before.items()
+            if path in now and (now[path].device != was.device or _is_other(path, was, now[path], points))
         }
-        stayed = {path for path, device in self._unmounted.items() if path in now and now[path].device == device}
-        found = {path for path in others | stayed if not holds(path)}
-        self._unmounted = {path: now[path].device for path in found}
+        others |= {path for path, identity in self._unmounted.items() if path in now and now[path][:2] == identity}
+        others |= {path for file in self.files_before() for path in _parents(file) if path in now}
+        full = {parent for each in occupied for parent in (each, *_parents(each))}
+        found = others - full - {top}
+        self._unmounted = {path: now[path][:2] for path in found}
         return found
 
     def went(self, path: str, content: Content, now: float) -> None:
@@ -100,6 +133,11 @@ class Absence:
             return _BLANK
         parsed = Parsed((), (_emptied(path),), NOTHING, True)
         return Content(b"", parsed, (parsed,))
+
+
+def _is_other(path: str, was: Directory, now: Directory, points: Collection[str]) -> bool:
+    """Whether it is another directory, and something was mounted on it before; `points`: where."""
+    return now.inode != was.inode and os.path.realpath(path) in points
 
 
 def unmounted_problem(path: str) -> Finding:

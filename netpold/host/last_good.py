@@ -17,7 +17,6 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
@@ -57,14 +56,17 @@ class LastGood:
     def __init__(self, path: Path, told: Callable[[], object] = lambda: None) -> None:
         self._path = path
         self._rows: Mapping[Name, Row] | None = None  # once they were needed
-        self._by_file: dict[str, list[Row]] = defaultdict(list)
+        self._files: frozenset[str] = frozenset()  # of these rows
         self._reading = True  # until the first round is done
         self._damage: str | None = None
+        self._missing: str | None = None  # that there was no database at the start
+        self._unread = False  # it was out of reach when it was to be read
         self._world: Mapping[str, Mapping[str, Object]] = {}  # what there is now, by kind
         self._to_put: dict[Name, None] = {}  # what changed
         self._rest: Iterator[Name] = iter(())  # what there was at the start, and was not put yet
         self._writer = _Writer(path, told)
         if not path.exists():
+            self._missing = f"{path} was not there"
             self._writer.start()  # it makes the database while manifests are read
         self.due: float | None = None
 
@@ -80,35 +82,43 @@ class LastGood:
         row = self._known().get((kind, key))
         return self._object(row) if row else None
 
-    def held(self, file: str) -> Iterator[Object]:
-        """The objects that came from a file."""
-        self._known()
-        for row in self._by_file.get(file, ()):
-            found = self._object(row)
-            if found is not None:
-                yield found
+    def names(self) -> Collection[Name]:
+        """The kind and key of each object."""
+        return self._known().keys()
 
     def files(self) -> Collection[str]:
         """The files that objects came from."""
         self._known()
-        return self._by_file.keys()
+        return self._files
+
+    def fault(self) -> str | None:
+        """Why objects may have been in force of which nothing is known here; None: all are known."""
+        self._known()
+        return self._missing or self._damage
+
+    def try_again(self) -> None:
+        """Read it anew where it was out of reach."""
+        if self._unread and self._reading:
+            self._unread, self._rows = False, None
 
     def _known(self) -> Mapping[Name, Row]:
         if not self._reading:
             return {}
         if self._rows is None:
             self._rows = self._read()
-            for row in self._rows.values():
-                self._by_file[row.file].append(row)
+            self._files = frozenset(row.file for row in self._rows.values())
         return self._rows
 
     def _read(self) -> Mapping[Name, Row]:
         try:
             found = database.read(self._path)
         except _TROUBLE as error:
+            self._unread = True
             self._warn(f"last good versions can't be read from {self._path}: {error}; {_COUNTS_AS_NEW}")
             return {}
-        if found.damaged:
+        if not found.damaged:
+            self._damage = None
+        else:
             self._writer.renew = True
             of = "" if found.expected is None else f" of {found.expected}"
             self._warn(
@@ -124,8 +134,9 @@ class LastGood:
         return found
 
     def _warn(self, text: str) -> None:
-        self._damage = text
-        log.warning("%s", text)
+        if text != self._damage:
+            self._damage = text
+            log.warning("%s", text)
 
     # What is in force now -------------------------------------------------------------------------------------------
 
@@ -133,7 +144,7 @@ class LastGood:
         """What a round changed in the world (always the same one)."""
         first = self._reading
         if first or self._writer.lost:
-            self._reading, self._rows, self._by_file = False, None, defaultdict(list)
+            self._reading, self._rows, self._files = False, None, frozenset()
             self._writer.lost, self._world = False, dict(_tables(world))
             names = {kind: list(table) for kind, table in self._world.items()}
             self._rest = ((kind, key) for kind, keys in names.items() for key in keys)
@@ -150,6 +161,9 @@ class LastGood:
 
     def save(self, seconds: float) -> None:
         """Go on for about so long with handing over what changed, and then what there is."""
+        if not self._writer.start():
+            self.due = time.monotonic() + RETRY_S
+            return
         end = time.monotonic() + seconds
         names = chain(self._changed_names(), self._rest)
         while True:
@@ -171,7 +185,7 @@ class LastGood:
     def close(self) -> None:
         """Write what is still to be written, if the disk lets us."""
         end = time.monotonic() + AT_END_S
-        while self.due is not None and not self._writer.busy and time.monotonic() < end:
+        while self.due is not None and not self._writer.busy and self._writer.start() and time.monotonic() < end:
             self.save(AT_END_S)
         self._writer.close()
 
@@ -217,12 +231,18 @@ class _Writer:
         """Whether so much waits that no more should be put."""
         return self._queue.qsize() + len(self._waiting) > MOST_WAITING
 
-    def start(self) -> None:
+    def start(self) -> bool:
+        """Whether the thread runs; the machine may have none to give, for now."""
         if not self._thread:
-            self._thread = started(self._run, "netpold-last-good")
+            try:
+                self._thread = started(self._run, "netpold-last-good")
+            except OSError as error:
+                self._fail(error)
+                return False
+        return True
 
     def put(self, work: tuple[Name, Row | None] | _Known) -> None:
-        self.start()
+        """What is put waits for the thread."""
         self._queue.put(work)
 
     def close(self) -> None:
@@ -297,6 +317,9 @@ class _Writer:
         self._close()
         if isinstance(error, sqlite3.Error) and database.is_damage(error):
             self.renew = True
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
         failure = (
             f"last good versions can't be written to {self._path}: {error}; make room for it, or mend it: after a "
             "restart, older ones would be in force where manifests are bad"

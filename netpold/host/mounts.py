@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Set
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")  # blank, tab, newline and backslash
 _IDENTITY = 5  # fields of a line that say which mount it is, and of what
@@ -51,6 +51,15 @@ class Mounts:
         while part := os.read(self._fd, 1 << 16):
             data += part
         return frozenset(tuple(line.split(b" ", _IDENTITY)[:_IDENTITY]) for line in data.splitlines())
+
+
+def mount_points() -> frozenset[str]:
+    """The real paths at which something is mounted; none where /proc is not there."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(_point(tuple(line.split(b" ", _IDENTITY)[:_IDENTITY])) for line in lines)
 
 
 def _point(line: tuple[bytes, ...]) -> str:

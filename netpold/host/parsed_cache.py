@@ -19,6 +19,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -141,9 +142,10 @@ class ParsedCache:
     def _later(self, work: Row | str) -> None:
         if not self._usable:
             return
-        if not self._thread:
-            self._thread = started(self._write, "netpold-cache")
         self._queue.put(work)
+        if not self._thread:
+            with suppress(OSError):  # the machine may have none to give for now; what is put waits for it
+                self._thread = started(self._write, "netpold-cache")
 
     def _open(self) -> sqlite3.Connection:
         """Raises OSError, sqlite3.Error and _Corrupt."""

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from netpold.host.absence import UNKNOWN, Absence, FilesBefore, is_below, unmounted_problem
@@ -98,7 +97,7 @@ class Source:
     `scanned` is told where each walk was (None: there is no directory), and `entering` of each directory before it is
     listed: that is where a Watcher listens (`follow`, `enter`).  `complete`: everything was handed out once; before,
     nothing is.  `due`: when to read again, without hints (time.monotonic()); None: nothing waits.
-    `before`: tells of the files that were known before a restart.  `allow_empty`: a directory with no manifest in it
+    `before`: tells of what was known before a restart.  `allow_empty`: a directory with no manifest in it
     means that there are none, also where some were known (absence.py).
     """
 
@@ -148,6 +147,10 @@ class Source:
         self._settle_s = 0.0
         self._tell_time()
 
+    def was_enforced(self, policies: bool = True) -> None:
+        """Whether policies were in force before the start, whatever else is known of then."""
+        self._absence.was_enforced = policies
+
     @property
     def parsed(self) -> Mapping[str, Parsed]:
         """What all files say, by path."""
@@ -161,7 +164,7 @@ class Source:
         self._turn += 1
         self._settle_s = settle_s
         self._tell_time()
-        changed, self._kept_back = self._kept_back, {}
+        changed = self._kept_back  # to which a walk may add
         try:
             self._look(hints)
             self._at_work.hear(hints.drafts)
@@ -179,17 +182,19 @@ class Source:
                     self._absence.refuse_empty(())
         except SourceError:
             self._walk_wanted, self._sweep, self.due = True, None, None
-            self._kept_back = changed
             self._waiting.begin_anew()
             self._scanned(None)
             self._stand_in()
             raise
         if not held and not self._walk_wanted and not self._waiting.awaited():
+            if not self.complete:
+                self._absence.refuse_unread(path for path, each in self.parsed.items() if each.truncated)
             self._waiting.end_batch()
             self._completed()
         self.due = now + AT_WORK_POLL_S if held else self._next(now)
         if not self.complete:
-            self._kept_back, changed = changed, {}
+            return self._reading({})
+        self._kept_back = {}
         return self._reading(changed)
 
     def stand_ins(self) -> Reading | None:
@@ -199,7 +204,9 @@ class Source:
         return self._reading(changed) if changed else None
 
     def _stand_in(self) -> None:
-        """The directory is not there, or nothing is in it: let what was known of it be there."""
+        """The directory is not there, or nothing is in it: let what was known of it be there, if all is known."""
+        if not self.complete and self._absence.doubt():
+            return
         known = dict.fromkeys(self._absence.files_before(), _UNKNOWN) or self._absence.went_lately(time.monotonic())
         for path, content in known.items():
             if path not in self._files:
@@ -356,13 +363,15 @@ class Source:
         self._walks += 1
         number = self._walks
         walk = Walk(self.directory, self._max_file_size, self._entering, self._listed, self._trustees)
-        unconfirmed, closed, found = set(self._waiting), set(), False
+        unconfirmed, closed = set(self._waiting), set()
+        occupied: set[str] = set()  # directories
         for path, seen in walk:
-            found = True
+            occupied.add(path.rpartition("/")[0])
             self._absence.refuse_file(path, self._files.keys())
             unconfirmed.discard(path)
             if isinstance(seen, Finding):
                 closed.add(path)
+                occupied.add(path)  # nobody can tell
             file, wait = self._files.get(path), self._waiting.get(path)
             if file:
                 file.visited = number
@@ -377,12 +386,15 @@ class Source:
         self._disturbed = walk.disturbed()
         if self._disturbed:
             return
-        if not found and self._waiting.anew:
+        if not occupied and self._waiting.anew:
             self._absence.refuse_empty(self._files.keys())
-        there = partial(self._was_visited_below, number)
-        unmounted = self._absence.unmounted(self._listed, walk.listed, there)
+        unmounted = self._absence.unmounted(self._listed, walk.listed, occupied)
         self._notes += tuple(map(unmounted_problem, unmounted))
         closed |= unmounted
+        for path in [each for directory in unmounted for each in self._absence.files_below(directory)]:
+            if path not in self._files:
+                self._files[path] = _File(_NEVER_READ, _UNKNOWN, number)
+                self._kept_back[path] = UNKNOWN
         for path in list(self._files):
             file = self._files.get(path)
             if file and file.visited != number:
@@ -397,10 +409,6 @@ class Source:
                 self._waiting.pop(path, None)
         yield
         self._listed = walk.listed
-
-    def _was_visited_below(self, number: int, directory: str) -> bool:
-        """Whether a walk found a file below a directory that was known before."""
-        return any(file.visited == number and path.startswith(f"{directory}/") for path, file in self._files.items())
 
     def _is_swapped(self, walk: Walk, path: str) -> bool:
         """Whether the directory that a path is in took another one's place, and was not empty when it did."""
@@ -419,6 +427,9 @@ class Source:
             wait.looked = self._turn
             if at_once or swapped:
                 wait.rest_s, wait.alone, wait.swapped = 0.0, at_once, swapped
+            if at_once and seen is not None and not wait.moved:
+                wait.moved = True
+                self._waiting.add(path, wait, self._now)
             return
         rest_s, harmless = self._settle_s, False
         if seen is None:
@@ -432,7 +443,8 @@ class Source:
         if wait:
             began, given_up = wait.began, wait.given_up
         alone = at_once or (seen is None and not swapped)
-        wait = Wait(seen, since, began, rest_s, alone, swapped, self._turn, given_up, harmless)
+        moved = at_once and seen is not None
+        wait = Wait(seen, since, began, rest_s, alone, swapped, self._turn, given_up, harmless, moved=moved)
         self._waiting.add(path, wait, self._now)
 
     def _is_harmless(self, path: str) -> bool:

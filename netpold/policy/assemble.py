@@ -1,8 +1,12 @@
 """One world out of many files, kept up to date file by file, with the last good version where a manifest is bad.
 
 The order of files never matters.  An object is, in this order: its one good version; where its manifest is rejected,
-the good version that it had before; else its closed version.  A file that could not be read to its end may hold any
-object that it held before, so those stay as they are, closed ones too.
+the good version that it had before; else its closed version.
+
+A file that could not be read to its end is broken: it may hold any object, be it one of its own or one that was moved
+there.  So as long as a file is broken, a policy or a namespace that is in no file any more stays as it was, closed ones
+too.  Pods come and go, and their addresses are given to others: a pod stays only where the file that it stood in is
+broken, or a file broke in the change that it went with.
 
 What was in force before a restart is asked for in the first update, and only where that is needed (LastGood): so the
 world is the one that it would be without a restart.
@@ -15,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from netpold.policy.changes import Changes
 from netpold.policy.findings import MOST_IN_ALL, MOST_IN_FILE, Findings
@@ -26,6 +30,7 @@ _T = TypeVar("_T", Pod, Namespace, Policy)
 
 _NOWHERE = Position("", 0)
 _NOTHING = Parsed((), (), {}, truncated=False)
+_NO_FILES: frozenset[str] = frozenset()
 
 
 class LastGood(Protocol):
@@ -34,15 +39,15 @@ class LastGood(Protocol):
     def version(self, kind: str, key: str) -> Object | None:
         """The object of that kind and key."""
 
-    def held(self, file: str) -> Iterable[Object]:
-        """The objects that stood in that file (by their positions)."""
+    def names(self) -> Iterable[tuple[str, str]]:
+        """The kind and key of each object."""
 
 
 class Assembly:
     """What should be in force.  `world` is always the same object; its mappings change with every `update`."""
 
     def __init__(self, last_good: LastGood | None = None) -> None:
-        self._pods = _Table[Pod]("Pod", closed_pod)
+        self._pods = _Table[Pod]("Pod", closed_pod, comes_and_goes=True)
         self._namespaces = _Table[Namespace]("Namespace", closed_namespace)
         self._policies = _Table[Policy]("NetworkPolicy", closed_policy)
         self._by_type: Mapping[type, _Table[Any]] = {
@@ -52,7 +57,7 @@ class Assembly:
         }
         self._last_good = last_good  # None from the first update on: then all that was good is in the world
         self._parsed: dict[str, Parsed] = {}
-        self._broken: set[str] = set()
+        self._broken: frozenset[str] = frozenset()
         self._with_findings: set[str] = set()
         self.passed_over: Counter[str] = Counter()
         self.world = World(self._pods.objects, self._namespaces.objects, self._policies.objects)
@@ -66,15 +71,27 @@ class Assembly:
             else:
                 self._parsed[file] = says
         last_good, self._last_good = self._last_good, None
-        if last_good is not None:
-            for file in self._broken:
-                for each in last_good.held(file):
-                    self._by_type[type(each)].touch(each.key)
+        broken = self._break(files, is_first=last_good is not None)
+        if last_good is not None and broken.files:
+            tables = {table.kind: table for table in self._tables()}
+            for kind, key in last_good.names():
+                if kind in tables:
+                    tables[kind].touch(key)
         return Changes(
-            self._pods.settle(self._broken, last_good),
-            self._namespaces.settle(self._broken, last_good),
-            self._policies.settle(self._broken, last_good),
+            self._pods.settle(broken, last_good),
+            self._namespaces.settle(broken, last_good),
+            self._policies.settle(broken, last_good),
         )
+
+    def _break(self, files: Mapping[str, Parsed | None], is_first: bool) -> _Broken:
+        """Note which files are broken now; what stays because of others is to be looked at again."""
+        changed = frozenset(file for file, says in files.items() if says and says.truncated)
+        before, self._broken = self._broken, (self._broken - files.keys()) | changed
+        if self._broken != before:
+            for table in self._tables():
+                table.touch_kept()
+        # in the first update all are new, whenever they broke
+        return _Broken(self._broken, _NO_FILES if is_first else changed, min(self._broken, default=""))
 
     @property
     def rejected(self) -> frozenset[str]:
@@ -118,26 +135,33 @@ class Assembly:
         for each in now.objects:
             if id(each) not in stays:
                 self._by_type[type(each)].enter(each)
-        for table in self._tables():
-            table.touch_kept(file)
-        _set(self._broken, file, now.truncated)
         _set(self._with_findings, file, bool(now.findings))
         self.passed_over.subtract(before.passed_over)
         self.passed_over.update(now.passed_over)
 
 
-class _Table(Generic[_T]):
-    """The objects of one kind, and what of them can't be told from the objects alone."""
+class _Broken(NamedTuple):
+    """The files that are broken; of these, those that changed in this update; and the first of them, by name."""
 
-    def __init__(self, kind: str, close: Callable[[Sequence[_T]], _T]) -> None:
+    files: frozenset[str]
+    changed: frozenset[str]
+    first: str
+
+
+class _Table(Generic[_T]):
+    """The objects of one kind, and what of them can't be told from the objects alone.  `comes_and_goes`: an object that
+    is in no file any more is given up sooner."""
+
+    def __init__(self, kind: str, close: Callable[[Sequence[_T]], _T], *, comes_and_goes: bool = False) -> None:
         self.kind = kind
+        self._comes_and_goes = comes_and_goes
         self.objects: dict[str, _T] = {}
         self.rejected: set[str] = set()
         self.notes: dict[str, list[Finding]] = {}
         self._close: Callable[[Sequence[_T]], _T] = close
         # what the files say of a key, where that is anything else than the one object that is in force
         self._copies: dict[str, list[_T]] = {}
-        self._kept: dict[str, set[str]] = {}  # by broken file, the keys that stay because of it
+        self._kept: dict[str, frozenset[str]] = {}  # by key that stays, the broken files that may hold it
         self._touched: dict[str, list[_T]] = {}  # since `settle`: what the files say now
 
     def leave(self, each: _T) -> None:
@@ -161,9 +185,9 @@ class _Table(Generic[_T]):
         """This key is to be looked at, whatever the files say of it."""
         self._said(key)
 
-    def touch_kept(self, file: str) -> None:
-        """What stays because this file is broken is to be looked at again."""
-        for key in self._kept.pop(file, ()):
+    def touch_kept(self) -> None:
+        """What stays because files are broken is to be looked at again."""
+        for key in self._kept:
             self._said(key)
 
     def _said(self, key: str) -> list[_T]:
@@ -175,7 +199,7 @@ class _Table(Generic[_T]):
     def _only(self, key: str) -> list[_T]:
         return [self.objects[key]] if key in self.objects else []
 
-    def settle(self, broken: set[str], last_good: LastGood | None) -> dict[str, tuple[_T | None, _T | None]]:
+    def settle(self, broken: _Broken, last_good: LastGood | None) -> dict[str, tuple[_T | None, _T | None]]:
         """Decide on every object that was touched; returns those that are others now, before and after.
 
         `last_good`: the first time, what was in force before.
@@ -195,21 +219,28 @@ class _Table(Generic[_T]):
         return changed
 
     def _decide(
-        self, key: str, copies: list[_T], before: _T | None, broken: set[str], last_good: LastGood | None
+        self, key: str, copies: list[_T], before: _T | None, broken: _Broken, last_good: LastGood | None
     ) -> _T | None:
         if len(copies) == 1 and not copies[0].quarantined:  # almost always
             if key in self._copies:
                 self._forget(key)
             return copies[0]
+        kept = self._kept.get(key, _NO_FILES)
         self._forget(key)
         if last_good is not None:
             before = cast(_T | None, last_good.version(self.kind, key))
         good = before if before is not None and not before.quarantined else None
         if not copies:
-            file = before.position.file if before is not None and before.position is not None else ""
-            if file not in broken:
+            if before is None or not broken.files:
                 return None
-            self._kept.setdefault(file, set()).add(key)
+            where = place(before)
+            kept = broken.files & (kept or broken.changed | {where.file}) if self._comes_and_goes else broken.files
+            if not kept:
+                return None
+            self._kept[key] = kept
+            if where.file not in kept:
+                holder = broken.first if broken.first in kept else min(kept)
+                self.notes[key] = [may_be_there(f"{self.kind} {key}", where, holder)]
             now, rejected = before, True
         else:
             copies.sort(key=place)
@@ -229,6 +260,7 @@ class _Table(Generic[_T]):
 
     def _forget(self, key: str) -> None:
         self._copies.pop(key, None)
+        self._kept.pop(key, None)
         self.notes.pop(key, None)
         self.rejected.discard(key)
 
@@ -250,6 +282,16 @@ def _notes(subject: str, copies: Sequence[_T], same: bool) -> Iterable[Finding]:
         else:
             fault = f"{subject} is here and, different, in {first}: neither is in force"
             yield Finding(where, "conflicting-objects", "", fault, "keep one of them", subject)
+
+
+def may_be_there(subject: str, where: Position, holder: str) -> Finding:
+    """About an object that is in no file, and stays."""
+    fault = (
+        f"{subject}, which was in {where}, is in no file any more; this one can't be read to its end and may hold it, "
+        "so it stays in force as it was"
+    )
+    cure = "mend this file or take it away; what no file holds goes when all files can be read to their ends"
+    return Finding(Position(holder, 1), "may-be-here", "", fault, cure, subject)
 
 
 def place(found: Pod | Namespace | Policy) -> Position:
