@@ -18,7 +18,7 @@ from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply
 from netpold.host.kernel.backend import Backend, Content, KernelError, Suspicion
 from netpold.host.kernel.watch import EVERYTHING, Watch
-from netpold.host.kernel.watch_sets import differing
+from netpold.host.kernel.watch_sets import differing, is_of_another_kind
 from netpold.host.threads import started
 from netpold.policy.model import Family
 from netpold.rules.mend import Damage, Members, mend
@@ -100,7 +100,8 @@ class Drift:
                     self._suspicion, self._mend_at = Suspicion(), None
                     return None
                 now = time.monotonic()
-                at = self.fight.at(now, damage is None or damage.opens)
+                opens = damage is None or damage.opens
+                at = self.fight.at(now, opens)
                 if at > now:
                     self._mend_at = at
                     return None
@@ -114,7 +115,7 @@ class Drift:
                 self._suspicion |= EVERYTHING
         done, by = time.monotonic(), self._suspicion.by
         self._suspicion, self._mend_at = Suspicion(), None
-        self.fight.repaired(done, by, done - self._noticed)
+        self.fight.repaired(done, by, done - self._noticed, opens)
         return Mended(replace(left, ruleset=installed.ruleset) if left else None)
 
     def _take(self) -> None:
@@ -172,10 +173,9 @@ class Drift:
 
     @staticmethod
     def _is_of_another_kind(headers: Mapping[str, ipset.Header], known: Installed) -> bool:
-        """Whether somebody put a set of another type in the place of one of netpold's."""
+        """Whether somebody put a set of another type, or with other options, in the place of one of netpold's."""
         return any(
-            (headers[name].kind, headers[name].family)
-            != (known.ruleset.sets[each].kind, known.ruleset.sets[each].family)
+            is_of_another_kind(headers[name], known.ruleset.sets[each])
             for each, name in known.names.items()
             if name in headers
         )

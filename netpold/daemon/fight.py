@@ -1,9 +1,9 @@
 """How soon to repair what another program keeps changing, and how often to say so.  Knows no clock: times (s) come in.
 
 The first FREE repairs are made at once, and so is any other as long as they come no oftener than one in REFILL_S.  When
-they come oftener than that, pauses grow from FIRST_S by the double: up to OPEN_S where packets may meet other verdicts
-meanwhile, up to LONGEST_S where only the place of a jump is contested.  After QUIET_S without a change everything is as
-at the beginning.
+they come oftener than that, there are pauses: of OPEN_S where packets meet other verdicts meanwhile; where only the
+place of a jump is contested, they grow from FIRST_S by the double up to LONGEST_S.  After QUIET_S without a change
+everything is as at the beginning.
 
 An episode is told once at its beginning, then, while it goes on, with growing intervals and the number of repairs.
 """
@@ -18,7 +18,7 @@ from netpold.host.kernel.backend import Program
 FREE = 20
 REFILL_S = 0.5
 FIRST_S = 0.1
-OPEN_S = 0.4
+OPEN_S = 0.02
 LONGEST_S = 5.0
 QUIET_S = 10.0
 TELL_S, TELL_MOST_S = 2.0, 600.0  # between lines; doubles
@@ -40,6 +40,7 @@ class Fight:
     def __init__(self) -> None:
         self._left = float(FREE)
         self._level = 0  # how many repairs had to wait
+        self.open_since: float | None = None  # when the first of them was of what opens
         self._last = float("-inf")
         self._settled = 0.0
         self._told: dict[tuple[str, ...], _Told] = {}
@@ -50,16 +51,18 @@ class Fight:
         self._settle(now)
         if self._level == 0 and self._left >= 1:
             return now
-        pause = FIRST_S * (1 << min(self._level, 10))
-        return max(now, self._last + min(pause, OPEN_S if opens else LONGEST_S))
+        pause = OPEN_S if opens else min(FIRST_S * (1 << min(self._level, 10)), LONGEST_S)
+        return max(now, self._last + pause)
 
-    def repaired(self, now: float, by: Sequence[Program], took: float) -> None:
-        """`by`: the programs, as far as they are known; `took`: s, from when it was noticed."""
+    def repaired(self, now: float, by: Sequence[Program], took: float, opens: bool) -> None:
+        """`by`: the programs, as far as they are known; `took`: s, from when it was noticed; `opens`: as of `at`."""
         self._settle(now)
         if self._left >= 1:
             self._left -= 1
         else:
             self._level += 1
+            if opens and self.open_since is None:
+                self.open_since = now
         names = tuple(sorted({each.name for each in by}))
         self._last, self._by = now, names or self._by
         told = self._told.setdefault(names, _Told())
@@ -90,14 +93,15 @@ class Fight:
         if not self._level:
             return None
         who = ", ".join(self._by) or "another program"
+        what = "put back with growing pauses" if self.open_since is None else "open until they are put back each time"
         return (
-            f"{who} keeps changing netpold's chains or the jumps to them: they are put back with growing pauses; "
+            f"{who} keeps changing netpold's chains or the jumps to them: they are {what}; "
             "have it leave them as they are, or stop it"
         )
 
     def _settle(self, now: float) -> None:
         if now - self._last >= QUIET_S:
-            self._level, self._left = 0, float(FREE)
+            self._level, self._left, self.open_since = 0, float(FREE), None
             self._told = {names: told for names, told in self._told.items() if told.repairs}
         elif not self._level:
             self._left = min(self._left + (now - self._settled) / REFILL_S, float(FREE))

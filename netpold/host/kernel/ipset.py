@@ -9,7 +9,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 from netpold.host.kernel.backend import KernelError, refused
@@ -33,7 +34,7 @@ from netpold.rules.ruleset import SET_PREFIXES, IPSet
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _CREATE, _DESTROY, _LIST, _ADD, _DEL = 2, 3, 7, 9, 10
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = range(1, 10)
-_CADT_FLAGS, _HASHSIZE, _MAXELEM, _ELEMENTS = 8, 18, 19, 24
+_TIMEOUT, _CADT_FLAGS, _HASHSIZE, _MAXELEM, _NETMASK, _ELEMENTS = 6, 8, 18, 19, 20, 24
 _FLAG_LIST_SETNAME, _FLAG_LIST_HEADER, _FLAG_WITH_COUNTERS = 1 << 1, 1 << 2, 1 << 3
 _ERR_BUSY = 4100
 
@@ -90,12 +91,21 @@ def names() -> frozenset[str]:
     return frozenset(name for name in found if name.startswith(SET_PREFIXES))
 
 
+Options = tuple[bytes | None, ...]
+
+
 class Header(NamedTuple):
-    """What the kernel says of a set in a word.  `size`: how many members it has; None before Linux 4.17."""
+    """What the kernel says of a set in a word.
+
+    `options`: those that decide what members it takes and how long it keeps them, to be compared with `options_of`;
+    `size`: how many members it has; None before Linux 4.17; `text`: all of it, to be compared, and nothing else.
+    """
 
     kind: str
     family: Family
+    options: Options
     size: int | None
+    text: bytes
 
 
 def headers_listing() -> bytes:
@@ -125,16 +135,39 @@ def headers(listing: bytes) -> dict[str, Header]:
             values = {kind: options[start:end] for kind, start, end in attributes(options, 0, len(options))}
             kind = parts[_TYPENAME].rstrip(b"\0").decode(errors="surrogateescape")
             size = int.from_bytes(values[_ELEMENTS], "big") if _ELEMENTS in values else None
-            found[name] = Header(kind, 6 if parts[_FAMILY][0] == socket.AF_INET6 else 4, size)
+            family: Family = 6 if parts[_FAMILY][0] == socket.AF_INET6 else 4
+            found[name] = Header(kind, family, _deciding(values), size, listing[begin:behind])
     return found
 
 
-def listing(name: str) -> bytes:
-    """The members of a set as the kernel gives them, for `members`; the same bytes say the same.
+def options_of(ipset: IPSet) -> Options:
+    """`Header.options` of a set as `create` makes it."""
+    return _made_with(ipset.larger == "counts")
+
+
+@cache
+def _made_with(counts: bool) -> Options:
+    return _deciding({kind: struct.pack("!I", value) for kind, value in _limits(counts)})
+
+
+def _deciding(values: Mapping[int, bytes]) -> Options:
+    return tuple(map(values.get, (_TIMEOUT, _CADT_FLAGS, _MAXELEM, _NETMASK)))
+
+
+def listing(name: str) -> list[bytes]:
+    """The members of a set as the kernel gives them, for `listed`; the same bytes say the same.
 
     Raises KernelError, also where there is no such set.
     """
-    return b"".join(_listed(name, lambda data, start, end: [attribute(_ADT | NLA_F_NESTED, data[start:end])]))
+    return _listed(name, lambda data, start, end: [data[start:end]])
+
+
+def listed(listing: Iterable[bytes]) -> frozenset[str]:
+    """What `members` gives.  Raises KernelError."""
+    try:
+        return frozenset(member for each in listing for member in decode(each, 0, len(each)))
+    except LookupError as error:
+        raise KernelError("ipset list: a set is of a type that netpold has no sets of") from error
 
 
 def members(name: str) -> frozenset[str]:
@@ -218,10 +251,12 @@ def _create(step: CreateSet) -> Iterator[tuple[_Sent, Request]]:
 
 def _options(ipset: IPSet) -> bytes:
     """Those that render.set_header has."""
-    found = [(_HASHSIZE, hash_size(ipset)), (_MAXELEM, MOST_MEMBERS)]
-    if ipset.larger == "counts":
-        found.append((_CADT_FLAGS, _FLAG_WITH_COUNTERS))
+    found = [(_HASHSIZE, hash_size(ipset)), *_limits(ipset.larger == "counts")]
     return b"".join(attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value)) for kind, value in found)
+
+
+def _limits(counts: bool) -> list[tuple[int, int]]:
+    return [(_MAXELEM, MOST_MEMBERS), *([(_CADT_FLAGS, _FLAG_WITH_COUNTERS)] if counts else [])]
 
 
 def _members(

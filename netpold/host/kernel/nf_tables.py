@@ -35,7 +35,8 @@ _TABLES = frozenset((_NEWTABLE, _DELTABLE, _DESTROYTABLE))
 _CHAINS = frozenset((_NEWCHAIN, _DELCHAIN, _DESTROYCHAIN))
 _RULES = frozenset((_NEWRULE, _DELRULE, _DESTROYRULE))
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4
-_CHAIN_NAME, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 3, 2, 3, 4
+_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 3, 4, 7, 2, 3, 4
+_HOOK_NUMBER = 1
 _GEN_PID, _GEN_NAME = 2, 3
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
@@ -55,6 +56,7 @@ _FAMILY: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _NFPROTO: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FILTER = attribute(_TABLE_NAME, b"filter\0")
 _OWN = tuple(each.encode() for each in CHAIN_PREFIXES)
+_HOOKS = {"INPUT": 1, "FORWARD": 2, "OUTPUT": 3}  # NF_INET_
 
 _T = TypeVar("_T")
 
@@ -191,9 +193,37 @@ def dormant(family: Family) -> bool:
     )
 
 
+def strayed(family: Family, builtin: str) -> bool:
+    """Whether there is a chain of that name which the packets do not pass that the built-in one is for: who makes a
+    chain anew may make it without its hook, or with another.  Raises KernelError."""
+    return _asked(family, lambda asker: any(not _is_built_in(each, builtin) for each in _named(asker, builtin)))
+
+
 def wake_up(family: Family) -> None:
     """Switch a dormant filter table on again.  Raises KernelError."""
-    _asked(family, lambda asker: asker.change(_NEWTABLE, _FILTER + attribute(_TABLE_FLAGS, bytes(4))))
+    _asked(family, lambda asker: asker.change((_NEWTABLE, _FILTER + attribute(_TABLE_FLAGS, bytes(4)))))
+
+
+def delete(family: Family, chain: str) -> None:
+    """Delete a chain with its rules.  Raises KernelError, also where a rule leads there."""
+    name = chain.encode() + b"\0"
+    _asked(
+        family,
+        lambda asker: asker.change(
+            (_DELRULE, _FILTER + attribute(_RULE_CHAIN, name)), (_DELCHAIN, _FILTER + attribute(_CHAIN_NAME, name))
+        ),
+    )
+
+
+def _named(asker: _Asker, chain: str) -> list[dict[int, bytes]]:
+    """What the kernel says of the chain of that name, if there is one."""
+    chains = (_values(*each) for each in asker.dump(_GETCHAIN) if each[0].startswith(_FILTER, each[1]))
+    return [each for each in chains if _text(each[_CHAIN_NAME]) == chain]
+
+
+def _is_built_in(values: Mapping[int, bytes], builtin: str) -> bool:
+    hook = _values(values.get(_CHAIN_HOOK, b"")).get(_HOOK_NUMBER, b"")
+    return int.from_bytes(hook, "big") == _HOOKS[builtin] and _text(values.get(_CHAIN_TYPE, b"")) == "filter"
 
 
 def _contents(asker: _Asker) -> Table:
@@ -268,10 +298,12 @@ class _Asker:
                 self._generations.add(generation)
                 yield data, start, end
 
-    def change(self, command: int, body: bytes) -> None:
-        """A transaction of one message.  Raises OSError."""
+    def change(self, *messages: tuple[int, bytes]) -> None:
+        """A transaction of these messages, each a command and its body.  Raises OSError."""
         begin, end = (_message(kind, _NLM_F_REQUEST, b"", 0, _FOR_NF_TABLES) for kind in (_BATCH_BEGIN, _BATCH_END))
-        self._socket.send(begin + self._message(command, _NLM_F_ACK, body) + end)
+        *others, (command, body) = messages  # errors come first, and the answer to the last one if there are none
+        middle = b"".join(self._message(each, 0, its) for each, its in others)
+        self._socket.send(begin + middle + self._message(command, _NLM_F_ACK, body) + end)
         kind, _, data, start, _ = next(_split(self._socket.recv(_RECEIVE)))
         code = -_ERROR.unpack_from(data, start - 4)[0] if kind == _NLMSG_ERROR else 0
         if code:

@@ -45,18 +45,19 @@ class Nft:
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
         leads = nf_tables.leads(family, builtin)
-        return (
-            leads[:1] == [(own, True)] and all(each != own for each, _ in leads[1:]) and not nf_tables.dormant(family)
-        )
+        is_first = leads[:1] == [(own, True)] and all(each != own for each, _ in leads[1:])
+        return is_first and _is_met(family, builtin)
 
     def leads(self, family: Family, builtin: str, own: str) -> bool:
-        return (own, True) in nf_tables.leads(family, builtin) and not nf_tables.dormant(family)
+        return (own, True) in nf_tables.leads(family, builtin) and _is_met(family, builtin)
 
     def commit(self, commit: Commit) -> None:
         lines = ["*filter"]
         lines += [f":{chain} - [0:0]" for chain in (*commit.replace, *commit.remove)]
         for chain, rules in commit.replace.items():
             lines += [f"-A {chain} {line(options)}" for options in rules]
+        for builtin in commit.hook:
+            _take_away_strayed(commit.family, builtin)
         if commit.hook or commit.unhook:
             saved = self._save(commit.family)
             if nf_tables.dormant(commit.family):
@@ -79,6 +80,26 @@ class Nft:
         if any("incompatible" in each for each in lines if each.startswith("#")):
             raise KernelError(f"{tool}: the filter table holds rules that only nft can show; remove them with nft")
         return lines
+
+
+def _is_met(family: Family, builtin: str) -> bool:
+    """Whether packets meet the rules of a built-in chain that is there."""
+    return not nf_tables.dormant(family) and not nf_tables.strayed(family, builtin)
+
+
+def _take_away_strayed(family: Family, builtin: str) -> None:
+    """A chain in the place of a built-in one that packets do not pass, so that the commit makes the right one."""
+    if not nf_tables.strayed(family, builtin):
+        return
+    if all(own for own, _ in nf_tables.leads(family, builtin)):
+        nf_tables.delete(family, builtin)
+        return
+    table = "ip" if family == 4 else "ip6"
+    chain = f"chain {table} filter {builtin}"
+    raise KernelError(
+        f"IPv{family}: another program has made the {chain} anew without its hook, so nothing is enforced there: "
+        f"delete it (nft 'flush {chain}; delete {chain}'); netpold then makes it as it should be"
+    )
 
 
 def _rehook(saved: list[str], builtin: str, own: str) -> Iterator[str]:
