@@ -168,12 +168,16 @@ class Reconciler:
     def current(self) -> Status:
         beside = tuple(each.warning for each in self.beside if each.warning)  # they come and go without a round
         status = replace(self._status, warnings=(*self._status.warnings, *beside))
-        since = self._applying_since
-        took = time.monotonic() - since if since is not None else 0.0
-        if took < SLOW_S or status.state == "degraded":
+        if status.state == "degraded":
             return status
-        error = f"a change has been waiting for the kernel's rules or their tool for {took:.0f} s"
-        began = timestamp(datetime.now(UTC) - timedelta(seconds=took))
+        now, since, error = time.monotonic(), self._applying_since, None
+        if since is not None and now - since >= SLOW_S:
+            error = f"a change has been waiting for the kernel's rules or their tool for {now - since:.0f} s"
+        elif (since := self._drift.fight.open_since) is not None:
+            error = self._drift.fight.warning
+        if since is None or error is None:
+            return status
+        began = timestamp(datetime.now(UTC) - timedelta(seconds=now - since))
         return replace(status, state="degraded", error=error, since=began)
 
     def status(self) -> dict[str, object]:
