@@ -226,11 +226,12 @@ class Reconciler:
 
     def _take_stock(self) -> None:
         """What is in force before the first round: rules of before a restart, or those that the boot put back."""
+        self._source.was_enforced()  # unless it is known to be otherwise
         with suppress(KernelError):
-            rules = {
-                f"IPv{family}": sum(each.rules for each in self._backend.contents(family).values())
-                for family in FAMILIES
-            }
+            chains = {family: self._backend.contents(family) for family in FAMILIES}
+            pods = any(name.startswith("NP-") for each in chains.values() for name in each)
+            self._source.was_enforced(pods or bool(self._known.places.were_here))
+            rules = {f"IPv{family}": sum(each.rules for each in found.values()) for family, found in chains.items()}
             self._status = replace(self._status, rules=rules, sets=len(ipset.names()))
 
     def _next(self, pause: float) -> Wishes:
