@@ -19,6 +19,7 @@ from netpold.host import source as source_module
 from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
 from netpold.host.scan import Tree
 from netpold.host.source import Reading, Source, SourceError
+from netpold.host.waiting import MOVED_S
 from netpold.policy import documents
 from netpold.policy.chunks import Limits
 from netpold.policy.manifest import Parsed
@@ -46,6 +47,12 @@ class Follower:
         self.settle_s = SETTLE_S
         self.parsed: dict[str, Parsed] = {}
         self.history: list[dict[str, list[str] | None]] = []
+
+    def read_moved(self, hints: Hints) -> Reading:
+        """What was renamed into place waits a moment for more."""
+        self.read(hints)
+        time.sleep(2 * MOVED_S)
+        return self.read()
 
     def read(self, hints: Hints = NOTHING_CHANGED) -> Reading:
         reading = self.source.read(hints, self.settle_s)
@@ -173,10 +180,10 @@ def test_only_what_changed_is_parsed_again(follower: Follower, top: Path, parses
 
 
 class TestRenamedIntoPlace:
-    """What was written aside is whole: it is acted on at once."""
+    """What was written aside is whole: it is acted on nearly at once."""
 
     def test_a_file(self, known: Follower, top: Path) -> None:
-        reading = known.read(rename_into(top / "a.yaml", namespace("new")))
+        reading = known.read_moved(rename_into(top / "a.yaml", namespace("new")))
         assert known.history == [{"a.yaml": ["new"]}]
         assert reading.settled
         assert known.source.due  # the file is so fresh that it has to be looked at again
@@ -188,7 +195,7 @@ class TestRenamedIntoPlace:
     def test_another_that_is_being_written_does_not_hold_it_up(self, known: Follower, top: Path) -> None:
         with half_written(top / "b.yaml", namespace("half")):
             known.read(hint(top / "b.yaml"))
-            known.read(rename_into(top / "a.yaml", namespace("new")))
+            known.read_moved(rename_into(top / "a.yaml", namespace("new")))
             assert known.history == [{"a.yaml": ["new"]}]
         known.settle(NOTHING_CHANGED)
         assert [*known.history[1]] == ["b.yaml"]
@@ -206,8 +213,21 @@ class TestRenamedIntoPlace:
     def test_to_another_name(self, known: Follower, top: Path) -> None:
         """Neither is it missing nor there twice."""
         (top / "a.yaml").rename(top / "z.yaml")
-        known.read(Hints({str(top / "a.yaml"): Happened.RENAMED, str(top / "z.yaml"): Happened.MOVED_IN}))
+        known.read_moved(Hints({str(top / "a.yaml"): Happened.RENAMED, str(top / "z.yaml"): Happened.MOVED_IN}))
         assert known.history == [{"a.yaml": None, "z.yaml": ["a"]}]
+
+    def test_several_one_right_after_the_other_are_one_change(self, known: Follower, top: Path) -> None:
+        for name in "abc":
+            known.read(rename_into(top / f"{name}.yaml", namespace(f"new-{name}")))
+            time.sleep(0.002)
+        known.settle(NOTHING_CHANGED)
+        assert known.history == [{f"{name}.yaml": [f"new-{name}"] for name in "abc"}]
+
+    def test_a_file_that_is_renamed_into_place_again_and_again(self, known: Follower, top: Path) -> None:
+        began = time.monotonic()
+        while not known.history:
+            assert time.monotonic() < began + 10
+            known.read(rename_into(top / "a.yaml", namespace("new")))
 
     def test_a_directory(self, known: Follower, top: Path) -> None:
         (top / ".new").mkdir()
@@ -865,6 +885,6 @@ def test_of_many_files_only_the_changed_one_is_looked_at(
 
     monkeypatch.setattr(source_module, "look", look)
     monkeypatch.delattr(source_module, "Walk")
-    follower.read(rename_into(tmp_path / "1.yaml", "# changed\n"))
+    follower.read_moved(rename_into(tmp_path / "1.yaml", "# changed\n"))
     assert parses == ["1.yaml"]
-    assert looked == ["1.yaml"]
+    assert {*looked} == {"1.yaml"}

@@ -1,10 +1,11 @@
 """The paths that changed and were not acted on yet, and when they may be.  Knows time only as it is told.
 
 A path is ripe when what stands there has been the same for long enough.  Some paths are for themselves: a file that was
-renamed into place, one that is gone.  Files that are written in place wait for each other, so that one change of many
-files stays one, as long as further ones join them or one of them is open for writing, and the longer the more they are;
-but none waits long for others that are written again and again, and after a deadline nobody waits for one that never
-rests: it is given up, until it rests.
+renamed into place, one that is gone.  Of those that are renamed into place one right after the other all wait for the
+last one, for a moment: they are one change.  Files that are written in place wait for each other, so that one change of
+many files stays one, as long as further ones join them or one of them is open for writing, and the longer the more they
+are; but none waits long for others that are written again and again, and after a deadline nobody waits for one that
+never rests: it is given up, until it rests.
 
 What goes, goes after what comes: the same object may come under another name.  One file that goes is for itself; where
 several do, all of them wait until no further one goes for a while, and what is written in place waits with them, so
@@ -27,8 +28,11 @@ DEADLINE_S = 10.0  # how long to wait for a file that never rests
 QUIET_S, MOST_QUIET_S = 0.1, 1.0  # for how long nothing more may go, for each file that goes, and at most
 HARMLESS_S = 0.5  # how long a file that opens nothing waits for others that go
 ANEW_S, ANEW_DEADLINE_S = 1.0, 60.0  # for how long a tree that is filled anew has to be quiet, and the deadline then
+ANEW_REST_S = 0.3  # the same for what came into it, as opposed to what is not there yet
 BURST_S, MOST_BURST_S = 0.005, 0.25  # how much longer files written in place rest, for each of them, and at most
 BURST_DEADLINE_S = 3.0  # how long they wait for that, from the first on
+MOVED_S, MOST_MOVED_S = 0.004, 0.02  # how long files that are renamed into place wait for further ones, by their number
+MOVED_DEADLINE_S = 0.25  # and at most, from the first on
 HOLD_S = 0.25  # how long files that rest wait for those that don't, after the last one that joined them
 
 
@@ -37,7 +41,7 @@ class Wait:
     """`seen`: what stands at the path (None: nothing), as last `looked` (the number of the reading), since `since`; it
     first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are;
     `harmless`: it is gone, and opens nothing.  `written`: it is being written in place.  `confirmed`: a later look
-    found the same.
+    found the same.  `moved`: it was renamed into place.
     Times are monotonic, in seconds."""
 
     seen: Seen | None
@@ -51,6 +55,7 @@ class Wait:
     harmless: bool = False
     written: bool = False
     confirmed: bool = False
+    moved: bool = False
 
     @property
     def rested(self) -> float:
@@ -81,6 +86,7 @@ class Waiting(dict[str, Wait]):
         self.anew = False  # there was nothing before
         self._batch_began: float | None = None
         self._stirred = self._went = 0.0  # when something last changed, and when something last went
+        self._moved, self._first_moved, self._moved_until = 0, 0.0, 0.0  # files in a row; how long they all wait
 
     def add(self, path: str, wait: Wait, now: float) -> None:
         """Something else was seen at a path."""
@@ -88,6 +94,15 @@ class Waiting(dict[str, Wait]):
         self._stirred = now
         if wait.seen is None:
             self._went = now
+        if wait.moved:
+            self._moves_in(now)
+
+    def _moves_in(self, now: float) -> None:
+        if now >= self._moved_until:
+            self._moved, self._first_moved = 0, now
+        self._moved += 1
+        longest = self._first_moved + MOVED_DEADLINE_S
+        self._moved_until = min(now + min(MOVED_S * self._moved, MOST_MOVED_S), longest)
 
     def begin_anew(self) -> None:
         """There is nothing; what comes next is a batch."""
@@ -98,6 +113,7 @@ class Waiting(dict[str, Wait]):
         """A file moved as it was about to be acted on: it has to rest anew, as one that is written in place."""
         wait = self[path]
         wait.since, wait.rest_s, wait.alone, wait.swapped, wait.looked = now, rest_s, False, False, 0
+        wait.moved = False
         wait.given_up |= give_up or now >= wait.began + DEADLINE_S
 
     def given_up(self) -> list[str]:
@@ -129,6 +145,8 @@ class Waiting(dict[str, Wait]):
 
     def _rested(self, wait: Wait, quiet_at: float) -> float:
         """When it will have rested for long enough, others considered."""
+        if wait.moved:
+            return max(wait.rested, self._moved_until)
         if wait.seen is not None or not wait.rest_s:
             return wait.rested
         most_s = ANEW_DEADLINE_S if self.anew else HARMLESS_S if wait.harmless else DEADLINE_S
@@ -162,7 +180,7 @@ class Waiting(dict[str, Wait]):
         rest = [path for path, _ in group if rested[path]]
         going = any(wait.alone and wait.seen is None and not rested[path] for path, wait in self.items())
         if len(rest) == len(group) and (self.batch or not going):
-            ripe.together = rest if self.batch or self._burst_over(wait for _, wait in group) <= now else []
+            ripe.together = rest if self._comes_no_more(wait for _, wait in group) <= now else []
         elif rest and not self.batch:
             overdue = [path for path in rest if self[path].began + DEADLINE_S <= now]
             if overdue:
@@ -171,6 +189,12 @@ class Waiting(dict[str, Wait]):
                 ripe.together = rest
                 ripe.unfinished = [path for path, wait in group if not rested[path] and wait.seen is not None]
         return ripe
+
+    def _comes_no_more(self, group: Iterable[Wait]) -> float:
+        """When what rests may be taken for the whole of a change."""
+        if self.anew:
+            return self._stirred + ANEW_REST_S
+        return 0.0 if self.batch else self._burst_over(group)
 
     def _burst_over(self, group: Iterable[Wait]) -> float:
         """When files that are written in place will have been quiet for so long that no more of them come."""
@@ -195,7 +219,7 @@ class Waiting(dict[str, Wait]):
         times = [at if at > now else wait.began + DEADLINE_S for wait, at in rested]
         if times:
             times.append(max(wait.began for wait in self.values()) + HOLD_S)
-            times.append(self._burst_over(wait for wait in self.values() if not wait.alone and not wait.swapped))
+            times.append(self._comes_no_more(wait for wait in self.values() if not wait.alone and not wait.swapped))
         if self._batch_began is not None:
             times.append(self._batch_began + self._deadline_s())
         return min((each for each in times if each > now), default=None)
