@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from netpold.daemon.fight import FREE, LONGEST_S, OPEN_S, QUIET_S, Fight, Repairs
-from netpold.host.kernel import nf_tables
-from netpold.host.kernel.backend import Program
+from netpold.host.kernel import ipset, nf_tables
+from netpold.host.kernel.backend import Commit, KernelError, Program
+from netpold.host.kernel.nft import Nft
+from netpold.host.kernel.watch_sets import SetWatcher
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import ChangeSet, CreateSet, Installed, ReplaceChains
+from netpold.rules.render import MOST_MEMBERS
 from netpold.rules.ruleset import InSet, IPSet, Jump, Rule, Ruleset
 from tests.lab import Backend, Lab, LabError, Node
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules
@@ -46,14 +49,17 @@ class Rules:
             lines = self.node.run([f"{TOOLS[family]}-{self.backend}-save", "-t", "filter"]).splitlines()
             own = [line.split(" [")[0] for line in lines if re.match(r"(:|-A )(NETPOLD-|NP-)", line)]
             hooks = [line for line in lines if re.match(r"-A (INPUT|FORWARD|OUTPUT) .*NETPOLD", line)]
+            # with its verdict: a chain without a hook has none
+            hooks += [line.split(" [")[0] for line in lines if line.startswith(":FORWARD ")]
             found += [f"IPv{family}", *own, *hooks]
             for builtin in ("INPUT", "FORWARD"):
                 first = next((line for line in lines if line.startswith(f"-A {builtin} ")), "nothing")
                 found.append(f"first in {builtin}: {first}")
         sets = self.node.ipset_save().splitlines()
         # without what differs in a set that was made anew
-        bare = (re.sub(r" (initval|bucketsize|hashsize|packets) .*", "", line) for line in sets)
-        return "\n".join([*found, *sorted(line for line in bare if re.match(r"\w+ NP[46]-", line))])
+        bare = (re.sub(r" (initval|bucketsize|hashsize) \S+| packets .*", "", line) for line in sets)
+        found += sorted(line for line in bare if re.match(r"\w+ NP[46]-", line))
+        return re.sub(r"(NP[46]-[\w-]+)\.\d+", r"\1", "\n".join(found))
 
     def set_of(self, pod_address: str) -> str:
         """A set that allows that pod."""
@@ -101,8 +107,8 @@ def harms(scene: Scene, rules: Rules, backend: Backend) -> Iterator[tuple[str, s
         f"del {peers} {a}",
         f"add {peers} {c}",
         f"add {peers} {c}; ipset del {peers} {a}",
-        f"create other hash:ip; ipset add other {c}; ipset add other 10.255.255.1; ipset swap {peers} other; "
-        "ipset destroy other",
+        f"create other hash:ip maxelem {MOST_MEMBERS}; ipset add other {c}; ipset add other 10.255.255.1; "
+        f"ipset swap {peers} other; ipset destroy other",
         "create NP4-strange hash:ip",
         "flush",
     ):
@@ -123,13 +129,24 @@ def harms(scene: Scene, rules: Rules, backend: Backend) -> Iterator[tuple[str, s
             "delete table ip filter; nft flush ruleset; nft delete table ip6 filter",
         ):
             yield f"nft {words}", f"nft {words} || true"
+        for hook in ("", "{ type filter hook output priority 0; }"):
+            words = (
+                "flush chain ip filter FORWARD; delete chain ip filter FORWARD; "
+                f"add chain ip filter FORWARD {hook}; add rule ip filter FORWARD jump NETPOLD-FORWARD"
+            )
+            yield f"nft anew {hook}", f"nft '{words}'"
+    for options in ("timeout 2", "maxelem 1000"):
+        other = f"ipset create other hash:ip {options}; ipset add other {a}"
+        its_set = f"ipset save | sed -n 's/^add \\(NP4-.*\\) {a}$/\\1/p'"
+        yield f"ipset with {options}", f"{other}; ipset swap $({its_set}) other"
+        yield f"ipset without {options}", "ipset destroy other"
 
 
 # of the harms, those that differ most
 SOME = re.compile(
     r"iptables-\w+ -w (-F|-F; .* -X|-I FORWARD -j ACCEPT|-D FORWARD .* -X .*|-E .*|-R .* -m comment .*)"
     r"|ip6tables-\w+ -w (-R .*|-D FORWARD \S+ \S+)|iptables-restore of a table"
-    r"|ipset (add .* del .*|.* swap .*)|.* destroy a set|nft (flush ruleset|'add .*)"
+    r"|ipset (add .* del .*|.* swap .*|with.* timeout 2)|nft anew .+|.* destroy a set|nft (flush ruleset|'add .*)"
 )
 
 
@@ -153,7 +170,53 @@ def test_whatever_another_program_does_is_put_back(lab: Lab, backend: Backend, w
             if not (scene.passes(scene.a, scene.b) and not scene.passes(scene.c, scene.b)):
                 wrong.append(f"{name}: other packets pass")
         assert not wrong, "\n".join((*wrong, scene.daemon.errors()))
-        assert scene.daemon.status()["state"] == "enforcing"
+        assert eventually(lambda: scene.daemon.ctl("status").returncode == 0, 30)  # so many may be a fight
+
+
+@pytest.mark.kernel
+def test_a_built_in_chain_without_its_hook_is_told_where_it_has_rules_of_others(lab: Lab) -> None:
+    node, backend = lab.node("n1"), Nft()
+    jump = Commit(4, replace={"NETPOLD-FORWARD": ()}, hook={"FORWARD": "NETPOLD-FORWARD"})
+    with node.netns.entered(), contextlib.closing(backend):
+        backend.commit(jump)
+        gone = "flush chain ip filter FORWARD; delete chain ip filter FORWARD"
+        rules = "add rule ip filter FORWARD jump NETPOLD-FORWARD; add rule ip filter FORWARD ip saddr 192.0.2.1 drop"
+        node.run(["nft", f"{gone}; add chain ip filter FORWARD; {rules}"])
+        assert not backend.hooked(4, "FORWARD", "NETPOLD-FORWARD")
+        assert not backend.leads(4, "FORWARD", "NETPOLD-FORWARD")
+        with pytest.raises(KernelError, match="without its hook"):
+            backend.commit(jump)
+        assert "192.0.2.1" in node.run(["nft", "list", "chain", "ip", "filter", "FORWARD"])
+        node.run(["nft", gone])
+        backend.commit(jump)
+        assert backend.hooked(4, "FORWARD", "NETPOLD-FORWARD")
+
+
+@pytest.mark.kernel
+def test_a_listing_is_right_only_as_long_as_the_set_should_have_these_members(lab: Lab) -> None:
+    def held(*members: str) -> Installed:
+        sets = {"S": IPSet("S", 4, "hash:ip", "", frozenset(members))}
+        return Installed(Ruleset({4: {}, 6: {}}, sets, {}), {"S": "NP4-S"})
+
+    node, watcher = lab.node("n1"), SetWatcher()
+
+    def noticed() -> bool:
+        def look() -> bool:
+            return bool(watcher.look())
+
+        return eventually(look, 0.5)
+
+    with node.netns.entered():
+        ipset.create([CreateSet("NP4-S", held("10.0.0.1").ruleset.sets["S"], "")])
+        watcher.expected = held("10.0.0.1")
+        assert not noticed()
+        node.run(["ipset", "add", "NP4-S", "10.0.0.2"])
+        watcher.expected = held("10.0.0.1", "10.0.0.2")
+        node.run(["ipset", "del", "NP4-S", "10.0.0.1"])
+        watcher.expected = held("10.0.0.2")
+        node.run(["ipset", "add", "NP4-S", "10.0.0.1"])  # another program, before anybody looked
+        node.run(["ipset", "del", "NP4-S", "10.0.0.2"])
+        assert noticed()
 
 
 @pytest.mark.kernel
@@ -291,13 +354,40 @@ def test_a_fight_is_backed_off_said_once_and_lost_by_nobody(lab: Lab, backend: B
         assert scene.daemon.errors().count("keeps changing") == 1
 
 
+@pytest.mark.kernel
+def test_while_a_program_opens_again_and_again_what_is_closed_the_state_is_degraded(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        script = f"while :; do iptables-{backend} -w -D FORWARD -j NETPOLD-FORWARD; sleep 0.05; done"
+        fighter = scene.node.spawn(["sh", "-c", script], stderr=subprocess.DEVNULL)
+        try:
+            assert eventually(lambda: "open until" in scene.daemon.ctl("status").stdout, 30)
+            assert scene.daemon.ctl("status", "-o", "json").returncode == 1  # degraded
+        finally:
+            scene.node.site.stop(fighter)
+        assert eventually(lambda: scene.daemon.ctl("status").returncode == 0, 30)
+        assert not scene.passes(scene.a, scene.b)
+
+
+def test_what_opens_is_put_back_without_long_pauses_however_long_it_goes_on() -> None:
+    fight, now = Fight(), 100.0
+    for _ in range(FREE + 100):
+        now = fight.at(now, opens=True) + 0.01
+        fight.repaired(now, [], 0.01, opens=True)
+    assert fight.at(now, opens=True) - now == pytest.approx(OPEN_S)
+    assert fight.open_since is not None
+    list(fight.tell(now + QUIET_S))
+    assert fight.open_since is None
+
+
 def test_pauses_grow_in_a_fight_and_go_when_it_has_been_quiet() -> None:
     fight = Fight()
     now, waits = 100.0, []
     for _ in range(FREE + 10):
         at = fight.at(now, opens=False)
         waits.append(at - now)
-        fight.repaired(at, [Program("iptables", 7)], 0.01)
+        fight.repaired(at, [Program("iptables", 7)], 0.01, opens=False)
         now = at + 0.01
     assert waits[:FREE] == [0.0] * FREE
     later = waits[FREE + 1 :]
@@ -315,7 +405,7 @@ def test_one_repair_now_and_then_is_no_fight() -> None:
     fight = Fight()
     for number in range(1000):
         assert fight.at(number * 1.0, opens=False) == number * 1.0
-        fight.repaired(number * 1.0, [], 0.01)
+        fight.repaired(number * 1.0, [], 0.01, opens=True)
     assert fight.warning is None
 
 
@@ -324,7 +414,7 @@ def test_an_episode_is_told_at_once_and_then_ever_less_often() -> None:
     told = []
     for number in range(1000):
         now = number * 0.1
-        fight.repaired(now, [Program("docker", number)], number / 1000)
+        fight.repaired(now, [Program("docker", number)], number / 1000, opens=False)
         told += fight.tell(now)
     assert told[0] == Repairs(("docker",), Program("docker", 0), 1, 0.0)
     assert len(told) < 10
