@@ -108,9 +108,13 @@ def each_others_addresses(ground: Ground) -> None:
 
 def another_mac(ground: Ground) -> None:
     """c and d speak as a does."""
-    for sender in "cd":
-        ask = ARP(psrc=ground.address("a", 4), hwsrc=ground.mac("a"), pdst=ground.address("e", 4))
-        ground.send(sender, Ether(src=ground.mac("a"), dst="ff:ff:ff:ff:ff:ff") / ask)
+    speak_as_a(ground, "c")
+    speak_as_a(ground, "d")
+
+
+def speak_as_a(ground: Ground, sender: str) -> None:
+    ask = ARP(psrc=ground.address("a", 4), hwsrc=ground.mac("a"), pdst=ground.address("e", 4))
+    ground.send(sender, Ether(src=ground.mac("a"), dst="ff:ff:ff:ff:ff:ff") / ask)
 
 
 @pytest.mark.parametrize("lie", [many_macs, each_others_addresses, another_mac])
@@ -126,6 +130,39 @@ def test_nobody_sheds_the_rules_of_its_port(lie: Callable[[Ground], None]) -> No
             assert not ground.passes("d", "e", family, 80)
             assert not ground.passes("c", "b", family, 80)
         assert ground.daemon.status()["pods"]["without_interface"] == 0
+    finally:
+        ground.close()
+
+
+def test_nobody_takes_the_place_of_a_pod_that_is_silent() -> None:
+    """Once the bridge has forgotten a, over a restart, and while a has no interface."""
+    ground = Ground("bridged", "legacy")
+    a, c = ground.pods["a"], ground.pods["c"]
+
+    def holds() -> None:
+        for _ in range(3):
+            claim(ground, "c", "a")
+            time.sleep(0.4)
+        ground.daemon.wait(20)
+        for family in FAMILIES:
+            assert not ground.passes("c", "b", family, 80, source="a")
+            assert not ground.passes("c", "b", family, 80)
+
+    try:
+        for command in ("iptables", "ip6tables"):
+            a.run([command, "-A", "OUTPUT", "-j", "DROP"])
+        a.run(["ip", "link", "set", "eth0", "arp", "off"])
+        speak_as_a(ground, "c")
+        time.sleep(0.4)
+        c.run(["ip", "link", "set", "eth0", "down"])
+        c.run(["ip", "link", "set", "eth0", "up"])
+        holds()
+        assert ground.daemon.stop() == 0
+        claim(ground, "c", "a")
+        ground.daemon.start()
+        holds()
+        a.unplug()
+        holds()
     finally:
         ground.close()
 

@@ -136,6 +136,15 @@ def test_an_heir_that_is_not_found_yet_is_not_shut_out() -> None:
     assert [gone.endpoint.interfaces for gone in lingering.past.pods.values()] == [(Interface("v1"),)]
 
 
+def test_who_lingers_is_told_by_the_interface_whatever_its_name() -> None:
+    lingering = Lingering(NO_REMAINS)
+    claims = Index(World()).claims
+    lingering.update(Changes({"x/a": (A, None)}), World(), claims, (AT_V1, NOWHERE), (VIEW, VIEW))
+    renamed = HostView({"other": Link("other", 7, "veth"), "v1": Link("v1", 9, "veth")})
+    lingering.update(Changes(), World(), claims, (NOWHERE, NOWHERE), (VIEW, renamed))
+    assert [each.endpoint.interfaces for each in lingering.past.pods.values()] == [(Interface("other"),)]
+
+
 def test_an_interface_that_a_pod_has_left_for_another_one_is_closed() -> None:
     """Also once the pod is gone, and after a restart; until a pod has it, or it is gone."""
     view = HostView({**VIEW.links, "v2": Link("v2", 8, "veth")})

@@ -186,6 +186,32 @@ def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, bac
         scene.expect({(a, b): True, (a, c): True, (c, a): True})
 
 
+def test_the_interface_that_a_pod_leaves_for_a_new_one_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
+    """As CNI plugins do it: the new one comes while the old one is there, and before the manifests change."""
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    with scene.daemon:
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.expect({(a, b): True, (a, c): False})
+        scene.found()
+        a.netns.sysctl({"ipv4/conf/eth0/arp_ignore": 8})  # on a bridge the new one is found when it is heard
+        a.run(["ip6tables", "-A", "OUTPUT", "-p", "icmpv6", "--icmpv6-type", "neighbour-advertisement", "-j", "DROP"])
+        d = scene.pod("d", addresses=a.addresses)
+        if wiring == "bridged":
+            d.run(["ping", "-c", "1", "-W", "5", "10.72.8.1"])
+        for _ in ("at once", "after a restart"):
+            scene.write(b, c, d, policies=(ONLY_TO_B,))
+            scene.found()
+            scene.expect({(a, b): False, (a, c): False, (b, c): True})
+            if wiring == "routed":  # on a bridge, c may still answer to the old one
+                scene.expect({(d, c): True, (c, d): True})
+            assert scene.daemon.status()["unclaimed_interfaces"] == [a.interface]
+            assert scene.daemon.stop() == 0
+        scene.node.remove(a)
+        scene.write(b, c, d, policies=(ONLY_TO_B,))
+        assert scene.daemon.status()["unclaimed_interfaces"] == []
+
+
 def as_another(pod: Pod, name: str) -> Pod:
     """Another pod that has the pod's namespace, interface and addresses."""
     twin = copy(pod)
@@ -301,7 +327,8 @@ def test_no_window_as_a_pod_starts_moves_and_stops(lab: Lab, backend: Backend, w
         scene.write(b, c)  # all of it goes, but the interface
         scene.write(a, b, c, policies=(deny,))
         a.replug()
-        scene.write(as_another(a, "a2"), b, c, policies=(deny.replace("app: a", "app: a2"),))  # its place is another's
+        heir = as_another(a, "a2").manifest(interface=wiring == "bridged")  # its place is another's
+        scene.write(heir, b, c, policies=(deny.replace("app: a", "app: a2"),))
         scene.found()
         assert scene.daemon.stop() == 0
         scene.put(b, c)
