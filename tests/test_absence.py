@@ -254,6 +254,13 @@ class TestEmptiedFiles:
         assert {path[-6]: says.truncated for path, says in follower.parsed.items()} == {"a": True, "b": False}
 
 
+def read_until_settled(source: Source) -> None:
+    end = time.monotonic() + 20
+    while not source.read(EVERYTHING_CHANGED, SETTLE_S).settled:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 class TestAfterARestart:
     def test_nothing_is_there(self, tmp_path: Path) -> None:
         """No directory, then an empty one, then the manifests."""
@@ -289,6 +296,57 @@ class TestAfterARestart:
         with pytest.raises(SourceError):
             missing.read(EVERYTHING_CHANGED, SETTLE_S)
         assert missing.stand_ins() is None and not missing.complete
+
+    def test_a_directory_on_which_nothing_is_mounted_yet(self, top: Path) -> None:
+        (top / "team/deep").mkdir(parents=True)
+        (top / "empty").mkdir()
+        before = Before(top / "0.yaml", top / "team/a.yaml", top / "team/deep/b.yaml", top / "gone/c.yaml")
+        follower = Follower(Source(top, LIMIT, before=before))
+        for _ in range(2):
+            reading = follower.settle()
+            assert codes(reading) == ["unmounted-directory"] * 2
+            assert {Path(each.position.file).name for each in reading.findings} == {"team", "deep"}
+        assert {path for path, says in follower.parsed.items() if says.truncated} == {
+            str(top / "team/a.yaml"), str(top / "team/deep/b.yaml"),
+        }  # fmt: skip
+        (top / "team/a.yaml").write_text(namespace("a"))
+        (top / "team/deep").rmdir()
+        assert codes(follower.settle()) == []
+        assert follower.names["a.yaml"] == ["a"] and "b.yaml" not in follower.names
+
+    def test_nothing_is_known_but_rules_are_in_force(self, tmp_path: Path) -> None:
+        source = Source(tmp_path, LIMIT, before=Before())
+        source.was_enforced()
+        for _ in range(2):
+            with pytest.raises(SourceError, match="no manifest"):
+                source.read(EVERYTHING_CHANGED, SETTLE_S)
+        assert source.stand_ins() is None and not source.complete
+        (tmp_path / "a.yaml").write_text(namespace("a"))
+        follower = Follower(source)
+        follower.settle()
+        assert follower.names == {"a.yaml": ["a"]}
+
+    def test_what_a_broken_file_held_is_lost(self, top: Path) -> None:
+        (top / "0.yaml").write_text("kind: [")
+        before = Before(top / "1.yaml")
+        before.lost = "it was damaged"
+        source = Source(top, LIMIT, before=before)
+        source.was_enforced()
+        with pytest.raises(SourceError, match=r"what .*/0.yaml, .* held before \(it was damaged\)"):
+            read_until_settled(source)
+        assert not source.complete and source.stand_ins() is None and before.lost is None
+        follower = Follower(source)
+        follower.settle()
+        assert len(follower.names) == 20, "it was only out of reach"
+
+    def test_what_the_directory_held_is_lost(self, tmp_path: Path) -> None:
+        before = Before(tmp_path / "top/a.yaml")
+        before.lost = "it was damaged"
+        source = Source(tmp_path / "top", LIMIT, before=before)
+        source.was_enforced()
+        with pytest.raises(SourceError, match="is not there"):
+            source.read(EVERYTHING_CHANGED, SETTLE_S)
+        assert source.stand_ins() is None and not source.complete
 
     def test_what_lies_below_a_link_that_leads_nowhere(self, top: Path) -> None:
         (top / "git").symlink_to("nowhere")
@@ -326,8 +384,8 @@ from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Hints
 from netpold.host.source import Source
 top = Path(sys.argv[1])
 def mount():
-    subprocess.run(["mount", "-t", "tmpfs", "none", str(top / "sub")], check=True)
-    (top / "sub/deep").mkdir()
+    subprocess.run(["mount", *sys.argv[2:], str(top / "sub")], check=True)
+    (top / "sub/deep").mkdir(exist_ok=True)
     for name in ("deep/a", "b"):
         (top / f"sub/{name}.yaml").write_text("# any")
 def look(hints=EVERYTHING_CHANGED):
@@ -354,8 +412,11 @@ look()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-def test_a_directory_below_is_unmounted(top: Path) -> None:
-    words = ["unshare", "--mount", "/usr/bin/python3", "-c", UNMOUNT, str(top)]
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_a_directory_below_is_unmounted(top: Path, kind: str) -> None:
+    (top.parent / "far").mkdir()
+    options = ["-t", "tmpfs", "none"] if kind == "tmpfs" else ["--bind", str(top.parent / "far")]
+    words = ["unshare", "--mount", "/usr/bin/python3", "-c", UNMOUNT, str(top), *options]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=60)
     assert done.stdout.splitlines() == [
         "22", "22 unmounted-directory", "22 unmounted-directory", "22", "22 unmounted-directory", "20",

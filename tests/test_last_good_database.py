@@ -7,15 +7,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from netpold.host import last_good as last_good_module
 from netpold.host import last_good_database as database
+from netpold.host import threads
 from netpold.host.last_good import LastGood
 from netpold.policy.changes import Changes
 from netpold.policy.manifest import Object
@@ -229,6 +232,48 @@ def test_one_that_another_process_has_locked(path: Path, monkeypatch: pytest.Mon
     kept.close()
     assert len(told) == 2 and "can't be written" in str(told[0]) and told[1] is None
     assert LastGood(path).version("NetworkPolicy", "x/n") == policy("n")
+
+
+def test_whether_all_is_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PATIENCE_S", 0.05)
+    assert "was not there" in str(LastGood(path.with_name("none.sqlite")).fault())
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("CREATE TABLE any (a)")
+        kept = LastGood(path)
+        assert "can't be read" in str(kept.fault()) and not kept.files()
+        other.execute("ROLLBACK")
+    kept.try_again()
+    assert kept.fault() is None and kept.warning is None and kept.files()
+    path.write_bytes(b"junk" * 5000)
+    kept = LastGood(path)
+    for _ in range(2):
+        assert "was damaged" in str(kept.fault())
+        kept.try_again()
+
+
+def test_a_thread_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = [True] * 3
+
+    def started(*words: Any) -> threading.Thread:
+        if refused and refused.pop():
+            raise OSError(11, "no thread")
+        return threads.started(*words)
+
+    monkeypatch.setattr(last_good_module, "started", started)
+    monkeypatch.setattr(last_good_module, "RETRY_S", 0.05)
+    kept = LastGood(tmp_path / "good.sqlite")
+    assert "no thread" in str(kept.warning)
+    kept.changed(Changes(), world())
+    kept.save(0.01)
+    assert kept.due is not None
+    end = time.monotonic() + 10
+    while kept.due is not None or kept.warning:
+        assert time.monotonic() < end
+        kept.save(0.01)
+    kept.close()
+    assert not refused and read(tmp_path / "good.sqlite") == everything(world())
 
 
 def test_a_state_directory_that_is_not_there(tmp_path: Path) -> None:
