@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
@@ -498,3 +498,39 @@ def test_a_daemon_that_starts_finds_what_was_revoked_before(lab: Lab, backend: B
             scene.daemon.wait(20)
             assert ear.heard() == 0
             scene.daemon.kill()
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+def test_what_is_revoked_outlasts_a_restart_and_what_other_programs_flush(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend, "routed")
+    a, b, node = scene.a, scene.b, scene.daemon.node
+    member = f"{b.address(4)},tcp:80,{a.address(4)}"
+
+    def is_revoked() -> bool:
+        return any(re.fullmatch(rf"add NP4-REVOKED\S* {member}", line) for line in node.ipset_save().splitlines())
+
+    with scene.daemon:
+        scene.daemon.start()
+        scene.daemon.wait(20)
+        assert lab.flow(a, b, sender="both").moving()
+        scene.daemon.write("policy.yaml", FROM_A.replace("app: a}", "app: c}"))
+        scene.daemon.wait(20)
+        assert eventually(is_revoked)
+        node.flush_conntrack()  # so that nobody finds it again
+        scene.daemon.kill()
+        scene.daemon.start()
+        scene.daemon.wait(20)
+        assert is_revoked()
+        name = next(each for each in node.ipset_save().split() if each.startswith("NP4-REVOKED"))
+        node.run(["ipset", "flush", name])
+        assert eventually(is_revoked)
+        ears = Ear(a, b.address(4), socket.IPPROTO_TCP), Ear(b, a.address(4), socket.IPPROTO_TCP)
+        assert [ear.heard() for ear in ears] == [0, 0]

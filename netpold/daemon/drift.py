@@ -23,7 +23,7 @@ from netpold.host.threads import started
 from netpold.policy.model import Family
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import Installed
-from netpold.rules.ruleset import FAMILIES, Ruleset
+from netpold.rules.ruleset import FAMILIES
 
 MOST_FAILURES = 3
 TRIES, AGAIN_S = 5, 0.02  # at putting back what a program is just changing
@@ -70,7 +70,7 @@ class Drift:
         return min(times, default=None)
 
     def expect(self, installed: Installed | None) -> None:
-        """What netpold has put into the kernel; to be called after each round."""
+        """What netpold has put into the kernel, all members known; to be called after each round."""
         self._watch.expect(installed)
 
     def begin(self, expected: Installed) -> None:
@@ -83,19 +83,18 @@ class Drift:
         self._watch.take()
         self._suspicion, self._mend_at = Suspicion(), None
 
-    def mend(self, installed: Installed, filled: Ruleset) -> Mended | None:
+    def mend(self, installed: Installed, known: Installed) -> Mended | None:
         """Put back what other programs changed; None where there is nothing to do, or not yet.
 
-        `filled`: what is installed, with the members of those sets that come and go beside the ruleset.
+        `known`: the same, with the members of those sets that come and go beside the ruleset; as in `expect`.
         Raises KernelError; what the kernel holds has to be read then.
         """
         self._take()
         if not self._suspicion:
             return None
-        known = replace(installed, ruleset=filled)
         for tries_left in reversed(range(TRIES)):
             try:
-                damage = self._damage(self._suspicion, installed, known)
+                damage = self._damage(self._suspicion, known)
                 if damage is not None and not damage:
                     self._suspicion, self._mend_at = Suspicion(), None
                     return None
@@ -124,14 +123,14 @@ class Drift:
             self._noticed = min(noticed, time.monotonic())
         self._suspicion |= suspicion
 
-    def _damage(self, suspicion: Suspicion, installed: Installed, known: Installed) -> Damage | None:
+    def _damage(self, suspicion: Suspicion, known: Installed) -> Damage | None:
         """What is hurt; None where the kernel has to be read and written anew.  Raises KernelError."""
         chains = {
-            family: suspicion.chains.get(family, frozenset()) - installed.stray_chains.get(family, frozenset())
+            family: suspicion.chains.get(family, frozenset()) - known.stray_chains.get(family, frozenset())
             for family in FAMILIES
         }
         for family in suspicion.tables:
-            chains[family] |= self._other_chains(family, installed, lost=suspicion.lost)
+            chains[family] |= self._other_chains(family, known, lost=suspicion.lost)
         hooks = {
             (family, builtin, own)
             for family in suspicion.hooks

@@ -221,7 +221,7 @@ class Reconciler:
                     self._inbox.look_at_all()
                 self._publish(state="degraded", error=str(error))
             self._in_force = self._installed or self._in_force
-            self._drift.expect(self._in_force)
+            self._drift.expect(None if self._in_force is None else self._cutter.known(self._in_force))
             after_round()
 
     def _take_stock(self) -> None:
@@ -277,7 +277,7 @@ class Reconciler:
             self._look_at = now + self.settings.rescan_s
             self._chores.sweep()
             if self._installed is not None:
-                self._drift.begin(self._installed)
+                self._drift.begin(self._cutter.known(self._installed))
             if self._enforced is not None:
                 self._cutter.look(self._enforced, frozenset())  # at what an earlier look failed at, or has ended since
         if failure or self._chores.overdue(now, self._installed) or not wishes.any():
@@ -296,7 +296,7 @@ class Reconciler:
         began, is_known = time.monotonic(), self._installed is not None
         self._installed = None  # should it fail, what the kernel holds has to be read
         try:
-            mended = self._drift.mend(in_force, self._cutter.filled(in_force.ruleset))
+            mended = self._drift.mend(in_force, self._cutter.known(in_force))
         except KernelError as error:
             log.warning("what another program changed can't be put back by itself: %s", error)
             self._drifted = True
@@ -401,6 +401,8 @@ class Reconciler:
         endpoints = self._known.endpoints
         enforced = Enforced(compiled.ruleset, endpoints, view.own)
         before, is_first = self._installed, self._enforced is None
+        if is_first:
+            self._cutter.take_over()
         if before is None:
             steps = plan(installed(self._backend), self._cutter.filled(compiled.ruleset))
         else:

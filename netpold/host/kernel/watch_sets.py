@@ -114,8 +114,8 @@ class SetWatcher:
 
 
 def is_known(ipset_: IPSet) -> bool:
-    """Whether the ruleset says all about the members of a set: of others they come and go beside it."""
-    return ipset_.larger in ("allows", None)
+    """Whether the members of a set are known: those that count have some for a while that nobody needs any more."""
+    return ipset_.larger != "counts"
 
 
 def is_of_another_kind(header: ipset.Header, wanted: IPSet) -> bool:
@@ -128,9 +128,7 @@ def _is_other(header: ipset.Header, wanted: IPSet) -> bool:
         return True
     if header.size is None:
         return False
-    if wanted.larger == "counts":  # members that it needs no more stay for a while
-        return header.size < len(wanted.members)
-    return is_known(wanted) and header.size != len(wanted.members)
+    return header.size != len(wanted.members) if is_known(wanted) else header.size < len(wanted.members)
 
 
 def differing(headers: Mapping[str, ipset.Header], expected: Installed) -> frozenset[str]:
