@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -92,6 +94,26 @@ class GitCheckout(_Git):
             commit = self.commits[id(tree)] = self.commit(self.other, tree)
             self.git("fetch", "-q", self.other, commit, cwd=self.watched)
         self.git("checkout", "-q", "--detach", commit, cwd=self.watched)
+
+
+class GitStopped(GitCheckout):
+    """git does not run for a while, in the middle, as on a machine that is busy."""
+
+    stopped_s = 0.05
+
+    def git(self, *words: str | Path, cwd: Path) -> str:
+        if words[0] != "checkout":
+            return super().git(*words, cwd=cwd)
+        lock, at_most_s = cwd / ".git/index.lock", 0.006
+        with subprocess.Popen(["git", *words], cwd=cwd) as checkout:
+            while not lock.exists() and checkout.poll() is None:
+                pass
+            time.sleep(random.uniform(0, at_most_s))
+            checkout.send_signal(signal.SIGSTOP)
+            time.sleep(self.stopped_s)
+            checkout.send_signal(signal.SIGCONT)
+        assert checkout.returncode == 0
+        return ""
 
 
 class GitPull(_Git):
@@ -462,6 +484,7 @@ class SlowWriter(_OneFile):
 # Ways in which there is nothing but the tree before or after.
 ATOMIC: tuple[type[Way], ...] = (
     GitCheckout,
+    GitStopped,
     GitPull,
     GitSync3,
     GitSync4,

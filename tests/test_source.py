@@ -430,6 +430,44 @@ class TestGit:
         follower.settle(NOTHING_CHANGED)
         assert follower.history[1:] == [{"b.yaml": None, "c.yaml": ["b"]}]
 
+    def test_a_git_that_ends_before_all_events_come(self, top: Path) -> None:
+        (top / ".git").mkdir()
+        follower = Follower(Source(top, LIMIT))
+        follower.settle()
+        lock = top / ".git/index.lock"
+        lock.touch()
+        (top / "a.yaml").write_text(namespace("new"))
+        follower.read(hint(top / "a.yaml"))
+        time.sleep(2 * SETTLE_S)
+        (top / "b.yaml").write_text(namespace("new"))
+        lock.rename(top / ".git/index")
+        follower.settle(NOTHING_CHANGED)
+        assert follower.history[1:] == [{"a.yaml": ["new"], "b.yaml": ["new"]}]
+
+    def test_a_git_that_begins_while_we_look_again(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (top / ".git").mkdir()
+        follower = Follower(Source(top, LIMIT))
+        follower.settle()
+        (top / "a.yaml").write_text(namespace("edited"))
+        follower.read(hint(top / "a.yaml"))
+        time.sleep(2 * SETTLE_S)
+        lock, original = top / ".git/index.lock", gitlock.GitRepositories.look
+
+        def begins_after(repositories: gitlock.GitRepositories) -> gitlock.GitState:
+            state = original(repositories)
+            monkeypatch.undo()
+            lock.touch()
+            (top / "a.yaml").write_text(namespace("new"))
+            return state
+
+        monkeypatch.setattr(gitlock.GitRepositories, "look", begins_after)
+        follower.settle_s = 0.0
+        assert not follower.read().changed
+        (top / "b.yaml").write_text(namespace("new"))
+        lock.rename(top / ".git/index")
+        follower.settle(NOTHING_CHANGED)
+        assert follower.history[1:] == [{"a.yaml": ["new"], "b.yaml": ["new"]}]
+
     def test_a_lock_that_was_left_behind(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gitlock, "LOCK_LIFE_S", 0.1)
         (top / ".git").mkdir()

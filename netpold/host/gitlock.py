@@ -32,7 +32,7 @@ class GitRepositories:
     """The repositories of some `.git` directories and files."""
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
-        self._repositories = [each for path in paths if (each := _repository(Path(path)))]
+        self._repositories = [each for path in sorted(paths) if (each := _repository(Path(path)))]
 
     def look(self) -> GitState:
         locked, stale = False, []

@@ -6,7 +6,7 @@ tell exactly, a walk through the whole tree finds; one such walk goes on in smal
 
 A file that a program still has open for writing, or that changes while it is read, is moving: its version from before
 stays.  While git holds its lock, or another program is seen to be at work (at_work.py), nothing is acted on; what it
-did is one change.
+did is one change.  What git did is acted on after a walk that began when it had ended, and beside which it did nothing.
 """
 
 from __future__ import annotations
@@ -168,14 +168,14 @@ class Source:
         try:
             self._look(hints)
             self._at_work.hear(hints.drafts)
-            git, before = self._git.look(), self._git_state
-            self._git_state = git
             now = time.monotonic()
-            held = git.locked or self._is_half_done(now)
-            if held or git.indexes != before.indexes:
-                self._waiting.batch = True
+            held = self._is_git_at_work() or self._is_half_done(now)
             if not held:
                 self._look_again(now)
+                held = self._is_git_at_work()  # it may have begun beside that look
+            if held:
+                self._waiting.batch = True
+            else:
                 self._act(self._waiting.ripe(now), changed)
                 self._read_racy(hints.everything, changed)
                 if not self._files and not self._waiting and not self._walk_wanted:
@@ -192,6 +192,8 @@ class Source:
             self._waiting.end_batch()
             self._completed()
         self.due = now + AT_WORK_POLL_S if held else self._next(now)
+        if self._walk_wanted:
+            self.due = min(self.due or now, max(now, self._walk_at))
         if not self.complete:
             return self._reading({})
         self._kept_back = {}
@@ -222,6 +224,18 @@ class Source:
             self.complete = True
             self._remembered.loaded()
             self._absence.started()
+
+    def _is_git_at_work(self) -> bool:
+        """Whether git is at work, or has been since the reading before.  What was seen meanwhile may be half of what it
+        did, and not all events need have come: only a walk that begins after its end sees the whole."""
+        git, before = self._git.look(), self._git_state
+        self._git_state = git
+        if git.locked:
+            return True
+        if before.locked or git.indexes != before.indexes:
+            self._walk_wanted, self._walk_at = True, 0.0
+            return True
+        return False
 
     def _is_half_done(self, now: float) -> bool:
         """Whether another program than git is seen to be at work on what waits, or a tree that is filled anew was not
