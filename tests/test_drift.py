@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from netpold.daemon.fight import FREE, LONGEST_S, OPEN_S, QUIET_S, Fight, Repair
 from netpold.host.kernel import ipset, nf_tables
 from netpold.host.kernel.backend import Commit, KernelError, Program
 from netpold.host.kernel.nft import Nft
+from netpold.host.kernel.watch_nft import NftWatcher
 from netpold.host.kernel.watch_sets import SetWatcher
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import ChangeSet, CreateSet, Installed, ReplaceChains
@@ -220,6 +222,25 @@ def test_a_listing_is_right_only_as_long_as_the_set_should_have_these_members(la
 
 
 @pytest.mark.kernel
+def test_a_set_that_is_swapped_is_read_before_its_turn_comes(lab: Lab) -> None:
+    """So is one with members that only the loop knows, which has no turn."""
+    sets = {f"S{number}": IPSet(f"S{number}", 4, "hash:ip", "", frozenset(("10.0.0.1",))) for number in range(1000)}
+    sets["R"] = replace(sets["S0"], name="R", larger="forbids")
+    names = {name: f"NP4-{name}" for name in sets}
+    node, watcher = lab.node("n1"), SetWatcher()
+    with node.netns.entered():
+        ipset.create([CreateSet(names[name], each, "") for name, each in sets.items()])
+        watcher.expected = Installed(Ruleset({4: {}, 6: {}}, sets, {}), names)
+        watcher.look()  # of what only the loop knows, it asks it once
+        assert not watcher.look()
+        node.run(["ipset", "create", "other", "hash:ip", "hashsize", "128", "maxelem", str(MOST_MEMBERS)])
+        node.run(["ipset", "add", "other", "10.0.0.2"])
+        for name, words in (("NP4-S900", "swap NP4-S900 other"), ("NP4-R", "flush NP4-R")):
+            node.run(["ipset", *words.split()])
+            assert any(name in watcher.look().members for _ in range(3))
+
+
+@pytest.mark.kernel
 def test_a_connection_that_was_opened_in_the_gap_is_cut(lab: Lab, backend: Backend) -> None:
     scene = Scene(lab, backend)
     with scene.daemon:
@@ -325,6 +346,32 @@ def test_a_lost_event_costs_time_and_nothing_else(lab: Lab) -> None:
         assert transaction.own[4] == {"NETPOLD-FORWARD"}
         assert transaction.name == "iptables-nft"
         events.close()
+
+
+@pytest.mark.kernel
+def test_what_a_script_in_the_place_of_the_tool_has_the_real_one_do_is_netpolds_own(lab: Lab) -> None:
+    node = lab.node("n1")
+    with node.netns.entered():
+        script = subprocess.Popen(
+            ["sh", "-c", "iptables-nft-restore --noflush -v; exit $?"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        )
+        watcher = NftWatcher(lambda: frozenset((script.pid,)))
+        try:
+            assert script.stdin
+            assert script.stdout
+            script.stdin.write(b"*filter\n:NETPOLD-FORWARD - [0:0]\nCOMMIT\n# done\n")
+            script.stdin.flush()
+            while script.stdout.readline() != b"# done\n":
+                pass
+            assert not watcher.look()
+            node.iptables("nft", 4, "-F", "NETPOLD-FORWARD")
+            assert watcher.look().chains[4] == {"NETPOLD-FORWARD"}
+        finally:
+            script.communicate(timeout=30)
+            watcher.close()
 
 
 @pytest.mark.kernel

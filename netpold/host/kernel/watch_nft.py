@@ -8,6 +8,7 @@ jump to an own chain away, or put something before it.  All others cost the deco
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 
 from netpold.host.kernel.backend import Program, Suspicion
@@ -20,7 +21,7 @@ _ALL = frozenset(FAMILIES)
 
 
 class NftWatcher:
-    """A `Watcher`.  `own`: the ports that netpold's own commits come from, which are process ids."""
+    """A `Watcher`.  `own`: the processes that carry out netpold's own commits, each the first of a group."""
 
     due = math.inf  # events tell all
 
@@ -35,7 +36,7 @@ class NftWatcher:
         found = Suspicion()
         try:
             for transaction in self._events.transactions():
-                if transaction.port not in self._own():
+                if not self._is_own(transaction.port):
                     found |= _suspicion(transaction)
         except Lost:
             found |= Suspicion(tables=_ALL, hooks=_ALL, lost=True)
@@ -43,6 +44,14 @@ class NftWatcher:
 
     def close(self) -> None:
         self._events.close()
+
+    def _is_own(self, port: int) -> bool:
+        """A port is the process's id, mostly.  A tool may be a script that starts the real one."""
+        own = self._own()
+        try:
+            return port in own or os.getpgid(port) in own
+        except (OSError, OverflowError):  # it has ended, or has more than one socket
+            return False
 
 
 def _suspicion(transaction: Transaction) -> Suspicion:
