@@ -363,6 +363,40 @@ class TestAfterARestart:
         assert [*follower.names] == sorted(["a.yaml", *(f"{number}.yaml" for number in range(20))])
 
 
+def other_kind(top: Path, kind: str) -> Path:
+    """Something of another kind in the place of a file or a directory; returns where."""
+    path = top / ("sub/p.yaml" if "file" in kind else "sub")
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    if kind == "file by a directory":
+        path.mkdir()
+    elif kind == "file by a link":
+        path.symlink_to(".")
+    elif kind == "directory by a fifo":
+        os.mkfifo(path)
+    else:
+        path.write_text("# x")
+    return path
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["file by a directory", "file by a link", "directory by a fifo", "directory by another"]
+)
+def test_something_of_another_kind(known: Follower, top: Path, kind: str, restart: bool) -> None:
+    (top / "sub").mkdir()
+    (top / "sub/p.yaml").write_text(namespace("p"))
+    known.settle()
+    where = other_kind(top, kind)
+    if restart:
+        known = Follower(Source(top, LIMIT, before=Before(top / "sub/p.yaml")))
+    for _ in range(2):
+        reading = known.settle()
+        assert [each.position.file for each in reading.findings] == [str(where)]
+        assert known.parsed[str(top / "sub/p.yaml")].truncated if restart else known.names["p.yaml"] == ["p"]
+    where.rmdir() if where.is_dir() and not where.is_symlink() else where.unlink()
+    assert codes(known.settle()) == [] and "p.yaml" not in known.names
+
+
 def test_what_lies_below_a_link_that_breaks(known: Follower, top: Path) -> None:
     (top / ".store/deep").mkdir(parents=True)
     (top / ".store/deep/c.yaml").write_text(namespace("c"))

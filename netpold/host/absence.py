@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from netpold.host.mounts import mount_points
-from netpold.host.scan import Directory, SourceError, problem
+from netpold.host.scan import Directory, SourceError, is_manifest, problem
 from netpold.policy.documents import Content
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding
@@ -111,6 +111,23 @@ class Absence:
         self._unmounted = {path: now[path][:2] for path in found}
         return found
 
+    def in_the_way(self, gone: Iterable[str]) -> dict[str, Finding]:
+        """What stands now in the place of known files that are not there, or of directories on the way to them, and is
+        of another kind: by its path.  A file is replaced by a directory where a container's mount has no source."""
+        found: dict[str, Finding] = {}
+        looked_at: set[str] = set()
+        top = str(self._directory)
+        for file in {*gone, *self.files_before()}:
+            if is_manifest(file.rpartition("/")[2]) and Path(file).is_dir():
+                found[file] = _other_kind(file, "not-a-file", "a file was here, and is a directory now")
+            for path in _parents(file):
+                if path == top or path in looked_at:
+                    break
+                looked_at.add(path)
+                if Path(path).exists() and not Path(path).is_dir():
+                    found[path] = _other_kind(path, "not-a-directory", "a directory was here, and is none now")
+        return found
+
     def went(self, path: str, content: Content, now: float) -> None:
         """A file is taken for deleted."""
         self._went.pop(path, None)
@@ -140,6 +157,11 @@ def _is_other(path: str, was: Directory, now: Directory, points: Collection[str]
     return now.inode != was.inode and os.path.realpath(path) in points
 
 
+def _other_kind(path: str, code: str, fault: str) -> Finding:
+    cure = "put it back, or take away what is here now if its objects are to go"
+    return problem(path, code, f"{fault}; what it held stays in force", cure)
+
+
 def unmounted_problem(path: str) -> Finding:
     """That nothing is mounted on a directory any more."""
     fault = "what was mounted here is not, and nothing is here; what it held stays in force"
@@ -153,8 +175,8 @@ def _emptied(path: str) -> Finding:
 
 
 def is_below(path: str, closed: Collection[str]) -> bool:
-    """Whether a path lies below one that can't be looked into."""
-    return bool(closed) and any(parent in closed for parent in _parents(path))
+    """Whether a path is one that can't be looked into, or lies below one."""
+    return bool(closed) and (path in closed or any(parent in closed for parent in _parents(path)))
 
 
 def _parents(path: str) -> Iterable[str]:

@@ -402,11 +402,14 @@ class Source:
             return
         if not occupied and self._waiting.anew:
             self._absence.refuse_empty(self._files.keys())
+        way = self._absence.in_the_way(path for path, each in self._files.items() if each.visited != number)
+        occupied.update(way, (path.rpartition("/")[0] for path in way))
         unmounted = self._absence.unmounted(self._listed, walk.listed, occupied)
-        self._notes += tuple(map(unmounted_problem, unmounted))
-        closed |= unmounted
-        for path in [each for directory in unmounted for each in self._absence.files_below(directory)]:
-            if path not in self._files:
+        self._notes += (*way.values(), *map(unmounted_problem, unmounted))
+        lost = unmounted | way.keys()
+        closed |= lost
+        for path in self._absence.files_before():
+            if is_below(path, lost) and path not in self._files:
                 self._files[path] = _File(_NEVER_READ, _UNKNOWN, number)
                 self._kept_back[path] = UNKNOWN
         for path in list(self._files):
