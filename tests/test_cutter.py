@@ -514,8 +514,12 @@ def test_what_is_revoked_outlasts_a_restart_and_what_other_programs_flush(lab: L
     a, b, node = scene.a, scene.b, scene.daemon.node
     member = f"{b.address(4)},tcp:80,{a.address(4)}"
 
+    def in_force() -> str:
+        rules = node.iptables(backend, 4, "-S", "NETPOLD-FORWARD")
+        return next(word for word in rules.split() if word.startswith(REVOKED[4]))
+
     def is_revoked() -> bool:
-        return any(re.fullmatch(rf"add NP4-REVOKED\S* {member}", line) for line in node.ipset_save().splitlines())
+        return f"add {in_force()} {member}" in node.ipset_save().splitlines()
 
     with scene.daemon:
         scene.daemon.start()
@@ -529,8 +533,7 @@ def test_what_is_revoked_outlasts_a_restart_and_what_other_programs_flush(lab: L
         scene.daemon.start()
         scene.daemon.wait(20)
         assert is_revoked()
-        name = next(each for each in node.ipset_save().split() if each.startswith("NP4-REVOKED"))
-        node.run(["ipset", "flush", name])
+        node.run(["ipset", "flush", in_force()])
         assert eventually(is_revoked)
         ears = Ear(a, b.address(4), socket.IPPROTO_TCP), Ear(b, a.address(4), socket.IPPROTO_TCP)
         assert [ear.heard() for ear in ears] == [0, 0]
