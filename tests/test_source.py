@@ -700,6 +700,8 @@ from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hi
 from netpold.host.scan import look
 from netpold.host.source import Source
 import time
+from netpold.host import waiting
+waiting.MOVED_S = 0.0  # else the tick is over before anything is read
 top = Path(sys.argv[1])
 source = Source(top, 1 << 20)
 path = str(top / "a.yaml")
