@@ -298,7 +298,8 @@ class Reconciler:
         try:
             mended = self._drift.mend(in_force, self._cutter.known(in_force))
         except KernelError as error:
-            log.warning("what another program changed can't be put back by itself: %s", error)
+            level = logging.DEBUG if self._drifted else logging.WARNING  # once
+            log.log(level, "what another program changed can't be put back by itself: %s", error)
             self._drifted = True
             return
         now = in_force if mended is None else mended.installed
