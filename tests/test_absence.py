@@ -397,6 +397,13 @@ def test_something_of_another_kind(known: Follower, top: Path, kind: str, restar
     assert codes(known.settle()) == [] and "p.yaml" not in known.names
 
 
+def test_a_link_by_a_name_of_a_manifest_that_led_nowhere(known: Follower, top: Path) -> None:
+    (top / "link.yaml").symlink_to("sub")
+    assert codes(known.settle()) == ["dangling-symlink"]
+    (top / "sub").mkdir()
+    assert codes(known.settle()) == []
+
+
 def test_what_lies_below_a_link_that_breaks(known: Follower, top: Path) -> None:
     (top / ".store/deep").mkdir(parents=True)
     (top / ".store/deep/c.yaml").write_text(namespace("c"))

@@ -90,6 +90,11 @@ class _File:
     content: Content
     visited: int
 
+    @property
+    def was_read(self) -> bool:
+        """Whether there was a file, now or before a restart, and not only what can't be looked at."""
+        return self.content is not _UNKNOWN or self.seen == _NEVER_READ
+
 
 class Source:
     """A directory of manifests (or one file), and what is known of it.  For use by one thread; it never sleeps.
@@ -402,7 +407,8 @@ class Source:
             return
         if not occupied and self._waiting.anew:
             self._absence.refuse_empty(self._files.keys())
-        way = self._absence.in_the_way(path for path, each in self._files.items() if each.visited != number)
+        gone = (path for path, each in self._files.items() if each.visited != number and each.was_read)
+        way = self._absence.in_the_way(gone)
         occupied.update(way, (path.rpartition("/")[0] for path in way))
         unmounted = self._absence.unmounted(self._listed, walk.listed, occupied)
         self._notes += (*way.values(), *map(unmounted_problem, unmounted))
