@@ -173,6 +173,44 @@ def test_nothing_is_left(lab: Lab, harm: Any) -> None:
         assert status(scene)["last_good"]["count"] == 0
 
 
+@pytest.mark.parametrize("lost", ["all", "last good"])
+def test_nothing_is_known_but_what_the_kernel_holds(lab: Lab, lost: str) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(b=TO_B)
+        scene.daemon.stop()
+        if lost == "all":
+            empty(scene.daemon.manifests)
+            shutil.rmtree(scene.daemon.state)
+        else:
+            (scene.daemon.state / "last-good.sqlite").write_bytes(b"junk" * 5000)
+            (scene.daemon.manifests / "b.yaml").write_text(GARBAGE)
+        restart(scene)
+        assert eventually(lambda: scene.state() == "degraded")
+        b_is_as_before(scene)
+        if lost == "last good":
+            assert "/b.yaml, which can't be read to its end" in str(status(scene)["error"])
+            scene.enforce(b=OTHER_B)
+            assert scene.passes(scene.c, scene.b)
+
+
+def test_a_manifest_that_is_renamed_and_broken(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(b=TO_B)
+        for end in ("b2.yaml", "b3.yaml"):
+            (path,) = scene.daemon.manifests.glob("b*.yaml")
+            if end == "b3.yaml":
+                scene.daemon.stop()
+            path.write_text(GARBAGE)
+            path.rename(path.with_name(end))
+            if end == "b3.yaml":
+                restart(scene)
+            scene.daemon.wait(20)
+            b_is_as_before(scene)
+            assert any(each["code"] == "may-be-here" for each in status(scene)["findings"])
+
+
 def test_an_empty_directory_by_the_settings(lab: Lab) -> None:
     scene = Scene(lab, "nft", config="allow_empty = true\n")
     with scene.daemon:
