@@ -67,9 +67,12 @@ class Network:
         self._began = 0.0  # the thread
         self._failed = False  # the thread; it may still be alive, to tell why
         self._replaced = 0  # threads
+        self._trouble = ""  # why the network can't be followed just now
 
     @property
     def warning(self) -> str | None:
+        if self._trouble:
+            return f"the network can't be followed, so pods are placed by how it was before: {self._trouble}"
         if not self._replaced:
             return None
         return f"the thread that follows the network was replaced ({self._replaced} times); please report the log"
@@ -135,9 +138,13 @@ class Network:
         try:
             self._follow(*(self._sockets or self._connect()))
         except (OSError, NetlinkError) as error:
-            log.warning("the state of the network will be read again: %s", error)
+            if not self._trouble:
+                log.warning("the state of the network will be read again: %s", error)
+            self._trouble = str(error)
             self._disconnect()
+            self._wake()  # status has something to say
             return False
+        self._trouble = ""
         return True
 
     def _connect(self) -> tuple[Netlink, Netlink]:
