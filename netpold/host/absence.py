@@ -8,6 +8,7 @@ So what was known stays, and who wants it to go says so.  After a restart, what 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -118,13 +119,13 @@ class Absence:
         looked_at: set[str] = set()
         top = str(self._directory)
         for file in {*gone, *self.files_before()}:
-            if is_manifest(file.rpartition("/")[2]) and Path(file).is_dir():
+            if is_manifest(file.rpartition("/")[2]) and _is_directory(file):
                 found[file] = _other_kind(file, "not-a-file", "a file was here, and is a directory now")
             for path in _parents(file):
                 if path == top or path in looked_at:
                     break
                 looked_at.add(path)
-                if Path(path).exists() and not Path(path).is_dir():
+                if _is_directory(path) is False:
                     found[path] = _other_kind(path, "not-a-directory", "a directory was here, and is none now")
         return found
 
@@ -155,6 +156,14 @@ class Absence:
 def _is_other(path: str, was: Directory, now: Directory, points: Collection[str]) -> bool:
     """Whether it is another directory, and something was mounted on it before; `points`: where."""
     return now.inode != was.inode and os.path.realpath(path) in points
+
+
+def _is_directory(path: str) -> bool | None:
+    """None: nothing is there, or nobody can tell."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
+    except OSError:
+        return None
 
 
 def _other_kind(path: str, code: str, fault: str) -> Finding:
