@@ -433,13 +433,13 @@ def wait():
 
 threading.Thread(target=wait, daemon=True).start()
 """
-CLOSE_INOTIFY = """
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:inotify":
-                os.close(int(fd))
-        except OSError:
-            pass
+FAIL_WATCHER = """
+    from netpold.host.watch import Watcher
+    note = Watcher._note
+    def fail(*_):
+        Watcher._note = note  # once
+        raise ZeroDivisionError
+    Watcher._note = fail
 """
 FAIL_CUTTER = """
     from netpold.daemon.cutter import Cutter
@@ -461,13 +461,18 @@ def inject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 
 @pytest.mark.kernel
 def test_the_daemon_replaces_a_dead_watcher_and_says_so(lab: Lab, inject: Callable[[str], Path]) -> None:
-    now = inject(CLOSE_INOTIFY)
+    now = inject(FAIL_WATCHER)
     scene = Scene(lab, "nft", sync.LinkSwapped)
+
+    def died() -> bool:
+        (scene.way.watched / ".poke").touch()  # an event that means nothing
+        return "thread netpold-watch ended" in daemon.errors()
+
     with scene.daemon as daemon:
         daemon.wait(20)
         with scene.watched():
             now.touch()
-            assert eventually(lambda: "thread netpold-watch ended" in daemon.errors(), 10)
+            assert eventually(died, 10)
             scene.way.become(scene.new)
             assert eventually(lambda: not scene.differences("new"), 10)
         assert any("was replaced" in each for each in daemon.status()["warnings"])
