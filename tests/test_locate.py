@@ -254,12 +254,25 @@ def test_what_a_pod_leaves_behind_is_no_other_pods_by_what_is_said_on_a_bridge()
     places = Places(NODE)
     places.update(BRIDGED, {"d/p": (None, old)})
     places.update(BRIDGED, {"d/p": (old, None), "d/new": (None, new)})
-    assert places.endpoints["d/new"].interfaces == ()
+    assert places.endpoints["d/new"].interfaces == (Interface("p1", bridged=True),)  # it has got another name
+    elsewhere = replace(BRIDGED, contested={"10.1.0.1": ("p1", "p2")})
+    places.update(elsewhere, {})
+    assert places.endpoints["d/new"].interfaces == (Interface("p2", bridged=True),)  # it is another pod
     assert places.abandoned == {"p1": "d/p"}
     places.update(replace(BRIDGED, contested={"10.1.0.1": ("p1", "p2")}), {})  # now it speaks on its own port
     assert places.endpoints["d/new"].interfaces == (Interface("p2", bridged=True),)
     places.update(BRIDGED, {"d/new": (new, None), "d/p": (None, old)})  # whose manifest was only lost
     assert places.endpoints["d/p"].interfaces == (Interface("p1", bridged=True),)
+
+
+def test_a_pod_with_another_name_is_where_the_old_one_was_also_if_both_were_there_for_a_while() -> None:
+    old, new = pod("10.1.0.1", node=NODE), pod("10.1.0.1", name="new", node=NODE)
+    places = Places(NODE)
+    places.update(BRIDGED, {"d/p": (None, old)})
+    places.update(BRIDGED, {"d/new": (None, new)})
+    assert places.endpoints["d/new"].interfaces == ()
+    places.update(BRIDGED, {"d/p": (old, None)})
+    assert places.endpoints["d/new"].interfaces == (Interface("p1", bridged=True),)
 
 
 def test_of_two_that_are_first_heard_behind_one_port_only_one_is_there() -> None:

@@ -59,11 +59,15 @@ class Places:
         self._before = tuple(before)
         self._ports: dict[str, tuple[Link, ...]] = {}  # where a pod was found last
         self._owners: dict[int, str] = {}  # by the index of an interface, the pod that was found there last
+        self._addresses: dict[int, tuple[str, ...]] = {}  # likewise, that pod's
 
     def update(self, view: HostView, pods: Mapping[str, tuple[Pod | None, Pod | None]]) -> None:
         """Look at the pods that changed (by key, before and after); at all that may be here, where the view did."""
         touched: set[str] = set()
+        freed: set[str] = set()  # addresses that some pod has no more, whose place another one may inherit
         for key, (old, pod) in pods.items():
+            if old is not None:
+                freed.update(old.addresses)
             if old is not None and pod is not None and not is_same(old.addresses, pod.addresses):
                 self._ports.pop(key, None)
             if pod is not None and pod.takes_part and pod.node in (None, self._node):
@@ -77,6 +81,8 @@ class Places:
         if view is not self._view:
             self._view = view
             touched.update(self._here)
+        if freed:
+            touched.update(key for key, pod in self._here.items() if not freed.isdisjoint(pod.addresses))
         self._remember()
         if touched:
             self._look(touched)
@@ -91,6 +97,7 @@ class Places:
         for left in self._before:
             there = [links[index] for index in left.links.values() if index in links]
             self._owners.update((link.index, left.pod.key) for link in there)
+            self._addresses.update((link.index, left.addresses) for link in there)
             pod = self._here.get(left.pod.key)
             if pod is not None and not left.closed and is_same(left.addresses, pod.addresses):
                 self._ports[pod.key] = (*self._ports.get(pod.key, ()), *there)
@@ -105,18 +112,24 @@ class Places:
         for key in sorted(keys):
             pod = self._here.get(key)
             kept = tuple(self._kept(key, owners))
-            endpoint = locate_one(self._view, pod, self._node, key in self.were_here, owners, kept) if pod else None
+            inherited = frozenset(self._inherited(pod, owners)) if pod else frozenset()
+            endpoint = (
+                locate_one(self._view, pod, self._node, key in self.were_here, owners, kept, inherited) if pod else None
+            )
             endpoints.pop(key, None)
             self._doubts.pop(key, None)
             if pod is None or endpoint is None:
                 self._ports.pop(key, None)
                 continue
-            if endpoint.interfaces:
-                self._ports[key] = tuple(links[each.name] for each in endpoint.interfaces)
-            owners.update((each.name, key) for each in endpoint.interfaces)
+            own = [each.name for each in endpoint.interfaces if each.name not in inherited]
+            if own:
+                self._ports[key] = tuple(links[name] for name in own)
+                self._addresses.update((links[name].index, pod.addresses) for name in own)
+            owners.update((name, key) for name in own)
             endpoints[key] = endpoint
             self._doubts[key] = [*doubts(self._view, pod), *_denied(self._view, pod, owners)]
         self._owners = {links[name].index: key for name, key in owners.items()}
+        self._addresses = {index: each for index, each in self._addresses.items() if index in self._owners}
         if endpoints != self.endpoints:
             self.endpoints = endpoints
         came = {key for key in keys if key in endpoints and self._here[key].node is None} - self.were_here
@@ -125,6 +138,15 @@ class Places:
         self.abandoned = dict(_abandoned(self._view, endpoints, owners))
         found = [doubt for of_pod in self._doubts.values() for doubt in of_pod]
         self.warnings = tuple(sorted((*found, *_clashes(self._view, endpoints))))
+
+    def _inherited(self, pod: Pod, owners: Mapping[str, str]) -> Iterator[str]:
+        """The interfaces of a pod that is gone and had an address of this one: mostly it has got another name.  But it
+        may also be another pod, elsewhere, so it does not own them."""
+        for name, key in owners.items():
+            had = set(self._addresses.get(self._view.links[name].index, ()))
+            owner = self._here.get(key)
+            if (owner is None or had.isdisjoint(owner.addresses)) and not had.isdisjoint(pod.addresses):
+                yield name
 
     def _kept(self, key: str, owners: Mapping[str, str]) -> Iterator[str]:
         """The bridge ports that a pod was behind and that are still there."""
@@ -152,16 +174,17 @@ def locate_one(
     was_here: bool = False,
     owners: Mapping[str, str] = _NOBODYS,
     kept: tuple[str, ...] = (),
+    inherited: Container[str] = (),
 ) -> Endpoint | None:
     """A pod's endpoint; None where the pod is not local or takes no part in policies.  `was_here`: it was local before,
     and its manifest did not go since.  `owners`: of interfaces, by the keys of pods.  `kept`: the bridge ports that the
-    pod has, whatever is said there."""
+    pod has, whatever is said there; `inherited`: those that it may have, if nothing else is said."""
     if pod.node not in (None, node) or not pod.takes_part:
         return None
     names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
     if not names:
         routed = [name for address in pod.addresses for name in _routed(view, address)]
-        names = routed + (list(kept) if kept and not routed else _heard(view, pod, owners))
+        names = routed + (list(kept) if kept and not routed else _heard(view, pod, owners, inherited))
     if pod.node is None and not names and not was_here and not any(_is_near(view, each) for each in pod.addresses):
         return None
     return Endpoint(
@@ -171,12 +194,12 @@ def locate_one(
     )
 
 
-def _heard(view: HostView, pod: Pod, owners: Mapping[str, str]) -> list[str]:
+def _heard(view: HostView, pod: Pod, owners: Mapping[str, str], inherited: Container[str]) -> list[str]:
     """The port that a bridge's tables have for a pod's addresses; none where these do not agree."""
     contested = [address for address in pod.addresses if address in view.contested]
     if not contested:
         ports = [name for address in pod.addresses for name in _found_on_bridge(view, address)]
-        return [port for port in ports if owners.get(port, pod.key) == pod.key]
+        return [port for port in ports if owners.get(port, pod.key) == pod.key or port in inherited]
     free = {port for each in contested for port in view.contested[each] if owners.get(port, pod.key) == pod.key}
     return [port for port in free if len(free) == 1 and not _is_shared(view, port) and _is_own(view, port)]
 
