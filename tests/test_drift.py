@@ -51,8 +51,8 @@ class Rules:
             lines = self.node.run([f"{TOOLS[family]}-{self.backend}-save", "-t", "filter"]).splitlines()
             own = [line.split(" [")[0] for line in lines if re.match(r"(:|-A )(NETPOLD-|NP-)", line)]
             hooks = [line for line in lines if re.match(r"-A (INPUT|FORWARD|OUTPUT) .*NETPOLD", line)]
-            # with its verdict: a chain without a hook has none
-            hooks += [line.split(" [")[0] for line in lines if line.startswith(":FORWARD ")]
+            # whether it has a verdict, whichever (ufw has it drop): a chain without a hook has none
+            hooks += [f":FORWARD {line.split()[1] != '-'}" for line in lines if line.startswith(":FORWARD ")]
             found += [f"IPv{family}", *own, *hooks]
             for builtin in ("INPUT", "FORWARD"):
                 first = next((line for line in lines if line.startswith(f"-A {builtin} ")), "nothing")
