@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from netpold.daemon.reconcile import LAST_GOOD_NAME
+from netpold.host import last_good_database
+from netpold.policy.canonical import KINDS, written
+from netpold.policy.manifest import parse
 from tests.lab import Lab
 from tests.test_daemon import A_OUT, Scene, eventually, policy, udp
 
@@ -34,9 +38,23 @@ def status(scene: Scene) -> dict[str, Any]:
     return found
 
 
+def kill(scene: Scene) -> None:
+    """Once all that is in force is on disk, too, which takes some milliseconds, or as long as the disk takes."""
+    files = [each for each in scene.daemon.manifests.rglob("*") if each.suffix in (".yaml", ".json")]
+    objects = [each for path in files for each in parse(path.read_bytes(), str(path)).objects]
+    wanted = {(KINDS[type(each)], each.key): written(each) for each in objects}
+
+    def kept() -> bool:
+        rows = last_good_database.read(scene.daemon.state / LAST_GOOD_NAME).rows
+        return wanted == {name: row.manifest for name, row in rows.items()}
+
+    assert wanted and eventually(kept, 20)
+    scene.daemon.kill()
+
+
 def restart(scene: Scene, how: str = "stop") -> None:
     if scene.daemon.running:
-        scene.daemon.kill() if how == "kill" else scene.daemon.stop()
+        kill(scene) if how == "kill" else scene.daemon.stop()
     scene.daemon.start()
     assert eventually(lambda: scene.daemon.ctl("status").returncode in (0, 1), 20), scene.daemon.errors()
 
@@ -68,7 +86,7 @@ def test_a_manifest_that_breaks_while_the_daemon_is_down(lab: Lab, text: str) ->
         scene.enforce(b=TO_B)
         restart(scene, "kill")  # the version that is kept was kept over a restart before
         scene.daemon.wait(20)
-        scene.daemon.kill()
+        kill(scene)
         (scene.daemon.manifests / "b.yaml").write_text(text)
         for _ in range(2):
             reboot(scene)
@@ -88,7 +106,7 @@ def test_it_breaks_right_after_it_was_put_in_force(lab: Lab) -> None:
     with scene.daemon:
         for text, open_to_c in ((OTHER_B, True), (TO_B, False), (OTHER_B, True), (TO_B, False)):
             scene.enforce(b=text)
-            scene.daemon.kill()
+            kill(scene)
             (scene.daemon.manifests / "b.yaml").write_text(GARBAGE)
             restart(scene)
             scene.daemon.wait(20)
@@ -115,7 +133,7 @@ def test_a_conflict_that_came_while_the_daemon_was_down(lab: Lab) -> None:
     scene = Scene(lab, "nft")
     with scene.daemon:
         scene.enforce(b=TO_B)
-        scene.daemon.kill()
+        kill(scene)
         scene.daemon.write("a-second.yaml", OTHER_B)
         for _ in range(2):
             restart(scene)
@@ -296,7 +314,7 @@ def test_a_full_disk(lab: Lab) -> None:
         b_is_as_before(scene)
         ballast.unlink()
         assert eventually(lambda: not any("last good" in each for each in status(scene)["warnings"]), 20)
-        scene.daemon.kill()
+        kill(scene)
         (scene.daemon.manifests / "b.yaml").write_text(GARBAGE)
         restart(scene)
         scene.daemon.wait(20)

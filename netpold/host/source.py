@@ -91,9 +91,12 @@ class _File:
     visited: int
 
     @property
-    def was_read(self) -> bool:
-        """Whether there was a file, now or before a restart, and not only what can't be looked at."""
-        return self.content is not _UNKNOWN or self.seen == _NEVER_READ
+    def held(self) -> bool:
+        """Whether there was a file with something in it, now or before a restart, and not only what can't be looked
+        at."""
+        if self.content is _UNKNOWN:
+            return self.seen == _NEVER_READ
+        return bool(self.content.parsed.objects) or self.content.parsed.truncated
 
 
 class Source:
@@ -407,7 +410,7 @@ class Source:
             return
         if not occupied and self._waiting.anew:
             self._absence.refuse_empty(self._files.keys())
-        gone = (path for path, each in self._files.items() if each.visited != number and each.was_read)
+        gone = (path for path, each in self._files.items() if each.visited != number and each.held)
         way = self._absence.in_the_way(gone)
         occupied.update(way, (path.rpartition("/")[0] for path in way))
         unmounted = self._absence.unmounted(self._listed, walk.listed, occupied)
