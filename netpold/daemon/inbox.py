@@ -1,16 +1,25 @@
 """What woke the loop, and who waits for an answer: how other threads talk to it, and how it waits.
 
 The loop takes all that came at once, so ten thousand events are one round.
+
+Questions about what the loop knows are answered by the loop itself, since nobody else may look at what it changes: a
+step at a time between two rounds, so that a long answer never holds up a change for longer than a step takes.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from netpold.host.kernel.backend import KernelError
+
+T = TypeVar("T")
+Question = Generator[None, None, T]  # yields after each step, returns the answer
 
 ALIVE_S = 5.0  # how often to give a sign of life while nothing happens
 
@@ -42,6 +51,7 @@ class Inbox:
         self._wishes = Wishes()
         self._flush_error: KernelError | None = None
         self._flushing = False  # the loop has taken the wish for a flush
+        self._questions: deque[tuple[Question[Any], Future[Any]]] = deque()
 
     # From any thread ----------------------------------------------------------------------------------------------
 
@@ -78,6 +88,18 @@ class Inbox:
                 raise KernelError(f"not flushed within {timeout:.0f} s, and given up; see the daemon's log")
             if self._flush_error:
                 raise self._flush_error
+
+    def ask(self, question: Question[T], timeout: float) -> T:
+        """Have the loop answer a question.  Raises what the question raises, and TimeoutError after `timeout` seconds,
+        when the loop is busy for that long."""
+        future: Future[T] = Future()
+        with self._changed:
+            self._questions.append((question, future))
+            self._changed.notify_all()
+        try:
+            return future.result(timeout)
+        finally:
+            future.cancel()  # where it has no answer yet, nobody waits for it any more
 
     def is_answered(self, asked: int) -> bool:
         """Whether what `look_at_all` returned was answered."""
@@ -129,16 +151,44 @@ class Inbox:
             return taken
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        """As Condition.wait_for, with signs of life, given while nothing is locked."""
+        """As Condition.wait_for, with signs of life and answers, given while nothing is locked."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
+            self._answer_some()  # before anything else: events that come all the time must not keep answers away
             left = ALIVE_S if end is None else end - time.monotonic()
             with self._changed:
-                if self._changed.wait_for(condition, min(left, ALIVE_S)):
+                self._changed.wait_for(lambda: condition() or bool(self._questions), min(left, ALIVE_S))
+                if condition():
                     return True
+                if self._questions:
+                    continue
             if end is not None and time.monotonic() >= end:
                 return False
             self.alive()
+
+    def _answer_some(self) -> None:
+        """One step of the question that came first."""
+        with self._changed:
+            if not self._questions:
+                return
+            question, future = self._questions[0]
+        if not future.cancelled():
+            error: Exception | None = None
+            answer = None
+            try:
+                next(question)
+                return
+            except StopIteration as end:
+                answer = end.value
+            except Exception as raised:  # noqa: BLE001  to be raised where it was asked: it must not end the loop
+                error = raised
+            if future.set_running_or_notify_cancel():
+                if error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(answer)
+        with self._changed:
+            self._questions.popleft()
 
     def _any(self) -> bool:
         return self._wishes.any()
