@@ -170,7 +170,7 @@ class TestAtWork:
     def test_an_rsync_that_hangs_holds_nothing_up_for_ever(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("netpold.host.source.DEADLINE_S", 0.5)
+        monkeypatch.setattr("netpold.host.looking.DEADLINE_S", 0.5)
         sync.write(tmp_path, tree("old", 0))
         with following(tmp_path) as follower:
             assert follower.reaches(objects("old"))

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from netpold.host import files as files_module
-from netpold.host import gitlock, waiting
-from netpold.host import source as source_module
+from netpold.host import gitlock, looking, waiting
+from netpold.host.absence import UNKNOWN
 from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
 from netpold.host.scan import Tree
 from netpold.host.source import Reading, Source, SourceError
@@ -563,9 +563,9 @@ def test_a_half_written_file_does_not_hold_up_others_twice(
     with half_written(top / "a.yaml", namespace("new")):
         known.settle()
         (top / "b.yaml").write_text(namespace("other"))
-        began = known.source._turn
+        began = known.source._looking.turn
         known.settle(hint(top / "b.yaml"))
-        assert known.source._turn - began <= 4
+        assert known.source._looking.turn - began <= 4
         assert known.names == {"a.yaml": ["a"], "b.yaml": ["other"]}
 
 
@@ -664,10 +664,10 @@ def test_a_writer_that_never_stops(known: Follower, top: Path, monkeypatch: pyte
         assert known.names == {"a.yaml": ["a"], "b.yaml": ["changed"]}
         assert reading.moving == {str(top / "a.yaml")}
         (top / "b.yaml").write_text(namespace("again"))
-        began = known.source._turn
+        began = known.source._looking.turn
         reading = known.settle()
         assert known.names == {"a.yaml": ["a"], "b.yaml": ["again"]}
-        assert known.source._turn - began < 10
+        assert known.source._looking.turn - began < 10
     finally:
         stop.set()
         writer.join()
@@ -767,8 +767,8 @@ def test_an_unreadable_file_that_was_never_known(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     follower = Follower(Source(tmp_path, LIMIT))
     follower.settle()
-    assert follower.parsed[str(tmp_path / "a.yaml")] == source_module.UNKNOWN
-    assert source_module.UNKNOWN.truncated
+    assert follower.parsed[str(tmp_path / "a.yaml")] == UNKNOWN
+    assert UNKNOWN.truncated
 
 
 def test_a_file_with_two_names_is_known_by_its_own(known: Follower, top: Path) -> None:
@@ -917,14 +917,14 @@ def test_of_many_files_only_the_changed_one_is_looked_at(
         follower.read()
     parses.clear()
     looked: list[str] = []
-    original = source_module.look
+    original = looking.look
 
     def look(path: str, *rest: object, **more: object) -> object:
         looked.append(Path(path).name)
         return original(path, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(source_module, "look", look)
-    monkeypatch.delattr(source_module, "Walk")
+    monkeypatch.setattr(looking, "look", look)
+    monkeypatch.delattr(looking, "Walk")
     follower.read_moved(rename_into(tmp_path / "1.yaml", "# changed\n"))
     assert parses == ["1.yaml"]
     assert {*looked} == {"1.yaml"}

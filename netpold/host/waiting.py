@@ -104,6 +104,11 @@ class Waiting(dict[str, Wait]):
         longest = self._first_moved + MOVED_DEADLINE_S
         self._moved_until = min(now + min(MOVED_S * self._moved, MOST_MOVED_S), longest)
 
+    def seen(self, path: str) -> Seen | None:
+        """What stands at a path that waits; None: nothing, or it does not wait."""
+        wait = self.get(path)
+        return wait.seen if wait else None
+
     def begin_anew(self) -> None:
         """There is nothing; what comes next is a batch."""
         self.clear()
