@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -227,6 +228,28 @@ def test_a_manifest_that_is_renamed_and_broken(lab: Lab) -> None:
             scene.daemon.wait(20)
             b_is_as_before(scene)
             assert any(each["code"] == "may-be-here" for each in status(scene)["findings"])
+
+
+@pytest.mark.parametrize("harm", ["file", "directory"])
+def test_what_gets_a_name_that_cannot_be_printed_keeps_its_policies(lab: Lab, harm: str) -> None:
+    scene = Scene(lab, "nft")
+    team = scene.daemon.manifests / "team"
+    with scene.daemon:
+        team.mkdir()
+        (team / "b.yaml").write_text(TO_B)
+        scene.enforce()
+        was = team / "b.yaml" if harm == "file" else team
+        now = was.with_name(os.fsdecode(b"\xe4.yaml"))
+        was.rename(now)
+        for _ in range(2):
+            scene.daemon.wait(20)
+            b_is_as_before(scene)
+            assert {each["code"] for each in status(scene)["findings"]} == {"may-be-here", "unprintable-name"}
+            restart(scene)
+        now.rename(was)
+        scene.daemon.wait(20)
+        b_is_as_before(scene)
+        assert not status(scene)["findings"]
 
 
 def test_an_empty_directory_by_the_settings(lab: Lab) -> None:

@@ -204,6 +204,30 @@ def test_names_that_cannot_be_printed(tmp_path: Path) -> None:
         assert "\n" not in str(each)
 
 
+@pytest.mark.parametrize("name", [b"\xe4.yaml", "\u00a0.yaml".encode(), b"a\nb.yaml"])
+def test_what_gets_a_name_that_cannot_be_printed_is_there(tmp_path: Path, name: bytes) -> None:
+    """A file, a directory with files, and a symlink: something is there that nobody reads, and nothing is deleted."""
+    bare = name.removesuffix(b".yaml")
+    (tmp_path / os.fsdecode(name)).write_text("")
+    (tmp_path / os.fsdecode(bare)).mkdir()
+    for number in range(3):
+        (tmp_path / os.fsdecode(bare) / f"{number}.yaml").write_text("")
+    (tmp_path / os.fsdecode(b"1" + name)).symlink_to("nowhere")
+    snapshot = scan(tmp_path, LIMIT)
+    here = os.fsencode(tmp_path) + b"/"
+    assert snapshot.unreadable == {os.fsdecode(here + each) for each in (name, bare, b"1" + name)}
+    assert codes(snapshot) == ["dangling-symlink", "unprintable-name", "unprintable-name"]
+
+
+@pytest.mark.parametrize("second", [-(2**40), 2**33, 2**40])
+def test_times_that_no_64_bit_number_of_ns_holds(tmp_path: Path, second: int) -> None:
+    """tmpfs and xfs know them; `touch -d 2300-01-01` is enough."""
+    (tmp_path / "a.yaml").write_text("")
+    os.utime(tmp_path / "a.yaml", (second, second))
+    os.utime(tmp_path, (second, second))
+    assert files(scan(tmp_path, LIMIT), tmp_path) == ["a.yaml"]
+
+
 def test_an_unreadable_directory_is_said(tmp_path: Path) -> None:
     """As an ordinary user: root may read everything."""
     (tmp_path / "closed").mkdir()

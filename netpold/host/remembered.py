@@ -46,7 +46,7 @@ class Remembered:
 
     def recall(self, path: str) -> Content | None:
         """What was known of a file with another fingerprint."""
-        row = self._cache.row(path) if self._cache and self._loading else None
+        row = self._cache.row(path) if self._cache and self._loading and path.isprintable() else None
         return unpack(row, path, self._decoder) if row else None
 
     def loaded(self) -> None:
@@ -57,7 +57,7 @@ class Remembered:
 
     def outdate(self, path: str) -> None:
         """The row of a path is not right any more."""
-        if self._cache and path not in self._right:
+        if self._cache and path not in self._right and path.isprintable():  # of others no file is ever read
             self._outdated[path] = None
 
     def save(self, seconds: float, row_of: RowOf) -> bool:

@@ -35,6 +35,7 @@ SETTINGS = ("netpold.toml", "netpold.toml.d")
 # change time in ns.  The inode's change time can't be set by programs, so it tells on its own.
 Fingerprint = bytes
 _STAMPS = struct.Struct("<QQQqq")
+_MOST_NS = 2**63 - 1  # what these times hold, until 2262; file systems know earlier and later ones
 _IDENTITY = 16  # bytes of a fingerprint that say which file it is
 
 ANYBODY = Trust()
@@ -66,7 +67,8 @@ class Tree:
 
 
 def fingerprint_of(status: os.stat_result) -> Fingerprint:
-    return _STAMPS.pack(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    times = (min(max(each, -_MOST_NS), _MOST_NS) for each in (status.st_mtime_ns, status.st_ctime_ns))
+    return _STAMPS.pack(status.st_dev, status.st_ino, status.st_size, *times)
 
 
 def size_of(fingerprint: Fingerprint) -> int:
@@ -123,6 +125,11 @@ def look(path: str, max_file_size: int, is_link: bool = False, trust: Trust = AN
     if refused or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode) or not path.isprintable():
         raise Ambiguous
     return _judge(path, status, max_file_size, trust)
+
+
+def _unprintable(path: str) -> Finding:
+    cure = "rename it to printable UTF-8; until then what it said before stays in force"
+    return problem(path, "unprintable-name", "the name can't be printed", cure)
 
 
 def _judge(path: str, status: os.stat_result, max_file_size: int, trust: Trust) -> Seen:
@@ -230,8 +237,7 @@ class Walk:
                 status = os.fstat(fd)
                 self.trust = self._trustees.trust(real_path(fd), status.st_uid)
             if stat.S_ISREG(status.st_mode):
-                if found := self._file(top, status):
-                    yield found
+                yield self._file(top, status)
                 return
             self._find_git_above(self._top.resolve())
             self._is_new(status)
@@ -305,6 +311,8 @@ class Walk:
                 return path, problem(path, *refused)
             self._to_follow.append(path)
         elif entry.is_dir(follow_symlinks=False):
+            if not path.isprintable():
+                return path, _unprintable(path)
             if self._is_new(entry.stat(follow_symlinks=False)):
                 self._to_list.append(path)
         elif name.endswith(SUFFIXES):
@@ -318,11 +326,9 @@ class Walk:
         self._visited.add(identity)
         return True
 
-    def _file(self, path: str, status: os.stat_result) -> tuple[str, Seen] | None:
+    def _file(self, path: str, status: os.stat_result) -> tuple[str, Seen]:
         if not path.isprintable():
-            note = problem(path, "unprintable-name", "the name can't be printed", "rename it to printable UTF-8")
-            self._notes.add([note])
-            return None
+            return path, _unprintable(path)
         seen = _judge(path, status, self._max_file_size, self.trust)
         if isinstance(seen, bytes):
             self._identities += seen[:_IDENTITY]
@@ -355,8 +361,7 @@ class Walk:
             for at in range(0, len(self._identities), _IDENTITY):
                 files.pop(bytes(self._identities[at : at + _IDENTITY]), None)
         for path, status in files.values():
-            if found := self._file(path, status):
-                yield found
+            yield self._file(path, status)
 
     def _dangling(self, path: str) -> Iterator[tuple[str, Seen]]:
         try:
