@@ -16,6 +16,7 @@ import pytest
 from scapy.layers.inet import UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
 
 from tests.hostile.attacks import ATTACKS
 from tests.hostile.attacks.attack import Attack, about, tagged
@@ -129,6 +130,37 @@ def test_nobody_sheds_the_rules_of_its_port(lie: Callable[[Ground], None]) -> No
                 assert not ground.passes(liar, "e", family, CONTROL, source="a")
             assert not ground.passes("d", "e", family, 80)
             assert not ground.passes("c", "b", family, 80)
+        assert ground.daemon.status()["pods"]["without_interface"] == 0
+    finally:
+        ground.close()
+
+
+@pytest.mark.parametrize(("wiring", "way"), [("routed", "no route"), ("routed", "taken"), ("bridged", "taken")])
+@pytest.mark.parametrize("backend", [BACKENDS[0], pytest.param(BACKENDS[1], marks=pytest.mark.slow)])
+def test_nobody_sheds_its_rules_where_the_host_loses_its_place(wiring: Wiring, way: str, backend: Backend) -> None:
+    """Its route goes, or the host itself gets its addresses."""
+    ground = Ground(wiring, backend)
+
+    def gets_through(sender: str, family: int, port: int, source: str) -> bool:
+        ground.fresh()
+        header = ip(ground.address(source, family), ground.address("e", family))
+        ground.send(sender, header / UDP(sport=1, dport=port) / Raw(ground.token))
+        time.sleep(0.05)  # what is allowed is another pod's here, so it takes another way
+        return ground.seen("a", "e", family)
+
+    try:
+        assert gets_through("c", 4, 80, "c") and gets_through("d", 6, CONTROL, "d")
+        for liar in "cd":
+            for address in (ground.address(liar, family) for family in FAMILIES):
+                if way == "taken":
+                    ground.node.run(["ip", "addr", "add", address, "dev", "lo"])
+                else:
+                    ground.node.run(["ip", "-6" if ":" in address else "-4", "route", "del", address])
+        ground.daemon.wait(20)
+        for family in FAMILIES:
+            for liar in "cd":
+                assert not gets_through(liar, family, CONTROL, "a")
+            assert not gets_through("d", family, 80, "d")
         assert ground.daemon.status()["pods"]["without_interface"] == 0
     finally:
         ground.close()

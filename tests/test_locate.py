@@ -153,7 +153,7 @@ def test_names_that_a_rule_can_not_hold_are_left_out_and_said(name: str) -> None
 def test_the_hosts_own_address_is_no_pods() -> None:
     view = replace(BRIDGED, own=frozenset({"10.1.0.1"}))
     located = locate(view, [pod("10.1.0.1", "10.1.0.2")], NODE)
-    assert located.endpoints == {"d/p": Endpoint("d/p", ("10.1.0.2",), (Interface("p2", bridged=True),))}
+    assert located.endpoints == {"d/p": Endpoint("d/p", ("10.1.0.2",), (Interface("p2", bridged=True),), taken=True)}
     assert "hostNetwork" in located.warnings[0]
     assert one(view, pod("10.1.0.1")) is None
 
@@ -190,9 +190,32 @@ def test_what_is_said_on_a_bridge_does_not_lead_a_pod_away_from_its_port(said: s
     places.update(later, {})
     assert places.endpoints is before
     assert one(later, asked) == ()
-    for anew in ({"p1": replace(later.links["p1"], index=99)}, {"p1": replace(later.links["p1"], master="br1")}):
-        places.update(replace(later, links={**later.links, **anew}), {})
-        assert places.endpoints["d/p"].interfaces == ()
+    for master in ("br1", None):
+        places.update(replace(later, links={**later.links, "p1": replace(later.links["p1"], master=master)}), {})
+        assert places.endpoints["d/p"].interfaces == (Interface("p1", bridged=master is not None),)
+    places.update(replace(later, links={**later.links, "p1": replace(later.links["p1"], index=99)}), {})
+    assert places.endpoints["d/p"].interfaces == ()
+
+
+@pytest.mark.parametrize("way", ["no route", "to the host", "to the network", "own"])
+def test_a_pod_keeps_its_interface_when_its_route_goes(way: str) -> None:
+    """The kernel drops the routes of a link that is set down; a VIP daemon may give the host a pod's address."""
+    view = HostView(links=links(v1="veth", v2="veth", lo=None, eth0=None), routes={"10.0.0.1": "v1"})
+    asked = pod("10.0.0.1", node=NODE)
+    later = {
+        "no route": replace(view, routes={}),
+        "to the host": replace(view, routes={"10.0.0.1": "lo"}),
+        "to the network": replace(view, routes={"10.0.0.1": "eth0"}),
+        "own": replace(view, routes={}, own=frozenset({"10.0.0.1"})),
+    }[way]
+    places = Places(NODE)
+    places.update(view, {"d/p": (None, asked)})
+    places.update(later, {})
+    kept = () if way == "own" else ("10.0.0.1",)
+    assert places.endpoints["d/p"] == Endpoint("d/p", kept, (Interface("v1"),), taken=way == "own")
+    places.update(replace(later, routes={"10.0.0.1": "v2"}, own=frozenset()), {})
+    assert places.endpoints["d/p"].interfaces == (Interface("v2"),)
+    assert places.abandoned == {"v1": "d/p"}
 
 
 def test_no_pod_gets_the_port_of_another_by_what_is_said_on_a_bridge() -> None:
@@ -378,7 +401,7 @@ def test_a_pod_that_was_here_stays_local_until_its_manifest_goes() -> None:
     places = Places(NODE)
     places.update(ROUTED, {"d/p": (None, one), "d/q": (None, other)})
     assert places.were_here == {"d/p"}
-    away = replace(ROUTED, routes={})
+    away = replace(ROUTED, routes={}, links={name: each for name, each in ROUTED.links.items() if name != "v1"})
     places.update(away, {})
     assert places.endpoints == {"d/p": Endpoint("d/p", ("10.0.0.1",))}
     after_a_boot = Places(NODE, places.were_here)

@@ -9,10 +9,10 @@ physical network, into a tunnel, or to a port that several stations share (an up
 address.  Rules for one pod must never sit on an interface of others, so the pod is enforced by address then (no
 interfaces).  So it is until an interface is found.
 
-What is said on a bridge proves nothing, and a pod may gain by losing its port: no rule checks the source of what is
-known by address only.  So a pod keeps the port that it was found behind while that is there, and no other pod gets it
-by what is said, nor when the first is gone: only an annotation or a host route says so.  An interface that a pod has
-left for another one is its old one, and abandoned.
+A route can go for a moment, what is said on a bridge proves nothing, and a pod may gain by losing its interface: no
+rule checks the source of what is known by address only.  So a pod keeps the interface that it was found behind while
+that is there, and no other pod gets it by what is said, nor when the first is gone: only an annotation or a host route
+says so.  An interface that a pod has left for another one is its old one, and abandoned.
 """
 
 from __future__ import annotations
@@ -149,11 +149,11 @@ class Places:
                 yield name
 
     def _kept(self, key: str, owners: Mapping[str, str]) -> Iterator[str]:
-        """The bridge ports that a pod was behind and that are still there."""
+        """The interfaces that a pod was behind and that are still there."""
         links = {link.index: link for link in self._view.links.values()} if key in self._ports else {}
         for link in self._ports.get(key, ()):
             now = links.get(link.index)
-            if now is not None and now.master is not None and now.master == link.master and owners.get(now.name) == key:
+            if now is not None and owners.get(now.name) == key:
                 yield now.name
 
 
@@ -177,8 +177,8 @@ def locate_one(
     inherited: Container[str] = (),
 ) -> Endpoint | None:
     """A pod's endpoint; None where the pod is not local or takes no part in policies.  `was_here`: it was local before,
-    and its manifest did not go since.  `owners`: of interfaces, by the keys of pods.  `kept`: the bridge ports that the
-    pod has, whatever is said there; `inherited`: those that it may have, if nothing else is said."""
+    and its manifest did not go since.  `owners`: of interfaces, by the keys of pods.  `kept`: the interfaces that the
+    pod has as long as no route leads elsewhere; `inherited`: those that it may have, if nothing else is said."""
     if pod.node not in (None, node) or not pod.takes_part:
         return None
     names = [name for name in pod.interfaces if name in view.links] if pod.interfaces else []
@@ -191,6 +191,7 @@ def locate_one(
         pod.key,
         tuple(address for address in pod.addresses if address not in view.own),
         tuple(Interface(name, view.links[name].master is not None) for name in dict.fromkeys(names) if _is_safe(name)),
+        taken=any(address in view.own for address in pod.addresses),
     )
 
 

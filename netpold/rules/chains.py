@@ -386,7 +386,7 @@ class Chains:
 
         No check where a pod has no address at all yet: then nothing is known to compare with.
         """
-        if not self.spoof_checks or not all(each.endpoint.addresses for each in pods):
+        if not self.spoof_checks or not all(each.endpoint.addresses or each.endpoint.taken for each in pods):
             return ()
         own = sorted({address for each in pods for address in each.own(self.family)})
         names = " ".join(sorted(each.key for each in pods))
