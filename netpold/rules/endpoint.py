@@ -22,8 +22,8 @@ class Endpoint:
     """A local pod that takes part in policies.
 
     `pod`: its key (`namespace/name`).  `addresses`: canonical text, in the pod's order, without the host's own.
-    `interfaces`: empty where none is known (yet); such a pod is enforced by its addresses.  `taken`: the host itself has
-    some address that the pod's manifest says, so there may be none left; that is no pod of which none is known yet.
+    `interfaces`: empty where none is known (yet); such a pod is enforced by its addresses.  `taken`: the host itself
+    has some address of the pod's manifest, so there may be none left; unlike with a pod that has none yet.
     """
 
     pod: str
