@@ -16,6 +16,7 @@ import yaml
 
 from netpold.policy.model import (
     INTERFACE_ANNOTATION,
+    MODE_ANNOTATION,
     NAME_LABEL,
     ContainerPort,
     IPBlock,
@@ -75,9 +76,13 @@ def namespace_object(namespace: Namespace) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": namespace.name, "labels": dict(namespace.labels)},
+        "metadata": {"name": namespace.name, "labels": dict(namespace.labels), **_mode_object(namespace)},
         **({"status": {"phase": "Terminating"}} if namespace.terminating else {}),
     }
+
+
+def _mode_object(item: Namespace | Policy) -> Object:
+    return {"annotations": {MODE_ANNOTATION: item.mode}} if item.mode else {}
 
 
 def pod_object(pod: Pod) -> Object:
@@ -124,7 +129,7 @@ def policy_object(policy: Policy) -> Object:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"namespace": policy.namespace, "name": policy.name},
+        "metadata": {"namespace": policy.namespace, "name": policy.name, **_mode_object(policy)},
         "spec": spec,
     }
 
@@ -212,7 +217,11 @@ def to_namespace(written: Object) -> Namespace:
     metadata = written["metadata"]
     ends = (written.get("status") or {}).get("phase") == "Terminating"
     labels = {**(metadata.get("labels") or {}), NAME_LABEL: metadata["name"]}
-    return Namespace(metadata["name"], labels, terminating=ends)
+    return Namespace(metadata["name"], labels, terminating=ends, mode=_mode(metadata))
+
+
+def _mode(metadata: Object) -> Any:
+    return (metadata.get("annotations") or {}).get(MODE_ANNOTATION)
 
 
 def to_pod(written: Object) -> Pod:
@@ -249,6 +258,7 @@ def to_policy(written: Object) -> Policy:
         selector=to_selector(spec.get("podSelector") or {}),
         ingress=_rules(spec.get("ingress"), "from") if "Ingress" in types else None,
         egress=_rules(spec.get("egress"), "to") if "Egress" in types else None,
+        mode=_mode(metadata),
     )
 
 

@@ -95,7 +95,7 @@ def pod_allows(world: World, pod: Pod, direction: Direction, packet: Packet) -> 
     if pod.quarantined:
         # netpold's choice: its labels are not to be trusted, so whatever might isolate it does, and nothing grants.
         return not any(
-            policy.namespace == pod.namespace and policy.rules(direction) is not None
+            policy.namespace == pod.namespace and policy.rules(direction) is not None and is_enforced(world, policy)
             for policy in world.policies.values()
         )
     # "By default, a pod is non-isolated for egress [ingress]; all outbound [inbound] connections are allowed. A pod is
@@ -106,11 +106,20 @@ def pod_allows(world: World, pod: Pod, direction: Direction, packet: Packet) -> 
         for policy in world.policies.values()
         if policy_selects(policy, pod) and policy.rules(direction) is not None
     ]
-    if not isolating:
+    # netpold's audit mode: policies that are all in name only isolate nobody.
+    if not any(is_enforced(world, policy) for policy in isolating):
         return True
     # "Network policies do not conflict; they are additive. [...] the connections allowed in that direction from that
     # pod is the union of what the applicable policies allow."
     return any(policy_grants(world, policy, pod, direction, packet) for policy in isolating)
+
+
+def is_enforced(world: World, policy: Policy) -> bool:
+    """Netpold's own: the annotation netpold.io/mode of a policy, or else of its namespace, may say `audit`; never that
+    of a policy that could not be read."""
+    namespace = world.namespaces.get(policy.namespace)
+    mode = policy.mode or (namespace.mode if namespace else None) or "enforce"
+    return policy.quarantined or mode == "enforce"
 
 
 def policy_selects(policy: Policy, pod: Pod) -> bool:

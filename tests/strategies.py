@@ -19,6 +19,7 @@ from netpold.policy.model import (
     NAME_LABEL,
     ContainerPort,
     IPBlock,
+    Mode,
     Namespace,
     Network,
     Operator,
@@ -176,6 +177,9 @@ directions = st.one_of(
 )  # never neither: policyTypes always has one
 
 
+modes: st.SearchStrategy[Mode | None] = st.sampled_from((None, None, None, None, "audit", "enforce"))
+
+
 @st.composite
 def policies(draw: st.DrawFn, namespace: str, name: str, *, quarantine: bool = False) -> Policy:
     """A policy with any selector, rules in one direction or both."""
@@ -183,7 +187,8 @@ def policies(draw: st.DrawFn, namespace: str, name: str, *, quarantine: bool = F
     broken = quarantine and draw(st.integers(0, 5)) == 5
     if broken:  # the closed value: it isolates, and has no rules left
         ingress, egress = ingress and (), egress and ()
-    return Policy(namespace, name, draw(pod_selectors), ingress, egress, quarantined=broken)
+    mode = None if broken else draw(modes)
+    return Policy(namespace, name, draw(pod_selectors), ingress, egress, quarantined=broken, mode=mode)
 
 
 # Pods and namespaces --------------------------------------------------------------------------------------------------
@@ -232,7 +237,8 @@ def namespaces(draw: st.DrawFn, name: str, *, quarantine: bool = False) -> Names
     """A namespace with labels of the keys that pods have too."""
     broken = quarantine and draw(st.integers(0, 3)) == 3
     ends = not broken and not draw(st.integers(0, 5))
-    return Namespace(name, {**draw(labels), NAME_LABEL: name}, quarantined=broken, terminating=ends)
+    mode = None if broken else draw(modes)
+    return Namespace(name, {**draw(labels), NAME_LABEL: name}, quarantined=broken, terminating=ends, mode=mode)
 
 
 _homes = st.sampled_from(("x", *NAMESPACES))  # one namespace with more in it

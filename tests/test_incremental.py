@@ -27,6 +27,7 @@ MODES = st.builds(
     accept=st.booleans(),
     host_access=st.sampled_from(("allow", "policy")),
     host_to_pods=st.sampled_from(("allow", "policy")),
+    mode=st.sampled_from(("enforce", "enforce", "audit")),
 )
 
 

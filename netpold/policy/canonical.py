@@ -14,8 +14,10 @@ from typing import Any
 from netpold.policy.manifest import Object, parse
 from netpold.policy.model import (
     INTERFACE_ANNOTATION,
+    MODE_ANNOTATION,
     ContainerPort,
     IPBlock,
+    Mode,
     Namespace,
     Peer,
     Pod,
@@ -60,9 +62,13 @@ def _namespace(namespace: Namespace) -> _Tree:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": namespace.name, "labels": dict(namespace.labels)},
+        "metadata": {"name": namespace.name, "labels": dict(namespace.labels), **_mode(namespace.mode)},
         **({"status": {"phase": "Terminating"}} if namespace.terminating else {}),
     }
+
+
+def _mode(mode: Mode | None) -> _Tree:
+    return {} if mode is None else {"annotations": {MODE_ANNOTATION: mode}}
 
 
 def _pod(pod: Pod) -> _Tree:
@@ -106,7 +112,7 @@ def _policy(policy: Policy) -> _Tree:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"namespace": policy.namespace, "name": policy.name},
+        "metadata": {"namespace": policy.namespace, "name": policy.name, **_mode(policy.mode)},
         "spec": spec,
     }
 

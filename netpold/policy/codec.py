@@ -82,12 +82,12 @@ class Encoder:
         line, column = _place(found.position)
         if isinstance(found, Namespace):
             flags = found.quarantined + found.terminating * _TERMINATING
-            return _NAMESPACE, line, column, found.name, self._labels(found), flags
+            return _NAMESPACE, line, column, found.name, self._labels(found), flags, found.mode
         namespace = self._one(found.namespace)
         if isinstance(found, Policy):
             rules = self._rules(found.ingress), self._rules(found.egress)
             selector = self._selector(found.selector)
-            return _POLICY, line, column, namespace, found.name, selector, *rules, found.quarantined
+            return _POLICY, line, column, namespace, found.name, selector, *rules, found.quarantined, found.mode
         return (
             _POD,
             line,
@@ -171,9 +171,9 @@ class Decoder:
             return self._pod(encoded, file)
         if kind == _POLICY:
             return self._policy(encoded, file)
-        _, line, column, name, labels, flags = encoded
+        _, line, column, name, labels, flags, mode = encoded
         place, ends = _where(file, line, column), flags & _TERMINATING != 0
-        return Namespace(self._one(name, name), self._label_map(labels), place, flags & 1 != 0, ends)
+        return Namespace(self._one(name, name), self._label_map(labels), place, flags & 1 != 0, ends, mode)
 
     def _pod(self, encoded: Encoded, file: str) -> Pod:
         _, line, column, namespace, name, labels, addresses, node, flags, ports, interfaces = encoded
@@ -192,7 +192,7 @@ class Decoder:
         )
 
     def _policy(self, encoded: Encoded, file: str) -> Policy:
-        _, line, column, namespace, name, selector, ingress, egress, quarantined = encoded
+        _, line, column, namespace, name, selector, ingress, egress, quarantined, mode = encoded
         return _policy(
             self._one(namespace, namespace),
             name,
@@ -201,6 +201,7 @@ class Decoder:
             egress and self._rules(egress, file),
             _where(file, line, column),
             quarantined,
+            mode,
         )
 
     def _label_map(self, flat: Encoded) -> dict[str, str]:

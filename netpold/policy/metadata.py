@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
-from netpold.policy.fields import Fields, words
+from netpold.policy.fields import Fields, nearest, words
+from netpold.policy.model import MODE_ANNOTATION, Mode
 from netpold.policy.tree import Map, Scalar, is_merge_key, is_null, is_sure, is_text, shown
 
 _FIELDS = words(
     "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp "
     "deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields"
 )
+_MODES: Mapping[str, Mode] = {"enforce": "enforce", "audit": "audit"}
 _MOST_ANNOTATIONS = 256 << 10  # bytes of all keys and values (Kubernetes' TotalAnnotationSizeLimitB)
 
 
@@ -31,6 +33,19 @@ def metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: st
     about = _metadata(fields, root, is_name, rule)
     fields.placed = about.name is not None and about.namespace is not None
     return about
+
+
+def mode(fields: Fields, root: Map, about: Metadata) -> Mode | None:
+    """What the annotation for audit mode says.  A value that is none rejects the object: what is meant to be enforced
+    is not to be let through by a slip, nor the other way."""
+    if MODE_ANNOTATION not in about.annotations:
+        return None
+    value = about.annotations[MODE_ANNOTATION]
+    if value not in _MODES:
+        cure = f"write `{nearest(value, _MODES)}`" if nearest(value, _MODES) else "write `enforce` or `audit`"
+        fault = f'there is no mode "{shown(value)}"'
+        fields.error(root["metadata"]["annotations"][MODE_ANNOTATION], "mode", fault, cure)
+    return _MODES.get(value)
 
 
 def _metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: str) -> Metadata:

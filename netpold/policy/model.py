@@ -19,9 +19,11 @@ from typing import Literal
 Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]
 Protocol = Literal["TCP", "UDP", "SCTP"]
+Mode = Literal["enforce", "audit"]
 
 NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace has it, also one with no Namespace object
 INTERFACE_ANNOTATION = "netpold.io/interface"  # one or more interface names, separated by commas
+MODE_ANNOTATION = "netpold.io/mode"  # of a policy, or of a namespace for all its policies
 
 
 class Direction(StrEnum):
@@ -121,6 +123,7 @@ class Policy:
     `ingress` (`egress`) None: the policy does not isolate in that direction (`policyTypes` says so, or its default).
     An empty tuple: it isolates and allows nothing.
     `quarantined`: the manifest failed the checks; the policy isolates what it may select and grants nothing.
+    `mode`: as its annotation says; None: as its namespace's, or the settings, do.
     """
 
     namespace: str
@@ -130,6 +133,7 @@ class Policy:
     egress: tuple[PolicyRule, ...] | None
     position: Position | None = field(default=None, compare=False)
     quarantined: bool = False
+    mode: Mode | None = None
 
     @property
     def key(self) -> str:
@@ -185,13 +189,15 @@ class Pod:
 @dataclass(frozen=True, slots=True)
 class Namespace:
     """A namespace; `labels` always hold NAME_LABEL.  `quarantined`: its labels are unknown, no selector matches it.
-    `terminating`: it is being deleted, with all that is in it (status.phase)."""
+    `terminating`: it is being deleted, with all that is in it (status.phase).  `mode`: of its policies, but for those
+    with one of their own; None: as the settings say."""
 
     name: str
     labels: Mapping[str, str]
     position: Position | None = field(default=None, compare=False)
     quarantined: bool = False
     terminating: bool = False
+    mode: Mode | None = None
 
     @property
     def key(self) -> str:

@@ -17,7 +17,7 @@ from netpold.policy.checks import (
     is_port_name,
 )
 from netpold.policy.fields import Fields, nearest, words
-from netpold.policy.metadata import metadata
+from netpold.policy.metadata import metadata, mode
 from netpold.policy.model import INTERFACE_ANNOTATION, NAME_LABEL, ContainerPort, Namespace, Pod, Protocol
 from netpold.policy.tree import Map, Node, Scalar, Seq, is_null, shown
 
@@ -58,6 +58,7 @@ def read_namespace(fields: Fields, root: Map) -> Namespace | None:
     fields.known(root, _OBJECT)
     about = metadata(fields, root, is_dns_label, LABEL_RULE)
     fields.subject = f"Namespace {about.name or '?'}"
+    says_mode = mode(fields, root, about)
     phase = None
     for key, known in (("spec", _NAMESPACE_SPEC), ("status", _NAMESPACE_STATUS)):
         found = fields.map(root.get(key))
@@ -71,7 +72,14 @@ def read_namespace(fields: Fields, root: Map) -> Namespace | None:
         fault = f"the label {NAME_LABEL} is always the namespace's name, `{about.name}`"
         fields.warn(root["metadata"]["labels"][NAME_LABEL], "name-label", fault, "take the label out")
     labels = {**labels, NAME_LABEL: about.name}
-    return Namespace(about.name, labels, fields.position(root), fields.failed, terminating=phase == "Terminating")
+    return Namespace(
+        about.name,
+        labels,
+        fields.position(root),
+        fields.failed,
+        terminating=phase == "Terminating",
+        mode=None if fields.failed else says_mode,
+    )
 
 
 def read_pod(fields: Fields, root: Map) -> Pod | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from netpold.policy.checks import SUBDOMAIN_RULE, is_dns_subdomain
 from netpold.policy.fields import MOST_FINDINGS, Fields, nearest
-from netpold.policy.metadata import Metadata, metadata
+from netpold.policy.metadata import Metadata, metadata, mode
 from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, Selector
 from netpold.policy.policy_rules import rules
 from netpold.policy.selectors import beside, selector
@@ -35,6 +35,7 @@ def read_policy(fields: Fields, root: Map) -> Policy | None:
     about = metadata(fields, root, is_dns_subdomain, SUBDOMAIN_RULE)
     fields.subject = f"NetworkPolicy {about.namespace or '?'}/{about.name or '?'}"
     position = fields.position(root)
+    says_mode = mode(fields, root, about)
     node = root.get("spec")
     if node is None or is_null(node):
         fault = "there is no `spec`: all pods of the namespace are selected, and nothing may come in"
@@ -54,6 +55,7 @@ def read_policy(fields: Fields, root: Map) -> Policy | None:
         egress=(() if fields.failed else says.egress) if says.isolates[1] else None,
         position=position,
         quarantined=fields.failed,
+        mode=None if fields.failed else says_mode,
     )
 
 

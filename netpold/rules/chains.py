@@ -11,7 +11,8 @@
     INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses, the node's loopback; egress rules if the
                                   settings say so
     OUTPUT  -> NETPOLD-OUTPUT     the node to its pods, only if the settings say so
-    NP-RULES-<hash>         compiled rules of a pod's policies in a direction; RETURN allows, DROP at the end
+    NP-RULES-<hash>         compiled rules of a pod's policies in a direction; RETURN allows, DROP at the end (RETURN
+                            where all of them are audited: audit.py)
 
 A RETURN means "this pod allows it": it comes back to NETPOLD-FORWARD, which goes on to the other pod.  So several
 judges of one packet add up to "all of them allow", whoever they are; that is also how an address that two pods claim
@@ -32,6 +33,7 @@ from typing import Literal
 from netpold.policy.index import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family
 from netpold.rules import dispatch, icmp, spoofing
+from netpold.rules.audit import all_audited, let_through
 from netpold.rules.count import dropped
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.parts import Parts
@@ -63,12 +65,13 @@ from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A pod of this node with what its rules depend on."""
+    """A pod of this node with what its rules depend on.  `audited`: the keys of those of its policies that are."""
 
     key: str
     ports: tuple[ContainerPort, ...]
     endpoint: Endpoint
     isolation: Mapping[Direction, Isolation]
+    audited: frozenset[str] = frozenset()
 
     def own(self, family: Family) -> list[str]:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
@@ -351,15 +354,17 @@ class Chains:
     def _rules_chain(self, each: Local, direction: Direction) -> str:
         """The shared chain with the rules of all policies that isolate a pod in a direction."""
         isolation = each.isolation[direction]
-        inputs = direction, isolation.grants, each.ports, tuple(policy.key for policy in isolation.policies)
+        is_audited = all_audited(isolation.policies, each.audited)
+        keys = tuple(policy.key for policy in isolation.policies)
+        inputs = direction, isolation.grants, each.ports, keys, is_audited
         if inputs not in self._made:
-            self._made[inputs] = self._rules(each.ports, isolation, direction)
+            self._made[inputs] = self._rules(each.ports, isolation, direction, is_audited)
         chain, rules = self._made[inputs]
         self.chains[chain] = rules
         return chain
 
     def _rules(
-        self, ports: tuple[ContainerPort, ...], isolation: Isolation, direction: Direction
+        self, ports: tuple[ContainerPort, ...], isolation: Isolation, direction: Direction, is_audited: bool
     ) -> tuple[str, tuple[Rule, ...]]:
         rules: list[Rule] = []
         if isolation.grants:
@@ -370,6 +375,8 @@ class Chains:
         everything = next((rule for rule in rules if not rule.matches), None)
         if everything is not None:
             rules = [everything]
+        elif is_audited:
+            rules += let_through(direction, isolation.policies, self.settings.nflog_group)
         else:
             if self.settings.nflog_group:
                 rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]

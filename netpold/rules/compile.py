@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.model import Direction
+from netpold.rules.audit import Audited, is_audited, modes_changed
 from netpold.rules.chains import Chains, Local
 from netpold.rules.count import Isolated, counting_sets
 from netpold.rules.endpoint import Endpoint
@@ -61,6 +62,7 @@ class Compiler:
     def __init__(self, index: Index, settings: CompileSettings) -> None:
         self.index = index
         self._settings = settings
+        self.audited = Audited(index.world, settings.mode)
         self._sets = Sets(index)
         self._rules = PolicyRules(self._sets)
         self._families = [Chains(family, settings, self._sets, self._rules) for family in FAMILIES]
@@ -82,6 +84,7 @@ class Compiler:
         """The ruleset after these changes of the index's world (which the index is told here), with these local pods
         (by pod key; all of them in the world), and beside them what is `past`, and what is closed as `unclaimed`."""
         affected = self.index.update(changes)
+        self.audited.update(changes)
         changed = self._sets.follow(affected)
         lost = {member.split(",")[0] for change in changed.values() for member in change.removed}
         moved = self._localise(changes, endpoints, past)
@@ -102,7 +105,7 @@ class Compiler:
         endpoints = {**living, **{key: gone.endpoint for key, gone in past.pods.items()}}
         touched = {key for key in changes.pods if key in endpoints or key in self._local}
         touched |= {key for key, _ in endpoints.items() ^ self._endpoints.items()}
-        namespaces = {key.partition("/")[0] for key in changes.policies}
+        namespaces = {key.partition("/")[0] for key in changes.policies} | modes_changed(changes)
         if past is not self._past:
             namespaces |= {each.namespace for old in (past, self._past) for each in old.policies.values()}
             namespaces |= past.ending ^ self._past.ending
@@ -130,7 +133,13 @@ class Compiler:
             direction: self._past.isolating(self.index.isolation(pod, direction), key, pod, direction)
             for direction in Direction
         }
-        return Local(key, pod.ports, self._endpoints[key], isolation)
+        audited = frozenset(
+            policy.key
+            for each in isolation.values()
+            for policy in each.policies
+            if is_audited(policy, self.index.world, self._settings.mode)
+        )
+        return Local(key, pod.ports, self._endpoints[key], isolation, audited)
 
     def _build(self) -> dict[str, SetChange]:
         """Make the chains; returns what became of sets that were there before."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from netpold.policy.model import Mode
+
 
 @dataclass(frozen=True, slots=True)
 class CompileSettings:
@@ -13,7 +15,8 @@ class CompileSettings:
     `anti_spoofing`: a pod's interface takes packets only with the pod's addresses as source.
     `accept`: traffic of this node's pods that is allowed is accepted, instead of going on to the host's other rules.
     `host_access`, `host_to_pods`: "allow", or "policy" where policies judge traffic of pods with their own node too.
-    `nflog_group`: dropped packets are copied there; 0: nowhere.
+    `nflog_group`: dropped packets, and those that audited policies would drop, are copied there; 0: nowhere.
+    `mode`: of policies that say none, in namespaces that say none.
     """
 
     anti_spoofing: bool = True
@@ -21,3 +24,4 @@ class CompileSettings:
     host_access: Literal["allow", "policy"] = "allow"
     host_to_pods: Literal["allow", "policy"] = "allow"
     nflog_group: int = 92
+    mode: Mode = "enforce"

@@ -1,0 +1,81 @@
+"""Audit mode: policies that say what they would drop, and let it through.
+
+A policy is audited when its annotation netpold.io/mode says so; where it has none, its namespace's, else the settings.
+One that is quarantined never is: what it says is not known.
+
+What an audited policy grants counts as ever.  What it isolates, it isolates in name only: where every policy that
+isolates a pod in a direction is audited, what none of them allows is let through, and reported.  Where one of them is
+enforced, that one isolates, and the grants of all add up as ever.  So what is dropped with a policy in audit mode is
+dropped both when it is enforced and when it is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+from netpold.policy.changes import Changes
+from netpold.policy.model import Direction, Mode, Policy, World
+from netpold.rules.ruleset import COMMENT_LIMIT, Log, Rule, Unknown
+
+_LET_THROUGH = "audited, no rule allows: "
+PREFIX = "netpold audit "  # of NFLOG; the direction follows
+
+
+def is_audited(policy: Policy, world: World, default: Mode) -> bool:
+    """Whether the policy is in audit mode; `default`: that of the settings."""
+    if policy.quarantined:
+        return False
+    return (policy.mode or world.namespace(policy.namespace).mode or default) == "audit"
+
+
+def all_audited(policies: Iterable[Policy], audited: Set[str]) -> bool:
+    """Whether none of these policies is enforced; `audited`: the keys of those that are not."""
+    return all(policy.key in audited for policy in policies)
+
+
+def let_through(direction: Direction, policies: Iterable[Policy], nflog_group: int) -> list[Rule]:
+    """Lets everything pass that no rule before allows, and has the first packet of each flow reported."""
+    log = [Rule((Unknown(),), Log(nflog_group, f"{PREFIX}{direction}"))] if nflog_group else []
+    keys = " ".join(policy.key for policy in policies)
+    return [*log, Rule((), "RETURN", f"{_LET_THROUGH}{keys}"[:COMMENT_LIMIT])]
+
+
+def lets_through(rule: Rule | None) -> bool:
+    """Whether it is the rule that lets pass what enforced policies would drop."""
+    return rule is not None and rule.target == "RETURN" and rule.comment.startswith(_LET_THROUGH)
+
+
+def modes_changed(changes: Changes) -> set[str]:
+    """The names of the namespaces that say another mode now."""
+    found = set()
+    for name, (before, after) in changes.namespaces.items():
+        if (before and before.mode) != (after and after.mode):
+            found.add(name)
+    return found
+
+
+class Audited:
+    """`keys`: of the audited policies of a world, kept up to date."""
+
+    def __init__(self, world: World, default: Mode) -> None:
+        self._world = world
+        self._default = default
+        self._undecided: dict[str, set[str]] = {}  # by namespace, the policies without a mode of their own
+        self.keys: set[str] = set()
+        self.update(Changes(policies={key: (None, policy) for key, policy in world.policies.items()}))
+
+    def update(self, changes: Changes) -> None:
+        """Take in what changed in the world."""
+        look_at: dict[str, Policy | None] = {key: now for key, (_, now) in changes.policies.items()}
+        for key, (before, now) in changes.policies.items():
+            if before is not None:
+                self._undecided.get(before.namespace, set()).discard(key)
+            if now is not None and now.mode is None:
+                self._undecided.setdefault(now.namespace, set()).add(key)
+        for name in modes_changed(changes):
+            look_at.update({key: self._world.policies[key] for key in self._undecided.get(name, ())})
+        for key, policy in look_at.items():
+            if policy is not None and is_audited(policy, self._world, self._default):
+                self.keys.add(key)
+            else:
+                self.keys.discard(key)
