@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from netpold.daemon import enforce
 from netpold.daemon import main as daemon
-from netpold.daemon import reconcile
 from netpold.rules.plan import ChangeSet, CreateSet, Installed, Plan, ReplaceChains, Step, plan
 from netpold.rules.ruleset import Ruleset
 
@@ -60,7 +60,7 @@ def _in_parts(steps: Iterable[Step]) -> Iterator[Step]:
 
 
 if __name__ == "__main__":
-    if vars(reconcile).get("plan") is not plan:
+    if vars(enforce).get("plan") is not plan:
         sys.exit("tests.bench.naive: the daemon no longer takes its plan from netpold.rules.plan")
-    vars(reconcile)["plan"] = Naive()
+    vars(enforce)["plan"] = Naive()
     sys.exit(daemon.main())

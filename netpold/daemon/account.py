@@ -1,0 +1,173 @@
+"""What the daemon says of what it does: after each thing that the loop did, to the status, the journal and the metrics.
+
+The status is one value, replaced as a whole; whoever asks for it, from any thread, gets it with what has come up since
+the last round: warnings that come and go by themselves, and a change that the kernel is long about.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from netpold import __version__
+from netpold.config import Settings
+from netpold.daemon.enforce import Applied, Enforcer
+from netpold.daemon.known import Known
+from netpold.daemon.report import Report
+from netpold.daemon.status import LastApply, Status, timestamp
+from netpold.host import journal
+from netpold.host.drops import Drops
+from netpold.host.kernel.apply import legacy_in_use
+from netpold.host.metrics import Metrics
+from netpold.rules.endpoint import Endpoint
+
+SLOW_S = 5.0  # a change of the kernel that takes longer is told while it lasts
+
+
+class Warner(Protocol):
+    """A part of the daemon that may have something to say to a person (one sentence)."""
+
+    @property
+    def warning(self) -> str | None: ...
+
+
+class Account:
+    """`current` and `metrics` are for any thread, the rest for the loop's.
+
+    `followers`: who follow files and network; their warnings are told after a round.  `beside`: whose warnings, which
+    they log themselves, the status has too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: str,
+        known: Known,
+        enforcer: Enforcer,
+        drops: Drops,
+        followers: Sequence[Warner],
+        beside: Sequence[Warner],
+    ) -> None:
+        self.beside = list(beside)
+        self._backend = backend
+        self._known = known
+        self._enforcer = enforcer
+        self._followers = followers
+        self._report = Report()
+        self._metrics = Metrics(__version__, drops.totals)
+        self._status = Status.starting(settings, backend)
+
+    @property
+    def current(self) -> Status:
+        beside = tuple(each.warning for each in self.beside if each.warning)  # they come and go without a round
+        status = replace(self._status, warnings=(*self._status.warnings, *beside))
+        if status.state == "degraded":
+            return status
+        now, since, error = time.monotonic(), self._enforcer.applying_since, None
+        if since is not None and now - since >= SLOW_S:
+            error = f"a change has been waiting for the kernel's rules or their tool for {now - since:.0f} s"
+        elif (since := self._enforcer.fight.open_since) is not None:
+            error = self._enforcer.fight.warning
+        if since is None or error is None:
+            return status
+        began = timestamp(datetime.now(UTC) - timedelta(seconds=now - since))
+        return replace(status, state="degraded", error=error, since=began)
+
+    def metrics(self) -> bytes:
+        """As Prometheus wants them."""
+        return self._metrics.text(self.current)
+
+    def started(self, rules: Mapping[str, int], sets: int) -> None:
+        """So many rules by "IPv4" and "IPv6", and sets, were there already."""
+        self._status = replace(self._status, rules=rules, sets=sets)
+
+    def updated(self, before: Mapping[str, Endpoint]) -> None:
+        """What is known was brought up to date; `before`: the local pods as they were placed until then."""
+        self._report.changed(self._known.changes, before, self._known.places.endpoints)
+        self._found()
+
+    def enforced(self, applied: Applied | None, *, failed: bool) -> None:
+        """All that is known is in force; None: it was.  `failed`: the files could not be read, so it may be what they
+        said before."""
+        self._found()  # the kernel may refuse some, or no more
+        fields = self._fields(applied) if applied else {}
+        if failed:
+            self._publish(state=self._status.state, error=self._status.error, **fields)
+        else:
+            refused = self._known.error
+            self._publish(state="degraded" if refused else "enforcing", error=refused, **fields)
+            if refused is None:
+                self._report.recovered(self._status)
+        took_s, repaired = (applied.took_s, applied.repaired) if applied else (None, False)
+        self._report.applied(self._status, took_s, repaired)
+        self._report.warned(self._host_warnings())
+
+    def mended(self, applied: Applied) -> None:
+        """What another program had changed is put back."""
+        self._publish(state=self._status.state, **self._fields(applied))
+        self._report.warned(self._host_warnings())
+
+    def fights(self) -> None:
+        """How it goes with programs that change again and again what was put back."""
+        fighting = self._enforcer.fight.warning
+        if not self._enforcer.drifted:
+            self._report.drifted(self._status, self._enforcer.fight.tell(time.monotonic()))
+        if fighting and not self._enforcer.fight.warning:
+            self._publish(state=self._status.state, error=self._status.error)
+
+    def failed(self, error: Exception, again_s: float) -> None:
+        """A round failed; it is tried again after so many seconds."""
+        self._report.failed(error, again_s)
+        self._metrics.failed()
+        self._publish(state="degraded", error=str(error))
+
+    def cut(self, flows: int) -> None:
+        """So many open flows that are no longer allowed were cut."""
+        if flows:
+            self._metrics.cut(flows)
+            journal.say(journal.CUT, f"cut {flows} open flow(s), no longer allowed", flows=flows)
+
+    def flushed(self, who: str) -> None:
+        """Everything was taken out of the kernel; `who` had asked for it."""
+        text = f"flushed on request of {who}: nothing is enforced until netpold is restarted"
+        journal.say(journal.FLUSHED, text)
+        self._publish(state="degraded", error=text)
+
+    def _found(self) -> None:
+        self._report.found(self._known.findings, self._known.rejected, self._known.world)
+
+    def _fields(self, applied: Applied) -> dict[str, object]:
+        """Those of Status that tell of a change of the kernel, which is counted."""
+        self._metrics.applied(applied.took_s)
+        if applied.repaired:
+            self._metrics.repaired()
+        rules = {f"IPv{family}": sum(map(len, chains.values())) for family, chains in applied.ruleset.chains.items()}
+        return {
+            "revision": self._status.revision + 1,
+            "last_apply": LastApply(timestamp(datetime.now(UTC)), round(applied.took_s * 1000, 1)),
+            "rules": rules,
+            "sets": len(applied.ruleset.sets),
+        }
+
+    def _publish(self, **changes: object) -> None:
+        """Say how things are; `changes` are fields of Status beyond what the inputs tell."""
+        same = changes.get("state") == self._status.state
+        fields: dict[str, Any] = {
+            "since": self._status.since if same else timestamp(datetime.now(UTC)),
+            "warnings": self._host_warnings(),
+            **self._known.told(),
+            **changes,
+        }
+        self._status = replace(self._status, **fields)
+
+    def _host_warnings(self) -> tuple[str, ...]:
+        found = self._known.warnings()
+        found += [each.warning for each in self._followers if each.warning]
+        if self._enforcer.fight.warning:
+            found.append(self._enforcer.fight.warning)
+        if self._backend == "nft" and any(legacy_in_use()):
+            found.append("iptables-legacy has a filter table too, whose rules are in force as well")
+        return tuple(found)
