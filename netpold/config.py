@@ -53,15 +53,10 @@ _INTERFACES = _Texts(
     "write at most 15 letters, digits, `-`, `_`, `.`, `:` or `@`, with a `*` at most at the end",
     '["cali*", "veth*"]',
 )
+_ACCOUNT = re.compile(r"[0-9]{1,10}|[A-Za-z_][-A-Za-z0-9_.@]{0,63}\$?")
 _NAME_CURE = "write its name as `getent` shows it, or its number, in quotes"
-_USERS = _Texts(
-    re.compile(r"[0-9]{1,10}|[A-Za-z_][-A-Za-z0-9_.@]{0,63}\$?"),
-    "a user",
-    "names or numbers of users",
-    _NAME_CURE,
-    '["git-sync", "65533"]',
-)
-_GROUP = _Texts(re.compile(r"[0-9]{1,10}|[A-Za-z_][-A-Za-z0-9_.@]{0,63}\$?"), "a group", "", _NAME_CURE, "")
+_USERS = _Texts(_ACCOUNT, "a user", "names or numbers of users", _NAME_CURE, '["git-sync", "65533"]')
+_GROUP = _Texts(_ACCOUNT, "a group", "", _NAME_CURE, "")
 _DIRECTORIES = _Texts(
     re.compile(r"/(?!proc(?:/|$)|sys(?:/|$)|dev(?:/|$)|$)[^\0]*"),
     "a directory that may hold manifests",
@@ -315,9 +310,7 @@ def _checked(where: str, key: str, name: str, value: Any) -> Any:
         low, high = row["low"], row["high"]
         if type(value) is not int or not low <= value <= high:
             raise ConfigError(where, key, f"{_shown(value)} can't be", f"write a whole number from {low} to {high}")
-    if kind == Path | None and value == "":
-        return None
-    if kind == str | None and value == "":
+    if kind in (Path | None, str | None) and value == "":
         return None
     if kind == str | None:
         return _text(where, key, value, row["texts"])

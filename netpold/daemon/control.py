@@ -175,8 +175,10 @@ class _Server(ThreadingMixIn, UnixStreamServer):
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started: this one answers, after which it takes the next connection
             self.alone = True
-            self.process_request_thread(request, client_address)
-            self.alone = False
+            try:
+                self.process_request_thread(request, client_address)
+            finally:
+                self.alone = False
 
     def get_request(self) -> tuple[socket.socket, object]:
         """A connection, also where no more files may be opened: one is held open for that."""

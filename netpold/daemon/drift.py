@@ -18,7 +18,7 @@ from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply
 from netpold.host.kernel.backend import Backend, Content, KernelError, Suspicion
 from netpold.host.kernel.watch import EVERYTHING, Watch
-from netpold.host.kernel.watch_sets import differing, is_of_another_kind
+from netpold.host.kernel.watch_sets import differing, is_known, is_of_another_kind
 from netpold.host.threads import started
 from netpold.policy.model import Family
 from netpold.rules.mend import Damage, Members, mend
@@ -224,8 +224,7 @@ def _members(known: Installed, names: frozenset[str]) -> dict[str, Members]:
         if name in names:
             wanted, there = known.ruleset.sets[each], ipset.members(name)
             missing = frozenset(wanted.members) - there
-            # a set that counts keeps members for a while that it needs no more
-            extra = there - frozenset(wanted.members) if wanted.larger != "counts" else frozenset[str]()
+            extra = there - frozenset(wanted.members) if is_known(wanted) else frozenset[str]()
             if missing or extra:
                 found[name] = Members(missing, extra)
     return found

@@ -71,23 +71,18 @@ class SetWatcher:
             return False
         headers = ipset.headers(listing)
         changed = [name for name, header in headers.items() if header != self._headers.get(name)]
-        if expected is not seen:  # it may be netpold's own doing, and takes long to tell where they are many
-            unknown = _of_unknown_members(expected)
-            changed = [name for name in changed if name in unknown]
-        self._touched |= dict.fromkeys(changed)
+        if expected is seen:  # else it may be netpold's own doing, and takes long to tell where they are many
+            self._touched |= dict.fromkeys(changed)
         self._seen, self._headers = (expected, listing), headers
         return bool(differing(headers, expected))
 
     def _touched_members(self, expected: Installed) -> Suspicion:
         names = tuple(islice(self._touched, _AT_ONCE))
         logical = {name: each for each, name in expected.names.items() if name in names}
-        unknown = _of_unknown_members(expected)
         found = Suspicion()
         for name in names:
             del self._touched[name]
-            if name in unknown:
-                found |= Suspicion(members=frozenset((name,)))
-            elif name in logical and is_known(wanted := expected.ruleset.sets[logical[name]]):
+            if name in logical and is_known(wanted := expected.ruleset.sets[logical[name]]):
                 found |= self._suspicion(name, wanted)
         return found
 
@@ -121,13 +116,6 @@ class SetWatcher:
 def is_known(ipset_: IPSet) -> bool:
     """Whether the members of a set are known: those that count have some for a while that nobody needs any more."""
     return ipset_.larger != "counts"
-
-
-def _of_unknown_members(expected: Installed) -> frozenset[str]:
-    """Sets whose members only whoever gets the suspicion knows."""
-    return frozenset(
-        name for logical, name in expected.names.items() if expected.ruleset.sets[logical].larger == "forbids"
-    )
 
 
 def is_of_another_kind(header: ipset.Header, wanted: IPSet) -> bool:
