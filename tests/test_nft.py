@@ -144,6 +144,32 @@ def test_hooks_and_chains_come_and_go(nft: Nft) -> None:
         assert save() == before
 
 
+ANEW = "flush chain ip filter FORWARD; delete chain ip filter FORWARD; add chain ip filter FORWARD"
+IN_THE_WAY = {
+    "another base chain": "add chain ip filter pre { type filter hook prerouting priority -300; }",
+    "another priority": f"{ANEW} {{ type filter hook forward priority 300; }}",
+    "another priority, with rules": f"{ANEW} {{ type filter hook forward priority 5; }}; "
+    "add rule ip filter FORWARD ip saddr vmap { 192.0.2.1 : accept }",
+    "another name": "rename chain ip filter FORWARD OTHER",
+}
+
+
+@pytest.mark.parametrize("words", IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_what_only_nft_can_make_of_the_table_keeps_no_jump_from_its_place(nft: Nft, words: str) -> None:
+    run("iptables-nft", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
+    run("nft", words)
+    for _ in range(2):
+        nft.commit(Commit(4, {"NETPOLD-FORWARD": rules(())}, hook={"FORWARD": "NETPOLD-FORWARD"}))
+        assert nft.hooked(4, "FORWARD", "NETPOLD-FORWARD")
+        assert nft.chains(4) == {"NETPOLD-FORWARD"}
+        run("nft", "add rule ip filter FORWARD ip saddr 192.0.2.7 goto NETPOLD-FORWARD")
+        run("nft", "insert rule ip filter FORWARD accept")
+        assert not nft.hooked(4, "FORWARD", "NETPOLD-FORWARD")
+    nft.commit(Commit(4, {"NETPOLD-FORWARD": ()}, unhook=("NETPOLD-FORWARD",)))
+    nft.commit(Commit(4, remove=("NETPOLD-FORWARD",)))
+    assert "NETPOLD" not in run("nft", "list", "table", "ip", "filter")
+
+
 def test_a_large_commit_does_not_block(nft: Nft) -> None:
     many = rules(*(port(number) for number in range(1, 51)))
     for _ in range(2):

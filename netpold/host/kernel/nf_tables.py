@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from netpold.host.kernel.backend import KernelError
@@ -36,15 +36,17 @@ _CHAINS = frozenset((_NEWCHAIN, _DELCHAIN, _DESTROYCHAIN))
 _RULES = frozenset((_NEWRULE, _DELRULE, _DESTROYRULE))
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 3, 4, 7, 2, 3, 4
-_HOOK_NUMBER = 1
+_LIST_ELEMENT, _VERDICT_REGISTER = 1, 0
+_HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _GEN_PID, _GEN_NAME = 2, 3
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
-_IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
+_IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 2, 1, 2
 _JUMP = (-3) & 0xFFFFFFFF
 _DORMANT = 1
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP, _NLM_F_NEW = 0x01, 0x04, 0x300, 0x600
+_NLM_F_CREATE, _NESTED = 0x400, 0x8000
 _RECEIVE = 1 << 17
 _TRIES = 20  # at a list that changes while it is read
 
@@ -168,16 +170,22 @@ def contents(family: Family) -> Table:
     return _asked(family, _contents)
 
 
-def leads(family: Family, builtin: str) -> list[tuple[str, bool]]:
-    """For each rule of a chain of the filter table, the own chain that it leads to (else empty), and whether it jumps
-    there with every packet.  Raises KernelError."""
-    body = _FILTER + attribute(_RULE_CHAIN, builtin.encode() + b"\0")
+class Lead(NamedTuple):
+    """A rule, by its chain and handle: which own chain it leads to (else empty), and whether with every packet, and
+    back again (a plain jump)."""
+
+    chain: str
+    handle: int
+    own: str
+    is_plain: bool
+
+
+def leads(family: Family, builtin: str = "") -> list[Lead]:
+    """All rules of a chain of the filter table, or of all its chains but netpold's.  Raises KernelError."""
+    body = _FILTER + attribute(_RULE_CHAIN, builtin.encode() + b"\0") if builtin else _FILTER
     return _asked(
         family,
-        lambda asker: [
-            _lead(_values(data, start, end).get(_RULE_EXPRESSIONS, b""))
-            for data, start, end in asker.dump(_GETRULE, body)
-        ],
+        lambda asker: [_lead(*each) for each in asker.dump(_GETRULE, body) if not _is_of_own_chain(*each)],
     )
 
 
@@ -199,6 +207,12 @@ def strayed(family: Family, builtin: str) -> bool:
     return _asked(family, lambda asker: any(not _is_built_in(each, builtin) for each in _named(asker, builtin)))
 
 
+def is_out_of_reach(family: Family, builtin: str) -> bool:
+    """Whether there is a chain of that name that iptables does not take for the built-in one, since it stands in
+    another order among others.  Raises KernelError."""
+    return _asked(family, lambda asker: any(_priority(each) for each in _named(asker, builtin)))
+
+
 def wake_up(family: Family) -> None:
     """Switch a dormant filter table on again.  Raises KernelError."""
     _asked(family, lambda asker: asker.change((_NEWTABLE, _FILTER + attribute(_TABLE_FLAGS, bytes(4)))))
@@ -215,6 +229,33 @@ def delete(family: Family, chain: str) -> None:
     )
 
 
+def delete_rules(family: Family, rules: Iterable[Lead]) -> None:
+    """Delete these rules, all or none.  Raises KernelError."""
+    messages = [
+        (_DELRULE, _FILTER + _in_chain(each.chain) + attribute(_RULE_HANDLE, each.handle.to_bytes(8, "big")))
+        for each in rules
+    ]
+    if messages:
+        _asked(family, lambda asker: asker.change(*messages))
+
+
+def insert_jump(family: Family, builtin: str, own: str) -> None:
+    """Make a plain jump the first rule of a chain.  Raises KernelError."""
+    verdict = attribute(_VERDICT_CODE, _JUMP.to_bytes(4, "big")) + attribute(_VERDICT_CHAIN, own.encode() + b"\0")
+    data = attribute(_DATA_VERDICT | _NESTED, verdict)
+    register = attribute(_IMMEDIATE_REGISTER, _VERDICT_REGISTER.to_bytes(4, "big"))
+    expression = attribute(_EXPRESSION_NAME, b"immediate\0") + attribute(
+        _EXPRESSION_DATA | _NESTED, register + attribute(_IMMEDIATE_DATA | _NESTED, data)
+    )
+    expressions = attribute(_RULE_EXPRESSIONS | _NESTED, attribute(_LIST_ELEMENT | _NESTED, expression))
+    body = _FILTER + _in_chain(builtin) + expressions
+    _asked(family, lambda asker: asker.change((_NEWRULE, body), flags=_NLM_F_CREATE))
+
+
+def _in_chain(chain: str) -> bytes:
+    return attribute(_RULE_CHAIN, chain.encode(errors="surrogateescape") + b"\0")
+
+
 def _named(asker: _Asker, chain: str) -> list[dict[int, bytes]]:
     """What the kernel says of the chain of that name, if there is one."""
     chains = (_values(*each) for each in asker.dump(_GETCHAIN) if each[0].startswith(_FILTER, each[1]))
@@ -224,6 +265,11 @@ def _named(asker: _Asker, chain: str) -> list[dict[int, bytes]]:
 def _is_built_in(values: Mapping[int, bytes], builtin: str) -> bool:
     hook = _values(values.get(_CHAIN_HOOK, b"")).get(_HOOK_NUMBER, b"")
     return int.from_bytes(hook, "big") == _HOOKS[builtin] and _text(values.get(_CHAIN_TYPE, b"")) == "filter"
+
+
+def _priority(values: Mapping[int, bytes]) -> int:
+    hook = _values(values.get(_CHAIN_HOOK, b""))
+    return int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True)
 
 
 def _contents(asker: _Asker) -> Table:
@@ -247,8 +293,18 @@ def _contents(asker: _Asker) -> Table:
     return Table(handle, {name: tuple(handles) for name, handles in rules.items()})
 
 
-def _lead(expressions: bytes) -> tuple[str, bool]:
-    """See `leads`.  `-j CHAIN` alone is a counter and an immediate verdict."""
+def _is_of_own_chain(data: bytes, start: int, _: int) -> bool:
+    return data.startswith(_OWN, start + len(_FILTER) + 4)  # the chain's name always stands second
+
+
+def _lead(data: bytes, start: int, end: int) -> Lead:
+    values = _values(data, start, end)
+    handle = int.from_bytes(values[_RULE_HANDLE], "big")
+    return Lead(_text(values[_RULE_CHAIN]), handle, *_leads_to(values.get(_RULE_EXPRESSIONS, b"")))
+
+
+def _leads_to(expressions: bytes) -> tuple[str, bool]:
+    """See Lead.  `-j CHAIN` alone is a counter and an immediate verdict."""
     parts = [_values(expressions, start, end) for _, start, end in attributes(expressions, 0, len(expressions))]
     if not parts or parts[-1][_EXPRESSION_NAME] != b"immediate\0":
         return "", False
@@ -298,12 +354,12 @@ class _Asker:
                 self._generations.add(generation)
                 yield data, start, end
 
-    def change(self, *messages: tuple[int, bytes]) -> None:
-        """A transaction of these messages, each a command and its body.  Raises OSError."""
+    def change(self, *messages: tuple[int, bytes], flags: int = 0) -> None:
+        """A transaction of these messages, each a command and its body; `flags` for all.  Raises OSError."""
         begin, end = (_message(kind, _NLM_F_REQUEST, b"", 0, _FOR_NF_TABLES) for kind in (_BATCH_BEGIN, _BATCH_END))
         *others, (command, body) = messages  # errors come first, and the answer to the last one if there are none
-        middle = b"".join(self._message(each, 0, its) for each, its in others)
-        self._socket.send(begin + middle + self._message(command, _NLM_F_ACK, body) + end)
+        middle = b"".join(self._message(each, flags, its) for each, its in others)
+        self._socket.send(begin + middle + self._message(command, flags | _NLM_F_ACK, body) + end)
         kind, _, data, start, _ = next(_split(self._socket.recv(_RECEIVE)))
         code = -_ERROR.unpack_from(data, start - 4)[0] if kind == _NLMSG_ERROR else 0
         if code:

@@ -6,17 +6,15 @@ the start of the process, and its end, after which nf_tables lets the next one w
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 from netpold.host.kernel import nf_tables
 from netpold.host.kernel.backend import Commit, Content, KernelError
 from netpold.host.kernel.restore import Restore
 from netpold.host.kernel.watch_nft import NftWatcher
-from netpold.host.run import run
 from netpold.policy.model import Family
 from netpold.rules.render import line
-from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
+from netpold.rules.ruleset import FAMILIES
 
 TOOL: dict[Family, str] = {4: "iptables-nft", 6: "ip6tables-nft"}
 
@@ -30,11 +28,7 @@ class Nft:
         self._restore = {family: Restore(f"{TOOL[family]}-restore") for family in FAMILIES}
 
     def chains(self, family: Family) -> frozenset[str]:
-        return frozenset(
-            name
-            for each in self._save(family)
-            if each.startswith(":") and (name := each[1:].split()[0]).startswith(CHAIN_PREFIXES)
-        )
+        return frozenset(nf_tables.contents(family).chains)
 
     def contents(self, family: Family) -> Mapping[str, Content]:
         table = nf_tables.contents(family)
@@ -44,42 +38,37 @@ class Nft:
         return NftWatcher(lambda: frozenset(pid for each in self._restore.values() for pid in each.pids))
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:
-        leads = nf_tables.leads(family, builtin)
-        is_first = leads[:1] == [(own, True)] and all(each != own for each, _ in leads[1:])
-        return is_first and _is_met(family, builtin)
+        return _is_first_alone(nf_tables.leads(family, builtin), own) and _is_met(family, builtin)
 
     def leads(self, family: Family, builtin: str, own: str) -> bool:
-        return (own, True) in nf_tables.leads(family, builtin) and _is_met(family, builtin)
+        leads = nf_tables.leads(family, builtin)
+        return any(each.own == own and each.is_plain for each in leads) and _is_met(family, builtin)
 
     def commit(self, commit: Commit) -> None:
         lines = ["*filter"]
         lines += [f":{chain} - [0:0]" for chain in (*commit.replace, *commit.remove)]
         for chain, rules in commit.replace.items():
             lines += [f"-A {chain} {line(options)}" for options in rules]
-        for builtin in commit.hook:
-            _take_away_strayed(commit.family, builtin)
-        if commit.hook or commit.unhook:
-            saved = self._save(commit.family)
-            if nf_tables.dormant(commit.family):
-                nf_tables.wake_up(commit.family)
-            for builtin, own in commit.hook.items():
-                lines += _rehook(saved, builtin, own)
-            lines += [f"-D {rule}" for own in commit.unhook for _, rule in _jumps(saved, own)]
+        family = commit.family
+        if (commit.hook or commit.unhook) and nf_tables.dormant(family):
+            nf_tables.wake_up(family)
+        if commit.unhook:
+            nf_tables.delete_rules(family, (each for each in nf_tables.leads(family) if each.own in commit.unhook))
+        for builtin, own in commit.hook.items():
+            _take_away_strayed(family, builtin)
+            within_reach = not nf_tables.is_out_of_reach(family, builtin)
+            if within_reach and not _is_first_alone(nf_tables.leads(family, builtin), own):
+                lines.append(f"-I {builtin} 1 -j {own}")
         lines += [f"-X {chain}" for chain in commit.remove]
         lines.append("COMMIT\n")
-        self._restore[commit.family].commit("\n".join(lines))
+        self._restore[family].commit("\n".join(lines))
+        for builtin, own in commit.hook.items():
+            _have_first_alone(family, builtin, own)
 
     def close(self) -> None:
         """End the processes that are kept open; rules stay."""
         for restore in self._restore.values():
             restore.close()
-
-    def _save(self, family: Family) -> list[str]:
-        tool = f"{TOOL[family]}-save"
-        lines = run([tool, "-t", "filter"]).splitlines()
-        if any("incompatible" in each for each in lines if each.startswith("#")):
-            raise KernelError(f"{tool}: the filter table holds rules that only nft can show; remove them with nft")
-        return lines
 
 
 def _is_met(family: Family, builtin: str) -> bool:
@@ -91,7 +80,7 @@ def _take_away_strayed(family: Family, builtin: str) -> None:
     """A chain in the place of a built-in one that packets do not pass, so that the commit makes the right one."""
     if not nf_tables.strayed(family, builtin):
         return
-    if all(own for own, _ in nf_tables.leads(family, builtin)):
+    if all(each.own for each in nf_tables.leads(family, builtin)):
         nf_tables.delete(family, builtin)
         return
     table = "ip" if family == 4 else "ip6"
@@ -102,23 +91,16 @@ def _take_away_strayed(family: Family, builtin: str) -> None:
     )
 
 
-def _rehook(saved: list[str], builtin: str, own: str) -> Iterator[str]:
-    """What makes the jump the built-in chain's first rule, and the only one that goes there; nothing where it is."""
-    jumps = [(place, rule) for place, rule in _jumps(saved, own) if rule.split()[0] == builtin]
-    if jumps != [(0, f"{builtin} -j {own}")]:
-        yield from (f"-D {rule}" for _, rule in jumps)
-        yield f"-I {builtin} 1 -j {own}"
+def _is_first_alone(leads: Sequence[nf_tables.Lead], own: str) -> bool:
+    """Whether the first of a chain's rules is a plain jump to the own chain, and no other one leads there."""
+    return [each.own for each in leads].count(own) == 1 and leads[0].own == own and leads[0].is_plain
 
 
-def _jumps(saved: list[str], own: str) -> list[tuple[int, str]]:
-    """The rules of foreign chains that go to an own chain: place in the chain, and text behind `-A`."""
-    found: list[tuple[int, str]] = []
-    places: Counter[str] = Counter()
-    for each in saved:
-        if each.startswith("-A "):
-            rule = each.removeprefix("-A ")
-            chain = rule.split()[0]
-            if not chain.startswith(CHAIN_PREFIXES) and rule.endswith((f" -j {own}", f" -g {own}")):
-                found.append((places[chain], rule))
-            places[chain] += 1
-    return found
+def _have_first_alone(family: Family, builtin: str, own: str) -> None:
+    """Take away what leads to the own chain besides a chain's first rule: until then packets meet it twice, which does
+    no harm.  That rule is inserted here where iptables could not."""
+    leads = nf_tables.leads(family, builtin)
+    if not (leads and leads[0].own == own and leads[0].is_plain):
+        nf_tables.insert_jump(family, builtin, own)
+        leads = nf_tables.leads(family, builtin)
+    nf_tables.delete_rules(family, (each for each in leads[1:] if each.own == own))
