@@ -1,37 +1,86 @@
-"""`netpoldctl check`: what is wrong in manifests."""
+"""`netpoldctl check`: what is wrong in manifests, and what is right and likely not meant.
+
+For a person, and for CI: JSON, SARIF for code hosts, JUnit for test reports.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import count, line, number
-from netpold.ctl.offline import read, settings_of
+from netpold.ctl.junit import Case, Suite, junit
+from netpold.ctl.offline import Manifests, read, settings_of
 from netpold.ctl.output import say, say_json
+from netpold.ctl.sarif import sarif
+from netpold.daemon.status import finding_json
+from netpold.policy.findings import MOST_IN_ALL, Findings
+from netpold.policy.lint import lint
 from netpold.printable import printable
+
+_Finding = Mapping[str, Any]
 
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     manifests = read(arguments.paths, settings_of(arguments))
+    found: list[_Finding] = [*manifests.findings, *_lint(manifests)]
+    found.sort(key=lambda each: (each["file"], each["line"], each["column"], each["code"], each["path"]))
+    bad = {"error", "warning"} if arguments.strict else {"error"}
+    match arguments.output:
+        case "json":
+            say_json(_json(manifests, found))
+        case "sarif":
+            say_json(sarif(found))
+        case "junit":
+            say(junit("netpoldctl check", [Suite("netpoldctl check", tuple(_cases(manifests, found, bad)))]))
+        case _:
+            say(*_text(manifests, found))
+    return Exit.NO if any(each["severity"] in bad for each in found) else Exit.FINE
+
+
+def _lint(manifests: Manifests) -> list[dict[str, object]]:
+    told = Findings(MOST_IN_ALL)
+    told.add(sorted(lint(manifests.index), key=lambda each: (each.position, each.code, each.path)))
+    return [finding_json(each) for each in told.told("these files")]
+
+
+def _json(manifests: Manifests, found: Sequence[_Finding]) -> dict[str, Any]:
     world = manifests.index.world
-    if arguments.output == "json":
-        objects = {"policies": len(world.policies), "pods": len(world.pods), "namespaces": len(world.namespaces)}
-        say_json(
-            {
-                "version": 1,
-                "files": manifests.files,
-                "objects": objects,
-                "passed_over": manifests.passed_over,
-                "findings": manifests.findings,
-            }
-        )
-    else:
-        say(*map(line, manifests.findings))
-        counts = ((manifests.files, "file"), (len(world.policies), "policy"), (len(world.pods), "pod"))
-        in_words = [number(*each) for each in (*counts, (len(world.namespaces), "namespace"))]
-        say(f"{', '.join(in_words)}: {count(manifests.findings)}")
-        if manifests.passed_over:
-            kinds = ", ".join(f"{many} {kind}" for kind, many in manifests.passed_over.items())
-            say(printable(f"passed over, netpold has no use for them: {kinds}"))
-    return Exit.NO if any(each["severity"] == "error" for each in manifests.findings) else Exit.FINE
+    return {
+        "version": 1,
+        "files": len(manifests.files),
+        "objects": {"policies": len(world.policies), "pods": len(world.pods), "namespaces": len(world.namespaces)},
+        "passed_over": manifests.passed_over,
+        "findings": found,
+    }
+
+
+def _text(manifests: Manifests, found: Sequence[_Finding]) -> Iterator[str]:
+    yield from map(line, found)
+    world = manifests.index.world
+    counts = ((manifests.files, "file"), (world.policies, "policy"), (world.pods, "pod"))
+    in_words = [number(len(many), what) for many, what in (*counts, (world.namespaces, "namespace"))]
+    yield f"{', '.join(in_words)}: {count(found)}"
+    if manifests.passed_over:
+        kinds = ", ".join(f"{many} {kind}" for kind, many in manifests.passed_over.items())
+        yield printable(f"passed over, netpold has no use for them: {kinds}")
+
+
+def _cases(manifests: Manifests, found: Iterable[_Finding], bad: set[str]) -> Iterator[Case]:
+    """One for each file, and for each directory that something was found about."""
+    by_file: dict[str, list[_Finding]] = {printable(file): [] for file in manifests.files}
+    for each in found:
+        by_file.setdefault(printable(each["file"]), []).append(each)
+    for file, findings in sorted(by_file.items()):
+        failure = tuple(_plain(each) for each in findings if each["severity"] in bad)
+        notes = tuple(_plain(each) for each in findings if each["severity"] not in bad)
+        yield Case(file, failure, notes)
+
+
+def _plain(finding: _Finding) -> str:
+    where = f"{finding['file']}:{finding['line']}:{finding['column']}"
+    what = ": ".join(str(finding[name]) for name in ("severity", "subject", "path", "fault") if finding[name])
+    return f"{where}: {what}; {finding['cure']} [{finding['code']}]"

@@ -53,9 +53,27 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_OUTPUT = _argument(
-    "-o", "--output", choices=("text", "json"), default="text", help="text for a person, or JSON (default: text)"
-)
+_FORMATS = {  # beside text and JSON
+    "csv": "CSV",
+    "dot": "Graphviz",
+    "html": "HTML",
+    "svg": "SVG",
+    "sarif": "SARIF 2.1.0",
+    "junit": "JUnit XML",
+    "markdown": "Markdown",
+}
+
+
+def _output(*formats: str) -> Argument:
+    """-o, with these formats beside text and JSON."""
+    last = [", ".join(["JSON", *(_FORMATS[each] for each in formats[:-1])]), *(_FORMATS[each] for each in formats[-1:])]
+    words = f"text for a person, {' or '.join(last)}" if formats else "text for a person, or JSON"
+    return _argument(
+        "-o", "--output", choices=("text", "json", *formats), default="text", help=f"{words} (default: text)"
+    )
+
+
+_OUTPUT = _output()
 _SOCKET = _argument(
     "--socket", type=Path, metavar="PATH", default=argparse.SUPPRESS, help=f"the daemon's socket ({DEFAULT_SOCKET})"
 )
@@ -97,8 +115,13 @@ VERBS = (
         "check",
         "netpold.ctl.check",
         "what is wrong in manifests",
-        (_OUTPUT, _argument("paths", nargs="+", type=Path, metavar="DIR", help="directories or files")),
-        "Works without a daemon.  Exits with 1 when there are errors.",
+        (
+            _output("sarif", "junit"),
+            _argument("--strict", action="store_true", help="exit with 1 for warnings, too"),
+            _argument("paths", nargs="+", type=Path, metavar="DIR", help="directories or files"),
+        ),
+        "Works without a daemon.  Exits with 1 when there are errors; warnings are about what is in force as it is "
+        "written, and likely not meant.",
     ),
     Verb(
         "explain",

@@ -24,11 +24,14 @@ from netpold.rules.ruleset import Ruleset
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
-    """What some directories and files say.  `findings` are in the shape of finding_json, in order of position;
-    `passed_over`: objects of other kinds, by kind."""
+    """What some directories and files say.
+
+    `files`: their paths.  `findings` are in the shape of finding_json, in order of position.  `passed_over`: objects of
+    other kinds, by kind.
+    """
 
     index: Index
-    files: int
+    files: tuple[str, ...]
     findings: list[dict[str, Any]]
     passed_over: dict[str, int]
 
@@ -37,7 +40,7 @@ def read(paths: Iterable[Path], settings: Settings) -> Manifests:
     """The manifests as they are now; nothing was known of them before.  Raises Failure."""
     assembly = Assembly()
     findings: set[Finding] = set()
-    files = 0
+    files: list[str] = []
     for path in paths:
         # whose files they are on the node is not known here
         source = Source(path, settings.max_file_size, trustees=Trustees(None, settings.linked_trees))
@@ -45,13 +48,15 @@ def read(paths: Iterable[Path], settings: Settings) -> Manifests:
             reading = source.read_as_it_is()
         except SourceError as error:
             raise Failure(f"{error.directory}: {error.fault}", error.hint, Exit.USAGE) from error
-        files += len(reading.changed)
+        files += reading.changed
         findings.update(reading.findings)
         assembly.update(reading.changed)
     index = Index(assembly.world)
     findings.update(assembly.findings(), index.claims.findings(assembly.world.pods))
     ordered = sorted(findings, key=lambda each: (each.position, each.code, each.path))
-    return Manifests(index, files, [finding_json(each) for each in ordered], dict(sorted(assembly.passed_over.items())))
+    return Manifests(
+        index, tuple(files), [finding_json(each) for each in ordered], dict(sorted(assembly.passed_over.items()))
+    )
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -67,12 +72,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise Failure(f"{error.file}: {error.key}: {error.fault}", error.cure, Exit.USAGE) from error
 
 
-def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index, Ruleset]:
-    """The index and the ruleset for questions; with every pod taken as local, or those of one node.
-
-    What is wrong in the manifests is said on standard error: the answer is the one that netpold would enforce.
-    """
-    settings = settings_of(arguments)
+def index_of(settings: Settings) -> Index:
+    """What the manifests say.  What is wrong in them is said on standard error: the answer is the one that netpold would
+    enforce.  Raises Failure."""
     manifests = read([settings.manifests], settings)
     errors = [each for each in manifests.findings if each["severity"] == "error"]
     for each in errors[:3]:
@@ -80,5 +82,12 @@ def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index
     if errors:
         hint = f"`netpoldctl check {settings.manifests}` shows all"
         print(f"netpoldctl: {count(errors)} in {settings.manifests}; {hint}", file=sys.stderr)
-    pods = None if node is None else [key for key, pod in manifests.index.world.pods.items() if pod.node == node]
-    return manifests.index, offline_ruleset(manifests.index, pods, compile_settings(settings))
+    return manifests.index
+
+
+def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index, Ruleset]:
+    """The index and the ruleset for questions; with every pod taken as local, or those of one node.  Raises Failure."""
+    settings = settings_of(arguments)
+    index = index_of(settings)
+    pods = None if node is None else [key for key, pod in index.world.pods.items() if pod.node == node]
+    return index, offline_ruleset(index, pods, compile_settings(settings))

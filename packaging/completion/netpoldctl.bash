@@ -50,7 +50,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
         check:*:-*)
-            COMPREPLY=($(compgen -W '-h --help -o --output' -- "$cur"))
+            COMPREPLY=($(compgen -W '-h --help -o --output --strict' -- "$cur"))
             ;;
         check:*:*)
             _filedir '@(yaml|yml|json)'

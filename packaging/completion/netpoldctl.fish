@@ -62,7 +62,8 @@ complete -c netpoldctl -n '__netpoldctl_after flush' -s o -l output -r -f -a 'te
 complete -c netpoldctl -n '__netpoldctl_after flush' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 
 complete -c netpoldctl -n '__netpoldctl_after check' -s h -l help -d 'show this help message and exit'
-complete -c netpoldctl -n '__netpoldctl_after check' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after check' -s o -l output -r -f -a 'text json sarif junit' -d 'text for a person, JSON, SARIF 2.1.0 or JUnit XML (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after check' -l strict -d 'exit with 1 for warnings, too'
 complete -c netpoldctl -n '__netpoldctl_after check' -F
 
 complete -c netpoldctl -n '__netpoldctl_after explain' -s h -l help -d 'show this help message and exit'

@@ -1,0 +1,77 @@
+"""Findings as SARIF 2.1.0, which code hosts show beside the lines of a change.
+
+The format is OASIS' "Static Analysis Results Interchange Format Version 2.1.0".  Paths are relative to the directory
+where netpoldctl runs (the root of the repository, in CI), and columns count characters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from netpold import __version__
+from netpold.policy.codes import CODES, Code
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_ROOT = "SRCROOT"  # what relative paths are relative to
+_UNKNOWN = Code("A finding of another release.", "See the message.")
+
+
+def sarif(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The log with one run; findings are in the shape of netpold.daemon.status.finding_json."""
+    codes = sorted({each["code"] for each in findings})
+    numbers = {code: number for number, code in enumerate(codes)}
+    driver = {
+        "name": "netpoldctl",
+        "semanticVersion": __version__,
+        "rules": [_rule(code, CODES.get(code, _UNKNOWN)) for code in codes],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "columnKind": "unicodeCodePoints",
+        "originalUriBaseIds": {_ROOT: {"uri": f"{Path.cwd().as_uri().rstrip('/')}/"}},
+        "results": [_result(each, numbers[each["code"]]) for each in findings],
+    }
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _rule(code: str, about: Code) -> dict[str, Any]:
+    return {
+        "id": code,
+        "name": "".join(word.capitalize() for word in code.split("-")),
+        "shortDescription": {"text": about.meaning},
+        "help": {"text": f"{about.meaning}\n\n{about.cure}", "markdown": f"{about.meaning}\n\n**Cure:** {about.cure}"},
+    }
+
+
+def _result(finding: Mapping[str, Any], rule: int) -> dict[str, Any]:
+    what = ": ".join(str(finding[name]) for name in ("path", "fault") if finding[name])
+    place = f"{finding['subject']} {finding['path']} {finding['fault']}"
+    location: dict[str, Any] = {
+        "physicalLocation": {
+            "artifactLocation": _artifact(finding["file"]),
+            "region": {"startLine": max(finding["line"], 1), "startColumn": max(finding["column"], 1)},
+        }
+    }
+    if finding["subject"]:
+        location["logicalLocations"] = [{"fullyQualifiedName": finding["subject"], "kind": "object"}]
+    return {
+        "ruleId": finding["code"],
+        "ruleIndex": rule,
+        "level": finding["severity"],
+        "message": {"text": f"{what}; {finding['cure']}"},
+        "locations": [location],
+        # the same as long as the finding is, wherever in the file it moves
+        "partialFingerprints": {"finding/v1": sha256(place.encode(errors="backslashreplace")).hexdigest()[:32]},
+    }
+
+
+def _artifact(file: str) -> dict[str, str]:
+    path = Path(os.path.abspath(file))  # noqa: PTH100  a symlink is told as it is named
+    if path.is_relative_to(Path.cwd()):
+        return {"uri": quote(os.fsencode(path.relative_to(Path.cwd()))), "uriBaseId": _ROOT}
+    return {"uri": f"file://{quote(os.fsencode(path))}"}
