@@ -122,9 +122,28 @@ class Settings:
         default="allow",
         metadata=_row("Traffic from the node to its own pods: always allowed, or judged by their ingress policies."),
     )
+    mode: Literal["enforce", "audit"] = field(
+        default="enforce",
+        metadata=_row(
+            "What becomes of policies without the annotation netpold.io/mode, in namespaces without it: they are "
+            "enforced, or audited: what they would drop is let through and reported.  `netpoldctl audit` shows it."
+        ),
+    )
     nflog_group: int = field(
         default=92,
-        metadata=_row("NFLOG group that dropped packets are copied to; 0 turns the copies off.", low=0, high=65535),
+        metadata=_row(
+            "NFLOG group that copies of dropped packets, and of those that audited policies would drop, go to; netpold "
+            "reads it for `netpoldctl monitor` and `audit`.  No other program may read the same group; 0: no copies.",
+            low=0,
+            high=65535,
+        ),
+    )
+    log_drops: bool = field(
+        default=False,
+        metadata=_row(
+            "Write what is dropped, and what audited policies would drop, to the journal: at most once a minute for "
+            "each pair and port, with how many packets it were."
+        ),
     )
     max_file_size: int = field(
         default=64 * 1024 * 1024,
@@ -219,6 +238,7 @@ def compile_settings(settings: Settings) -> CompileSettings:
         host_access=settings.host_access,
         host_to_pods=settings.host_to_pods,
         nflog_group=settings.nflog_group,
+        mode=settings.mode,
     )
 
 
