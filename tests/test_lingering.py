@@ -13,7 +13,7 @@ from netpold.host.remains import NO_REMAINS, Remains, read_remains, remains_line
 from netpold.host.view import HostView, Link
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.model import EVERYTHING, NAME_LABEL, Namespace, Pod, Policy, World
+from netpold.policy.model import EVERYTHING, NAME_LABEL, Namespace, Pod, Policy, PolicyRule, World
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.unclaimed import Unclaimed
@@ -176,6 +176,23 @@ def test_policies_that_go_with_their_namespace_stay_for_its_pods() -> None:
     again = Changes({}, {"x": (None, space)})
     lingering.update(again, World({"x/a": A}, {"x": space}), claims, (AT_V1, AT_V1), (VIEW, VIEW))
     assert not lingering.past.policies
+
+
+def test_a_kept_policy_that_the_kernel_refuses_is_closed_until_it_goes() -> None:
+    allow = Policy("x", "allow", EVERYTHING, (PolicyRule(None, None),), None)
+    lingering = Lingering(NO_REMAINS)
+    changes = Changes({"x/a": (A, None)}, {}, {"x/allow": (allow, None)})
+    lingering.update(changes, World(), Index(World()).claims, (AT_V1, NOWHERE), (VIEW, VIEW))
+    assert lingering.past.policies == {"x/allow": allow}
+    assert not lingering.refuse(["x/other", ""])
+    before = lingering.past
+    assert lingering.refuse(["x/allow"]) and lingering.past is not before
+    assert not lingering.refuse(["x/allow"])
+    lingering.update(Changes(), World(), Index(World()).claims, (NOWHERE, NOWHERE), (VIEW, VIEW))
+    assert lingering.past.policies["x/allow"].ingress == () and lingering.past.pods
+    assert "x/allow" in lingering.warnings()[0]
+    lingering.update(Changes(), World(), Index(World()).claims, (NOWHERE, NOWHERE), (VIEW, HostView({})))
+    assert not lingering.past.policies and not lingering.warnings()
 
 
 def test_what_another_boot_left_is_nothing() -> None:

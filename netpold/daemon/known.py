@@ -16,10 +16,10 @@ from netpold.host.remains import Remains
 from netpold.host.source import Reading
 from netpold.host.view import HostView
 from netpold.policy.assemble import Assembly
-from netpold.policy.changes import Changes
+from netpold.policy.changes import Changes, then
 from netpold.policy.index import Index
 from netpold.policy.manifest import MOST_KINDS
-from netpold.policy.model import Finding, World
+from netpold.policy.model import Finding, Policy, World
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
@@ -36,7 +36,8 @@ class Known:
         self.places = Places(settings.node, were_here, remains.pods)
         self._last_good = last_good
         self._assembly = Assembly(last_good)
-        self._quarantine = Quarantine(self._assembly.world)  # of what the kernel refuses
+        self._quarantine = Quarantine(self._assembly.world, self._recall)  # of what the kernel refuses
+        self._not_in_force = Changes()  # of what is to be, since all was
         self._index = Index(self._quarantine.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
         self._lingering = Lingering(remains)
@@ -52,6 +53,7 @@ class Known:
         self._source_findings: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()  # all there are, in order
         self.changes = Changes()  # what the last update took in
+        self.moment = 0  # how often something changed in the world or where its pods are
         self._as_before: tuple[str, ...] = ()  # `Kind namespace/name` of what is in force in an earlier version
         self._unfiltered: list[str] = []  # which bridged packets iptables does not see, in words
 
@@ -59,6 +61,7 @@ class Known:
         """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
         written = self._assembly.update(reading.changed) if reading else Changes()
         changes = self.changes = self._quarantine.update(written)
+        self._not_in_force = then(self._not_in_force, changes)
         places = self.places
         before = places.endpoints
         places.update(view, changes.pods)
@@ -83,16 +86,18 @@ class Known:
             self._source_findings = reading.findings
             self._as_before = tuple(sorted(self._assembly.last_good))
             self._collect_findings()
-        if reading:
-            self._last_good.changed(written, self._assembly.world)
         return compiled
 
     def refuse(self, culprits: Iterable[Culprit]) -> Compiled | None:
         """Take in that the kernel refuses these; nothing else has changed since the last `update`.  None: there is
         nothing left to take out of any of them."""
+        culprits = list(culprits)
+        of_the_past = self._lingering.refuse(each.policy for each in culprits)
         changes = self._quarantine.refuse(culprits)
-        if changes is None:
+        if changes is None and not of_the_past:
             return None
+        changes = changes or Changes()
+        self._not_in_force = then(self._not_in_force, changes)
         self._collect_findings()
         return self._compile(changes, anew=True)
 
@@ -101,12 +106,15 @@ class Known:
         changes = self._quarantine.try_again(is_refused)
         if changes is None:
             return None
+        self._not_in_force = then(self._not_in_force, changes)
         self._collect_findings()
         return self._compile(changes, anew=True)
 
     def in_force(self) -> None:
         """What was compiled last is."""
         self._quarantine.in_force()
+        self._last_good.changed(self._not_in_force, self.world)
+        self._not_in_force = Changes()
 
     @property
     def error(self) -> str | None:
@@ -118,8 +126,13 @@ class Known:
         """When (time.monotonic()) something that was refused is due."""
         return self._quarantine.due
 
+    def _recall(self, key: str) -> Policy | None:
+        found = self._last_good.version("NetworkPolicy", key)
+        return found if isinstance(found, Policy) else None
+
     def _compile(self, changes: Changes, *, anew: bool) -> Compiled:
         """`anew`: pods may be at other places than the last time."""
+        self.moment += bool(changes or anew)
         placed = self._quarantine.placed(self.places.endpoints) if anew else self._placed
         self._placed = placed
         past = self._lingering.past
@@ -138,6 +151,11 @@ class Known:
     @property
     def world(self) -> World:
         return self._quarantine.world
+
+    @property
+    def index(self) -> Index:
+        """Of that world."""
+        return self._index
 
     @property
     def rejected(self) -> frozenset[str]:

@@ -25,6 +25,7 @@ from netpold.host.view import HostView
 from netpold.policy.changes import Changes
 from netpold.policy.claims import Claims
 from netpold.policy.model import Pod, Policy, World
+from netpold.policy.refusals import closed
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.past import NO_PAST, Gone, Past
@@ -42,6 +43,7 @@ class Lingering:
         self.past: Past = NO_PAST
         self.closed: frozenset[Interface] = frozenset()
         self._left: dict[str, Left] = {}
+        self._refused: set[str] = set()  # by the kernel, of the kept policies
 
     def update(
         self,
@@ -78,6 +80,16 @@ class Lingering:
         past = Past(pods, dict(self._kept(changes, world, ending)), ending)
         if past != self.past:
             self.past = past
+
+    def refuse(self, keys: Iterable[str]) -> bool:
+        """The kernel refuses these policies: have those close that hold for what lingers alone.  Whether any did not
+        yet."""
+        found = {key: self.past.policies[key] for key in keys if key in self.past.policies}
+        refused = {key: closed(policy) for key, policy in found.items() if not policy.quarantined}
+        self._refused |= refused.keys()
+        if refused:
+            self.past = replace(self.past, policies={**self.past.policies, **refused})
+        return bool(refused)
 
     def remains(self, world: World, here: Mapping[str, Endpoint], isolating: Iterable[str], view: HostView) -> Remains:
         """What is to be known after a restart; `isolating`: the keys of the policies that isolate any pod here."""
@@ -118,11 +130,16 @@ class Lingering:
 
     def warnings(self) -> list[str]:
         """What a person should look at, one sentence each."""
-        closed = [left for left in self._left.values() if left.closed]
-        return [
+        shut = [left for left in self._left.values() if left.closed]
+        refused = [
+            f"the kernel refuses NetworkPolicy {key}, whose manifest is gone: what it selected and is still there is "
+            "isolated, and it grants nothing"
+            for key in sorted(self._refused & self.past.policies.keys())
+        ]
+        return refused + [
             f"interface {name} is closed: the pod {left.pod.key} that had it is elsewhere or gone; remove it, or "
             "name it in annotation netpold.io/interface of the pod that has it"
-            for left in sorted(closed, key=lambda left: left.name)
+            for left in sorted(shut, key=lambda left: left.name)
             for name in left.links
         ]
 

@@ -33,8 +33,9 @@ class _Held:
 class Quarantine:
     """`world`: what is to be in force.  `interfaces`: those that are not to be used.  For the loop alone."""
 
-    def __init__(self, written: World) -> None:
-        self._refusals = Refusals(written)
+    def __init__(self, written: World, recall: Callable[[str], Policy | None] = lambda key: None) -> None:
+        """`recall`: see Refusals."""
+        self._refusals = Refusals(written, recall)
         self._held: dict[tuple[str, str], _Held] = {}  # by policy and interface, one of which is empty
         self.world = self._refusals.world
         self.interfaces: frozenset[str] = frozenset()

@@ -1,8 +1,9 @@
 """The last good version of every object, kept over restarts, reboots and upgrades.
 
 What is kept is the world as it was in force, object by object, closed versions included, with the file that each came
-from.  It is asked for in the daemon's first round alone, and only where a manifest fails or a file can't be read: a
-start with good manifests reads nothing of it.  From then on the world itself is what was good.
+from.  It is asked for until the first ruleset is in force, and only where a manifest fails, a file can't be read or the
+kernel refuses a policy: a start with good manifests reads nothing of it.  From then on what came into force is what was
+good, and nothing else: neither what the kernel refuses, nor what it could not be given yet.
 
 What changed is handed to a thread of its own, policies first, and is on disk some milliseconds later.  When the disk
 does not take it, status says so, and the thread tries again until it does.  After a start everything is handed over
@@ -57,11 +58,11 @@ class LastGood:
         self._path = path
         self._rows: Mapping[Name, Row] | None = None  # once they were needed
         self._files: frozenset[str] = frozenset()  # of these rows
-        self._reading = True  # until the first round is done
+        self._reading = True  # until something is in force
         self._damage: str | None = None
         self._missing: str | None = None  # that there was no database at the start
         self._unread = False  # it was out of reach when it was to be read
-        self._world: Mapping[str, Mapping[str, Object]] = {}  # what there is now, by kind
+        self._world: dict[str, dict[str, Object]] = {}  # what is in force, by kind
         self._to_put: dict[Name, None] = {}  # what changed
         self._rest: Iterator[Name] = iter(())  # what there was at the start, and was not put yet
         self._writer = _Writer(path, told)
@@ -141,11 +142,11 @@ class LastGood:
     # What is in force now -------------------------------------------------------------------------------------------
 
     def changed(self, changes: Changes, world: World) -> None:
-        """What a round changed in the world (always the same one)."""
+        """What changed has come into force, and with it all of this world."""
         first = self._reading
         if first or self._writer.lost:
             self._reading, self._rows, self._files = False, None, frozenset()
-            self._writer.lost, self._world = False, dict(_tables(world))
+            self._writer.lost, self._world = False, {kind: dict(table) for kind, table in _tables(world)}
             names = {kind: list(table) for kind, table in self._world.items()}
             self._rest = ((kind, key) for kind, keys in names.items() for key in keys)
             self.due = time.monotonic()
@@ -154,6 +155,10 @@ class LastGood:
                 return
         for kind, table in _tables(changes):
             for key, (before, after) in table.items():
+                if after is None:
+                    self._world[kind].pop(key, None)
+                else:
+                    self._world[kind][key] = after
                 if before != after or _file(before) != _file(after):
                     self._to_put[kind, key] = None
         if self._to_put and self.due is None:

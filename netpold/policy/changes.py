@@ -26,6 +26,23 @@ class Changes:
         return bool(self.pods or self.namespaces or self.policies)
 
 
+def then(first: Changes, second: Changes) -> Changes:
+    """Both, one after the other."""
+    if not first or not second:
+        return first or second
+    return Changes(
+        _then(first.pods, second.pods),
+        _then(first.namespaces, second.namespaces),
+        _then(first.policies, second.policies),
+    )
+
+
+def _then(
+    first: Mapping[str, tuple[_T | None, _T | None]], second: Mapping[str, tuple[_T | None, _T | None]]
+) -> Mapping[str, tuple[_T | None, _T | None]]:
+    return {**first, **{key: (first.get(key, pair)[0], pair[1]) for key, pair in second.items()}}
+
+
 def difference(old: World, new: World) -> Changes:
     """What leads from one world to another."""
     return Changes(

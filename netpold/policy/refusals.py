@@ -7,7 +7,7 @@ selects in its directions and grants nothing.  It counts until the policy is ano
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from netpold.policy.changes import Changes
@@ -17,8 +17,10 @@ from netpold.policy.model import Policy, World
 class Refusals:
     """`world`: what is to be in force, always the same object.  `refused`: by key, the policies as they are written."""
 
-    def __init__(self, written: World) -> None:
+    def __init__(self, written: World, recall: Callable[[str], Policy | None] = lambda key: None) -> None:
+        """`recall`: the version of a policy (by key) that was in force before a restart, until all is in force."""
         self._written = written
+        self._recall = recall
         self._policies = dict(written.policies)
         self._before: dict[str, Policy | None] = {}  # of those that changed since all was in force
         self.refused: dict[str, Policy] = {}
@@ -43,7 +45,7 @@ class Refusals:
         now = self._policies[key]
         if key not in self.refused:
             self.refused[key] = now
-            before = self._before.get(key)
+            before = self._before.get(key) or self._recall(key)
             instead = before if before is not None and before != now and not before.quarantined else closed(now)
         else:
             instead = closed(self.refused[key])
