@@ -136,7 +136,7 @@ class TestAtWork:
     """What shows that a program is at work."""
 
     @pytest.mark.parametrize(
-        "name", [".a.yaml.Xy12Zw", ".~tmp~", ".ansible_tmp1k2j3a.yaml", "sedAbCd12", "a.yml.dpkg-new"]
+        "name", [".a.yaml.Xy12Zw", ".~tmp~", ".ansible_tmp1k2j3a.yaml", "sedAbCd12", "a.yml.dpkg-new", "a.yaml.oLRlvBN"]
     )
     def test_drafts(self, name: str) -> None:
         assert is_draft(name)

@@ -30,6 +30,7 @@ _DRAFT = re.compile(
     | \.ansible_tmp.*
     | sed[A-Za-z0-9]{6}  # sed -i
     | .+\.(ya?ml|json)\.dpkg-(new|tmp)
+    | .+\.(ya?ml|json)\.o[A-Za-z0-9]{6}  # patch
     """,
     re.VERBOSE,
 )

@@ -8,8 +8,9 @@ are; but none waits long for others that are written again and again, and after 
 never rests: it is given up, until it rests.
 
 What goes, goes after what comes: the same object may come under another name.  One file that goes is for itself; where
-several do, all of them wait until no further one goes for a while, and what is written in place waits with them, so
-that a tree that is being deleted, or synced by a program that deletes what is not there any more, is one change.
+several do, all of them wait until no further one goes or comes back for a while, and what is written in place waits
+with them, so that a tree that is being deleted, filled again, or synced by a program that deletes what is not there any
+more, is one change.
 
 A batch (git's work, or the first look at everything) is all that waits now, as one change.  What was found when a
 directory or a symlink was swapped is one change too, for itself.  Where there was nothing, and there is something anew,
@@ -41,7 +42,7 @@ class Wait:
     """`seen`: what stands at the path (None: nothing), as last `looked` (the number of the reading), since `since`; it
     first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are;
     `harmless`: it is gone, and opens nothing.  `written`: it is being written in place.  `confirmed`: a later look
-    found the same.  `moved`: it was renamed into place.
+    found the same.  `moved`: it was renamed into place.  `joined`: when it went, or came (back).
     Times are monotonic, in seconds."""
 
     seen: Seen | None
@@ -56,11 +57,17 @@ class Wait:
     written: bool = False
     confirmed: bool = False
     moved: bool = False
+    joined: float = 0.0
 
     @property
     def rested(self) -> float:
         """When it will have rested for long enough."""
         return self.since + self.rest_s
+
+    @property
+    def is_back(self) -> bool:
+        """Whether it was gone in between."""
+        return self.seen is not None and self.joined > self.began
 
 
 @dataclass(slots=True)
@@ -85,15 +92,20 @@ class Waiting(dict[str, Wait]):
         self.batch = False  # what waits is one change
         self.anew = False  # there was nothing before
         self._batch_began: float | None = None
-        self._stirred = self._went = 0.0  # when something last changed, and when something last went
+        self._stirred = self._went = 0.0  # when something last changed; and when something last went or came back
+        self._back = 0.0  # when something last came back
         self._moved, self._first_moved, self._moved_until = 0, 0.0, 0.0  # files in a row; how long they all wait
 
     def add(self, path: str, wait: Wait, now: float) -> None:
         """Something else was seen at a path."""
+        before = self.get(path)
+        wait.joined = before.joined if before and before.seen is not None else now
         self[path] = wait
         self._stirred = now
         if wait.seen is None:
             self._went = now
+        elif before and before.seen is None:
+            self._went = self._back = now
         if wait.moved:
             self._moves_in(now)
 
@@ -145,7 +157,9 @@ class Waiting(dict[str, Wait]):
         """When it will have been quiet for so long that what is gone is believed to be."""
         if self.anew:
             return self._stirred + ANEW_S
-        gone = 0 if self.batch else sum(wait.seen is None and not wait.swapped for wait in self.values())
+        gone = (
+            0 if self.batch else sum((wait.seen is None or wait.is_back) and not wait.swapped for wait in self.values())
+        )
         return self._went + min(QUIET_S * gone, MOST_QUIET_S) if gone > 1 else 0.0
 
     def _rested(self, wait: Wait, quiet_at: float) -> float:
@@ -155,7 +169,8 @@ class Waiting(dict[str, Wait]):
         if wait.seen is not None or not wait.rest_s:
             return wait.rested
         most_s = ANEW_DEADLINE_S if self.anew else HARMLESS_S if wait.harmless else DEADLINE_S
-        return max(wait.rested, min(quiet_at, max(wait.began, self._batch_began or 0.0) + most_s))
+        since = max(wait.began, self._batch_began or 0.0, self._back if wait.harmless else 0.0)
+        return max(wait.rested, min(quiet_at, since + most_s))
 
     def leaves_none_of(self, files: Collection[str], ripe: Ripe) -> bool:
         """Whether all of these are gone and nothing comes, as far as may be acted on."""
@@ -190,7 +205,7 @@ class Waiting(dict[str, Wait]):
             overdue = [path for path in rest if self[path].began + DEADLINE_S <= now]
             if overdue:
                 ripe.together = overdue
-            elif len(rest) < len(group) and max(wait.began for _, wait in group) + HOLD_S <= now:
+            elif not going and len(rest) < len(group) and max(wait.joined for _, wait in group) + HOLD_S <= now:
                 ripe.together = rest
                 ripe.unfinished = [path for path, wait in group if not rested[path] and wait.seen is not None]
         return ripe
@@ -207,7 +222,7 @@ class Waiting(dict[str, Wait]):
         if not waits:
             return 0.0
         last = max(wait.rested for wait in waits) + min(BURST_S * (len(waits) - 1), MOST_BURST_S)
-        return min(last, min(wait.began for wait in waits) + BURST_DEADLINE_S)
+        return min(last, min(wait.joined for wait in waits) + BURST_DEADLINE_S)
 
     def end_batch(self) -> None:
         if not self:
@@ -223,7 +238,7 @@ class Waiting(dict[str, Wait]):
         rested = ((wait, self._rested(wait, quiet_at)) for wait in self.values())
         times = [at if at > now else wait.began + DEADLINE_S for wait, at in rested]
         if times:
-            times.append(max(wait.began for wait in self.values()) + HOLD_S)
+            times.append(max(wait.joined for wait in self.values()) + HOLD_S)
             times.append(self._comes_no_more(wait for wait in self.values() if not wait.alone and not wait.swapped))
         if self._batch_began is not None:
             times.append(self._batch_began + self._deadline_s())
