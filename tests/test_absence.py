@@ -13,6 +13,7 @@ import pytest
 
 from netpold.host import waiting
 from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Happened, Hints
+from netpold.host.parsed_cache import ParsedCache
 from netpold.host.scan import SourceError
 from netpold.host.source import Source
 from tests.test_source import LIMIT, SETTLE_S, Follower, codes, hint, namespace, pod
@@ -226,6 +227,9 @@ class TestNothingIsLeft:
         assert len(known.names) == 20
 
 
+TWO = namespace("x") + "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: long\n"
+
+
 class TestEmptiedFiles:
     @pytest.mark.parametrize("text", ["", "\n \r\n", "\0\0\0"])
     def test_what_it_held_stays(self, known: Follower, top: Path, text: str) -> None:
@@ -233,10 +237,11 @@ class TestEmptiedFiles:
         known.settle(hint(top / "0.yaml"))
         says = known.parsed[str(top / "0.yaml")]
         assert says.truncated
-        assert [each.code for each in says.findings] == ["control-character" if "\0" in text else "emptied-file"]
+        expected = ["cut-file", "control-character"] if "\0" in text else ["emptied-file"]
+        assert [each.code for each in says.findings] == expected
         known.settle(EVERYTHING_CHANGED)
         assert known.parsed[str(top / "0.yaml")].truncated
-        (top / "0.yaml").write_text("# meant")
+        (top / "0.yaml").write_text("# meant\n")
         known.settle(hint(top / "0.yaml"))
         assert not known.parsed[str(top / "0.yaml")].truncated
 
@@ -245,6 +250,54 @@ class TestEmptiedFiles:
         known.settle(hint(top / "new.yaml"))
         says = known.parsed[str(top / "new.yaml")]
         assert not says.truncated and not says.findings
+
+    def test_a_file_that_was_cut(self, known: Follower, top: Path) -> None:
+        """By a program that died as it wrote: what is left is valid, and says less."""
+        path = top / "0.yaml"
+        path.write_text(TWO)
+        known.settle(hint(path))
+        for text in (TWO[:-3], "", TWO.partition("\n---")[0]):
+            path.write_text(text)
+            known.settle(hint(path))
+            says = known.parsed[str(path)]
+            code = "cut-file" if text else "emptied-file"
+            assert says.truncated and [each.code for each in says.findings] == [code], text
+        path.write_text(namespace("z"))
+        known.settle(hint(path))
+        assert known.names["0.yaml"] == ["z"] and not known.parsed[str(path)].truncated
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (namespace("x").rstrip(), namespace("y").rstrip()),  # it never ended with a newline
+            (namespace("x"), '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "y"}}'),
+            ("# nothing\n", namespace("y").rstrip()),
+        ],
+    )
+    def test_one_without_a_newline_that_is_whole(self, known: Follower, top: Path, before: str, after: str) -> None:
+        for text in (before, after):
+            (top / "new.yaml").write_text(text)
+            known.settle(hint(top / "new.yaml"))
+        assert known.names["new.yaml"] == ["y"]
+
+    def test_a_file_that_was_cut_while_the_daemon_did_not_run(self, tmp_path: Path) -> None:
+        top, path = tmp_path / "top", tmp_path / "top/a.yaml"
+        top.mkdir()
+        path.write_text(TWO)
+        for text in (None, TWO[:-3], None):
+            if text:
+                path.write_text(text)
+            cache = ParsedCache(tmp_path / "parsed.sqlite")
+            follower = Follower(Source(top, LIMIT, cache=cache, before=Before(path)))
+            follower.settle()
+            time.sleep(0.03)
+            while follower.source.due:
+                follower.read()
+            while not follower.source.save(1.0):
+                pass
+            cache.close()
+        says = follower.parsed[str(path)]
+        assert says.truncated and [each.code for each in says.findings] == ["cut-file"]
 
     def test_known_from_before_a_restart(self, tmp_path: Path) -> None:
         for name in ("a.yaml", "b.yaml"):

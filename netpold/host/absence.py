@@ -1,8 +1,9 @@
 """What is not there (any more), and whether that is believed.
 
-A directory without any manifest, a file that became empty, a directory in the tree that can't be looked into: each is
-what a failed mount, a full disk or a broken tool leaves behind, and none of them means that the policies are to go.
-So what was known stays, and who wants it to go says so.  After a restart, what was known is what LastGood tells.
+A directory without any manifest, a file that became empty or ends in the middle of a line, a directory in the tree
+that can't be looked into: each is what a failed mount, a full disk or a broken tool leaves behind, and none of them
+means that the policies are to go.  So what was known stays, and who wants it to go says so.  After a restart, what was
+known is what LastGood tells.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from netpold.host.mounts import mount_points
 from netpold.host.scan import Directory, SourceError, is_manifest, problem
-from netpold.policy.documents import Content
+from netpold.policy.documents import ENDED, Content, is_ended
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding
 
@@ -143,14 +144,19 @@ class Absence:
         return found
 
     def believed(self, path: str, found: Content, before: Content | None) -> Content:
-        """What is taken for a file's content; one that became empty keeps what it held."""
-        if found.outline:
+        """What is taken for a file's content; one that became empty, or lost the newline at its end, keeps what it
+        held."""
+        was_ended = before is not None and is_ended(before.outline)
+        if found.outline and (is_ended(found.outline) or not was_ended):
             return found
         held = path in self.files_before() if before is None else before.parsed.objects or before.parsed.truncated
         if not held:
-            return _BLANK
-        parsed = Parsed((), (_emptied(path),), NOTHING, True)
-        return Content(b"", parsed, (parsed,))
+            return found if found.outline else _BLANK
+        findings = (_cut(path), *found.parsed.findings) if found.outline else (_emptied(path),)
+        if before and before.parsed.findings == findings:
+            return before
+        parsed = Parsed((), findings, NOTHING, True)
+        return Content(ENDED if was_ended else b"", parsed, (parsed,))
 
 
 def _is_other(path: str, was: Directory, now: Directory, points: Collection[str]) -> bool:
@@ -181,6 +187,12 @@ def _emptied(path: str) -> Finding:
     fault = "the file is empty, and held something before; what it said stays in force"
     cure = "write it anew, or delete the file if its objects are to go"
     return problem(path, "emptied-file", fault, cure)
+
+
+def _cut(path: str) -> Finding:
+    fault = "the file ends in the middle of a line, and did not before; what it said stays in force"
+    cure = "write it as a whole, with a newline at its end, or delete the file if its objects are to go"
+    return problem(path, "cut-file", fault, cure)
 
 
 def is_below(path: str, closed: Collection[str]) -> bool:

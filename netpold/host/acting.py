@@ -19,7 +19,7 @@ from netpold.host.looking import Looking
 from netpold.host.remembered import Remembered
 from netpold.host.scan import Fingerprint, SourceError, missing, unreadable_problem
 from netpold.host.waiting import DEADLINE_S, Ripe, Waiting
-from netpold.policy.documents import Content
+from netpold.policy.documents import Content, is_ended
 from netpold.policy.model import Finding
 
 NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))  # the machine, and not a file
@@ -168,10 +168,14 @@ class Acting:
             self.findings[path] = unreadable_problem(path, "unreadable-file", found)
             seen = NEVER_READ  # so that the next walk tries again
         elif found:
-            content = self._absence.believed(path, found, before.content if before else None)
+            content = self._absence.believed(path, found, before.content if before else self._recalled(path, found))
             self._doubt(path, seen, read_ns)
             self._remembered.outdate(path)
         self._acted.put(path, seen, content)
+
+    def _recalled(self, path: str, found: Content) -> Content | None:
+        """What a file said before a restart, if that is asked for: where it may have been cut meanwhile."""
+        return None if is_ended(found.outline) or not found.outline else self._remembered.recall(path)
 
     def _unknown(self, path: str) -> Content:
         """What stands for a file that can't be read: it may hold anything that was known of it before a restart."""

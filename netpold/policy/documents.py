@@ -33,9 +33,12 @@ class Unit(NamedTuple):
     whole: bool
 
 
-# For each unit of a file, in order, packed: digest and line.
+# For each unit of a file, in order, packed: digest and line.  _UNENDED is added to the last line number where the file
+# does not end as whole files do.
 Outline = bytes
 _OUTLINE = struct.Struct("<16sI")
+_UNENDED = 1 << 31
+ENDED = _OUTLINE.pack(bytes(16), 0)  # of a file of which nothing is known but that it ended as whole files do
 
 
 @dataclass(slots=True)
@@ -72,8 +75,23 @@ def units(data: bytes, limits: Limits) -> list[Unit]:
 
 def outline(units: Sequence[Unit]) -> Outline:
     if units and units[0].whole:
-        return _OUTLINE.pack(blake2b(units[0].data, digest_size=16, person=b"whole").digest(), 0)
-    return b"".join([_OUTLINE.pack(blake2b(data, digest_size=16).digest(), line) for data, line, _ in units])
+        found = _OUTLINE.pack(blake2b(units[0].data, digest_size=16, person=b"whole").digest(), 0)
+    else:
+        found = b"".join([_OUTLINE.pack(blake2b(data, digest_size=16).digest(), line) for data, line, _ in units])
+    if units and not _is_ended(units):
+        digest, line = _OUTLINE.unpack(found[-_OUTLINE.size :])
+        found = found[: -_OUTLINE.size] + _OUTLINE.pack(digest, line | _UNENDED)
+    return found
+
+
+def _is_ended(units: Sequence[Unit]) -> bool:
+    """Whether there is a newline at the end.  Of JSON no part is valid, and many programs write it without."""
+    return units[-1].data.endswith(b"\n") or (len(units) == 1 and units[0].data.startswith((b"{", b"[")))
+
+
+def is_ended(outline: Outline) -> bool:
+    """Whether a file with that outline ends as whole files do; one that is blank does not."""
+    return bool(outline) and not _OUTLINE.unpack(outline[-_OUTLINE.size :])[1] & _UNENDED
 
 
 def parse_unit(unit: Unit, file: str, limits: Limits) -> Part:
@@ -105,7 +123,7 @@ def reused(new: Outline, before: Content) -> list[Part | None]:
 
 
 def _entries(outline: Outline) -> Iterator[tuple[bytes, int]]:
-    return _OUTLINE.iter_unpack(outline)
+    return ((digest, line & ~_UNENDED) for digest, line in _OUTLINE.iter_unpack(outline))
 
 
 def content(outline: Outline, parts: Sequence[Part]) -> Content:
