@@ -88,6 +88,8 @@ def test_ids_are_stable_and_explained() -> None:
         "flows cut": "d66dffc4ba364cd79cdd70097a3c17f2",
         "flushed": "dc0ba0332dc04ebf8895870aee97b802",
         "advice": "c64f503867dd4a1c9b5440649a5b12f6",
+        "dropped": "265c3543b0214785abca0dbebbea9bd7",
+        "audited": "ec7c474d13fa4d288b1e2626a9b32b43",
     }
     catalog = (ROOT / "systemd/netpold.catalog").read_text()
     assert re.findall(r"^-- (\S+)$", catalog, re.M) == list(known.values())
@@ -236,6 +238,20 @@ class TestReport:
         for warnings in ([], ["a"]):
             report.warned(warnings)
         assert len(lines.entries) == 3
+
+    def test_flows_that_were_cut_add_up(self, lines: Lines) -> None:
+        report = Report()
+        assert report.due is None
+        for moment in (100.0, 100.2, 100.9, 101.1, 101.2):
+            report.cut(3)
+            report.tell_cut(moment)
+        assert report.due == 102.1
+        report.tell_cut()
+        report.tell_cut()
+        assert report.due is None
+        assert [each["MESSAGE"] for each in lines.entries] == [
+            [f"cut {flows} open flow(s), no longer allowed"] for flows in (3, 9, 3)
+        ]
 
     def test_floods_are_cut_short(self, lines: Lines) -> None:
         Report().warned([f"interface {n}" for n in range(500)])

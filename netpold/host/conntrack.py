@@ -32,7 +32,8 @@ _NETLINK_NETFILTER, _SUBSYSTEM = 12, 1  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = 1, 2
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x01, 0x04, 0x300
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 270, 1, 10
+_NEW_FLOWS = 1  # NFNLGRP_CONNTRACK_NEW
 _RECEIVE = 1 << 17  # the kernel never fills more than 32 KiB at once
 _BATCH = 128  # their answers have to fit the socket's receive buffer (208 KiB), 1 KiB each
 
@@ -63,6 +64,7 @@ _TUPLE_LAYOUT: dict[tuple[Family, int], tuple[int, ...]] = {
 _PORTS = struct.Struct("!4xHxx4xHxx")  # CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
 
 _AF: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FAMILIES: dict[int, Family] = {number: family for family, number in _AF.items()}
 _NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}  # iptables' names, of those that rules have
 _WITH_PORTS = {6, 17, 132}
 _NO_CTNETLINK = "the kernel has no ctnetlink, open flows can't be cut: modprobe nf_conntrack_netlink"
@@ -86,6 +88,59 @@ def flows(family: Family, addresses: frozenset[str]) -> Iterator[Flow]:
             for flow in _listed(channel, family, _filter(_TUPLE_REPLY, address), (), {address}):
                 if flow.source not in addresses:  # it was listed as the source's
                     yield flow
+
+
+class NewFlows:
+    """Flows as they come about: their first packets have been let through.  In the network namespace of the thread that
+    makes it; raises KernelError.  Where they come faster than they are read, some are lost."""
+
+    def __init__(self) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NEW_FLOWS)
+            self._socket.setblocking(False)
+        except OSError as error:
+            raise KernelError(f"new flows can't be followed by netlink: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> list[Flow]:
+        """Those that wait, a message's worth; nothing where there is none.  Raises KernelError."""
+        try:
+            data = self._socket.recv(_RECEIVE)
+            return [flow for flow in _heard(data) if flow is not None]
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return []
+            raise KernelError(f"new flows can't be followed by netlink: {error.strerror}") from error
+        except (struct.error, LookupError) as error:
+            raise KernelError("a new flow can't be read") from error
+
+
+class _Everything(Collection[bytes]):
+    def __contains__(self, each: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+_ALL = _Everything()
+
+
+def _heard(data: bytes) -> Iterator[Flow | None]:
+    for kind, start, end in _split(data):
+        if kind == _SUBSYSTEM << 8 and data[start] in _FAMILIES:
+            yield _flow(_FAMILIES[data[start]], _ALL, _ALL, data, start + 4, end)
 
 
 def forget(gone: Iterable[Flow]) -> int:

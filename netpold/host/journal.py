@@ -104,6 +104,18 @@ FLUSHED = Message(
 ADVICE = Message(
     "advice", "c64f503867dd4a1c9b5440649a5b12f6", logging.WARNING, "Something on the host weakens what is enforced."
 )
+DROPPED = Message(
+    "dropped",
+    "265c3543b0214785abca0dbebbea9bd7",
+    logging.INFO,
+    "Packets were dropped, as the policies say (with the setting log_drops; once a minute for each pair and port).",
+)
+AUDITED = Message(
+    "audited",
+    "ec7c474d13fa4d288b1e2626a9b32b43",
+    logging.INFO,
+    "Packets were let through that audited policies would drop if they were enforced (with the setting log_drops).",
+)
 
 MESSAGES = (
     STARTED,
@@ -119,6 +131,8 @@ MESSAGES = (
     CUT,
     FLUSHED,
     ADVICE,
+    DROPPED,
+    AUDITED,
 )
 
 _log = logging.getLogger(LOGGER)
