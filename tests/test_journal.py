@@ -253,6 +253,20 @@ class TestReport:
             [f"cut {flows} open flow(s), no longer allowed"] for flows in (3, 9, 3)
         ]
 
+    def test_flows_that_were_cut_add_up(self, lines: Lines) -> None:
+        report = Report()
+        assert report.due is None
+        for moment in (100.0, 100.2, 100.9, 101.1, 101.2):
+            report.cut(3)
+            report.tell_cut(moment)
+        assert report.due == 102.1
+        report.tell_cut()
+        report.tell_cut()
+        assert report.due is None
+        assert [each["MESSAGE"] for each in lines.entries] == [
+            [f"cut {flows} open flow(s), no longer allowed"] for flows in (3, 9, 3)
+        ]
+
     def test_floods_are_cut_short(self, lines: Lines) -> None:
         Report().warned([f"interface {n}" for n in range(500)])
         assert len(lines.entries) == 21

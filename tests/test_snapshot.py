@@ -172,6 +172,23 @@ def test_it_is_due_some_time_after_the_first_change_and_not_before_the_pause_is_
     assert snapshots.due == began + 1000
 
 
+def test_what_is_about_pods_is_due_at_once_but_for_half_of_the_time(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, "nft")
+    snapshots.take(ruleset(MEMBERS), NAMES)
+    snapshots.close()
+    snapshots._not_before = time.monotonic() + 1000
+    snapshots.changed()
+    assert snapshots.due == snapshots._not_before
+    snapshots.changed(soon=True)
+    assert snapshots.due is not None and snapshots.due < snapshots._not_before
+    snapshots._soon_not_before = time.monotonic() + 500
+    assert snapshots.due == snapshots._soon_not_before
+    snapshots.take(ruleset(MEMBERS), NAMES)
+    snapshots._waiting = None
+    snapshots.changed()
+    assert snapshots.due == snapshots._not_before
+
+
 def test_forget_leaves_nothing_not_even_what_waits_to_be_written(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, "nft")
     for number in range(50):

@@ -110,14 +110,6 @@ class Account:
         self._publish(state=self._status.state, **self._fields(applied))
         self._report.warned(self._host_warnings())
 
-    def fights(self) -> None:
-        """How it goes with programs that change again and again what was put back."""
-        fighting = self._enforcer.fight.warning
-        if not self._enforcer.drifted:
-            self._report.drifted(self._status, self._enforcer.fight.tell(time.monotonic()))
-        if fighting and not self._enforcer.fight.warning:
-            self._publish(state=self._status.state, error=self._status.error)
-
     def failed(self, error: Exception, again_s: float) -> None:
         """A round failed; it is tried again after so many seconds."""
         self._report.failed(error, again_s)
@@ -128,7 +120,26 @@ class Account:
         """So many open flows that are no longer allowed were cut."""
         if flows:
             self._metrics.cut(flows)
-            journal.say(journal.CUT, f"cut {flows} open flow(s), no longer allowed", flows=flows)
+            self._report.cut(flows)
+
+    @property
+    def due(self) -> float | None:
+        """When (time.monotonic()) to `catch_up`."""
+        return self._report.due
+
+    def catch_up(self) -> None:
+        """Say what there is to say by now: of flows that were cut, and of programs that change again and again what was
+        put back."""
+        self._report.tell_cut(time.monotonic())
+        fighting = self._enforcer.fight.warning
+        if not self._enforcer.drifted:
+            self._report.drifted(self._status, self._enforcer.fight.tell(time.monotonic()))
+        if fighting and not self._enforcer.fight.warning:
+            self._publish(state=self._status.state, error=self._status.error)
+
+    def ended(self) -> None:
+        """Say what was not said yet."""
+        self._report.tell_cut()
 
     def flushed(self, who: str) -> None:
         """Everything was taken out of the kernel; `who` had asked for it."""

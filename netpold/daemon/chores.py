@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from netpold.host.drops import Drops
@@ -57,8 +58,8 @@ class Chores:
         self._snapshots.changed()
 
     def pods_came(self) -> None:
-        """Pods without nodeName are here that were not before."""
-        self._snapshots.changed()
+        """Pods are here that were not before, or at other interfaces."""
+        self._snapshots.changed(soon=True)
 
     def files_changed(self) -> None:
         self._save_at = self._save_at or time.monotonic() + SAVE_S
@@ -81,10 +82,7 @@ class Chores:
     def do(
         self, now: float, installed: Installed | None, enforced: Enforced | None, were_here: frozenset[str]
     ) -> Installed | None:
-        """A slice of each; returns what the kernel then holds.  Raises KernelError: then that has to be read.
-
-        `were_here`: see Places.
-        """
+        """A slice of each; returns what the kernel then holds.  `were_here`: see Places."""
         if self._last_good.due is not None and now >= self._last_good.due:
             self._last_good.save(SLICE_S)
         if self._sweep_at is not None and now >= self._sweep_at:
@@ -123,9 +121,12 @@ class Chores:
         with self._drops.settling(before):
             try:
                 left, self._stuck = clean_up(before, self._backend), False
-            except KernelError as error:  # another program's rule leads to an old chain of ours, say: it does no harm
+            except (KernelError, OSError) as error:
+                # another program's rule leads to an old chain of ours, or the machine has no process to give: no harm
                 log.log(logging.DEBUG if self._stuck else logging.WARNING, "old chains can't be taken away: %s", error)
-                left, self._stuck = replace(before, stray_sets=ipset.destroy(before.stray_sets)), True
+                left, self._stuck = before, True
+                with suppress(KernelError, OSError):
+                    left = replace(before, stray_sets=ipset.destroy(before.stray_sets))
         if self._stuck:
             self._clean_up_at = time.monotonic() + self._stuck_s
         elif left.stray_sets:

@@ -76,7 +76,10 @@ class Drift:
     def begin(self, expected: Installed) -> None:
         """Read everything back."""
         if self._thread is None or not self._thread.is_alive():
-            self._thread = started(self._look, "drift", expected)
+            try:
+                self._thread = started(self._look, "drift", expected)
+            except OSError as error:
+                self._unread(error)
 
     def forget(self) -> None:
         """Everything is written anew: what was suspected is of no interest any more."""
@@ -198,14 +201,17 @@ class Drift:
                 found = Suspicion(tables=frozenset(FAMILIES), hooks=frozenset(FAMILIES))
             if differing(ipset.headers(ipset.headers_listing()), expected):
                 found |= Suspicion(headers=True)
-        except KernelError as error:
-            self._failures += 1
-            if self._failures == MOST_FAILURES:
-                log.warning("what is in the kernel can't be read back: %s", error)
+        except (KernelError, OSError) as error:
+            self._unread(error)
             return
         self._failures = 0
         if found:
             self._watch.suspect(found)
+
+    def _unread(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == MOST_FAILURES:
+            log.warning("what is in the kernel can't be read back: %s", error)
 
     def _is_right(self, contents: _Contents, expected: Installed) -> bool:
         if self._read is not None and self._read[0] is expected:

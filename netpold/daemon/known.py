@@ -23,7 +23,6 @@ from netpold.policy.model import Finding, Policy, World
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.past import Past
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.unclaimed import NOTHING
 
@@ -47,8 +46,7 @@ class Known:
         self._closed = NOTHING
         self._isolated: tuple[Isolated, ...] = ()
         self.endpoints: Mapping[str, Endpoint] = {}  # of the local pods and of those that linger, by key
-        # what `remains` hangs on besides the ruleset: interfaces with their indexes; another object when it changed
-        self.outlasting: tuple[Past, frozenset[tuple[str, int]]] = (self._lingering.past, frozenset())
+        self._outlasting: object = None  # what `remains` hangs on, as of the last `outlasts_anew`
         self.unclaimed: tuple[str, ...] = ()  # interfaces that are closed since no pod claims them
         self._source_findings: tuple[Finding, ...] = ()
         self.findings: tuple[Finding, ...] = ()  # all there are, in order
@@ -73,10 +71,6 @@ class Known:
         if elsewhere or lingering.closed != self._closed.interfaces:
             self._closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
         compiled = self._compile(changes, anew=places.endpoints is not before or lingering.past is not past)
-        if elsewhere or lingering.past is not past:
-            links = frozenset(_links(view, self.endpoints.values()))
-            if lingering.past is not past or links != self.outlasting[1]:
-                self.outlasting = lingering.past, links
         self.unclaimed = unclaimed(view, self._closed, self.endpoints.values()) if self._closed else ()
         if elsewhere:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
@@ -147,6 +141,13 @@ class Known:
         """What is to be known of this node's pods after a restart."""
         isolating = {key for each in self._isolated for key in each.policies}
         return self._lingering.remains(self.world, self.places.endpoints, isolating, self._view)
+
+    def outlasts_anew(self) -> bool:
+        """Whether `remains` has other pods, policies or interfaces than when this was asked last."""
+        policies = frozenset(key for each in self._isolated for key in each.policies)
+        now = self._lingering.past, frozenset(_links(self._view, self.endpoints.values())), policies
+        before, self._outlasting = self._outlasting, now
+        return now != before
 
     @property
     def world(self) -> World:

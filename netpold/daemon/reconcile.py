@@ -165,6 +165,7 @@ class Reconciler:
             wishes = self._next(pause)
             if wishes.stop:
                 self._chores.finish(self._enforcer.installed, self._enforcer.enforced, self._known.places.were_here)
+                self._account.ended()
                 return
             try:
                 self._round(wishes)
@@ -195,8 +196,8 @@ class Reconciler:
             return self._inbox.take_urgent()
         if pause:
             return self._next_after_failure(pause)
-        times = (self._look_at, self._source.due, self._enforcer.due, self._known.try_again_at, *self._chores.times())
-        return self._inbox.take(min(each for each in times if each is not None))
+        mine = (self._look_at, self._source.due, self._enforcer.due, self._known.try_again_at, self._account.due)
+        return self._inbox.take(min(each for each in (*mine, *self._chores.times()) if each is not None))
 
     def _next_after_failure(self, pause: float) -> Wishes:
         """Wait to try again; the rules in force are looked after meanwhile."""
@@ -207,7 +208,7 @@ class Reconciler:
             if wishes is not None:
                 return wishes
             self._mend()
-            self._account.fights()
+            self._account.catch_up()
 
     def _round(self, wishes: Wishes) -> None:
         if wishes.flush:
@@ -235,15 +236,11 @@ class Reconciler:
             self._chores.sweep()
             self._enforcer.look_back()
         if failure or self._chores.overdue(now, self._enforcer.installed) or not wishes.any():
-            self._do_chores(now)
-        self._account.fights()
+            done = self._chores.do(now, self._enforcer.installed, self._enforcer.enforced, self._known.places.were_here)
+            self._enforcer.installed = done
+        self._account.catch_up()
         if failure:
             raise failure
-
-    def _do_chores(self, now: float) -> None:
-        enforcer = self._enforcer
-        before, enforcer.installed = enforcer.installed, None  # should it fail, what the kernel holds has to be read
-        enforcer.installed = self._chores.do(now, before, enforcer.enforced, self._known.places.were_here)
 
     def _mend(self) -> None:
         """Put back what other programs changed in the kernel."""
@@ -267,7 +264,7 @@ class Reconciler:
         self._inbox.alive()
         if self._source.complete:
             places = self._known.places
-            before, were_here, outlasting = places.endpoints, places.were_here, self._known.outlasting
+            before, were_here = places.endpoints, places.were_here
             compiled = self._known.update(reading, view)
             self._account.updated(before)
             self._inbox.alive()
@@ -276,7 +273,7 @@ class Reconciler:
                     return
                 places.forget_all_but(self._known.world.pods)
             self._enforce(compiled, view, failed=failure is not None)
-            if places.were_here is not were_here or self._known.outlasting is not outlasting:
+            if self._known.outlasts_anew() or places.were_here is not were_here:
                 self._chores.pods_came()
         if failure is not None:
             raise failure

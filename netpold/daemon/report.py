@@ -4,6 +4,7 @@ the better, and none for what stays as it is."""
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from heapq import nsmallest
@@ -21,6 +22,7 @@ MOST_NAMES = 3  # that one line tells of each kind
 MOST_FINDINGS = 200  # that one round tells; `netpoldctl status` has all
 MOST_WARNINGS = 20
 REPEAT_S = 600.0  # how soon a warning that came and went is told again
+CUT_S = 1.0  # between lines about flows that were cut: in a fight with another program some are all the time
 
 log = logging.getLogger(journal.LOGGER)
 
@@ -38,6 +40,8 @@ class Report:
         self._warned: dict[str, float] = {}  # when it was last true and told
         self._failure = ""
         self._failing_since = 0.0
+        self._cut = 0  # flows, not told yet
+        self._tell_cut_at = 0.0
 
     def changed(self, changes: Changes, before: Mapping[str, Endpoint], now: Mapping[str, Endpoint]) -> None:
         """Objects that are others now, and the local pods as they were placed before and are now."""
@@ -76,6 +80,21 @@ class Report:
                 duration_us=round(longest_s * 1e6),
                 **fields,
             )
+
+    def cut(self, flows: int) -> None:
+        """So many open flows were cut; `tell_cut` says so."""
+        self._cut += flows
+
+    def tell_cut(self, now: float = math.inf) -> None:
+        """Say how many flows were cut since the last time (at a moment, time.monotonic(); in the end without one)."""
+        if self._cut and now >= self._tell_cut_at:
+            say(journal.CUT, f"cut {self._cut} open flow(s), no longer allowed", flows=self._cut)
+            self._cut, self._tell_cut_at = 0, now + CUT_S
+
+    @property
+    def due(self) -> float | None:
+        """When (time.monotonic()) there is something to tell."""
+        return self._tell_cut_at if self._cut else None
 
     def found(self, findings: Sequence[Finding], rejected: Set[str], world: World) -> None:
         """All findings there are now, in order, and the `Kind namespace/name` of what is rejected."""
