@@ -287,6 +287,36 @@ class TestGitLock:
         assert not snapshot.locked
         assert [(each.code, each.severity) for each in snapshot.findings] == [("stale-git-lock", "warning")]
 
+    def test_one_that_git_has_open_is_not_left_behind(self, tmp_path: Path) -> None:
+        """A checkout through slow filters takes longer than any lock lives."""
+        (tmp_path / ".git").mkdir()
+        lock = tmp_path / ".git/index.lock"
+        with lock.open("w"):
+            os.utime(lock, (1, 1))
+            assert scan(tmp_path, LIMIT).locked
+        assert not scan(tmp_path, LIMIT).locked
+
+    def test_a_clock_that_is_set_makes_no_lock_older(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / ".git").mkdir()
+        repositories = GitRepositories([str(tmp_path / ".git")])
+        assert not repositories.look().locked
+        lock = tmp_path / ".git/index.lock"
+        lock.touch()
+        os.utime(lock, (1, 1))
+        assert repositories.look().locked
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 1e6)  # it was suspended
+        assert repositories.look().locked
+        monkeypatch.setattr(gitlock, "LOCK_LIFE_S", gitlock.MOST_PAUSE_S)
+        assert not repositories.look().locked
+
+    @pytest.mark.parametrize("sign", ["rebase-merge", "sequencer", "MERGE_AUTOSTASH"])
+    def test_between_two_steps_it_is_at_work(self, tmp_path: Path, sign: str) -> None:
+        (tmp_path / ".git" / sign).mkdir(parents=True)
+        assert scan(tmp_path, LIMIT).locked
+        os.utime(tmp_path / ".git" / sign, (1, 1))
+        assert [each.code for each in scan(tmp_path, LIMIT).findings] == ["stale-git-lock"]
+
     def test_a_git_that_came_and_went_is_noticed(self, tmp_path: Path) -> None:
         (tmp_path / ".git").mkdir()
         (tmp_path / ".git/index").write_text("old")

@@ -293,7 +293,7 @@ class Looking:
             self._note(path, seen, swapped=whole and path not in written)
             yield
         self.notes, self._tree, self._trust = tuple(walk.notes), walk.tree, walk.trust
-        self._git = GitRepositories(walk.git)
+        self._git.follow(walk.git)
         self._at_work.walked(self._tree.directories, walk.passed_over)
         self._scanned(self._tree)
         self._disturbed = walk.disturbed()
