@@ -277,6 +277,19 @@ class TestGitLock:
         (tmp_path / "main/.git/worktrees/w/index.lock").write_text("")
         assert scan(tmp_path / "w", LIMIT).locked
 
+    @pytest.mark.parametrize("target", ["repository/manifests", "repository/manifests/a.yaml"])
+    def test_above_what_a_link_leads_to(self, tmp_path: Path, target: str) -> None:
+        top, repository = tmp_path / "top", tmp_path / "repository"
+        top.mkdir()
+        (repository / "manifests").mkdir(parents=True)
+        (repository / "manifests/a.yaml").touch()
+        (repository / ".git").mkdir()
+        (top / "link.yaml").symlink_to(tmp_path / target)
+        trustees = Trustees(linked_trees=(str(repository),))
+        assert not scan(top, LIMIT, trustees).locked
+        (repository / ".git/index.lock").touch()
+        assert scan(top, LIMIT, trustees).locked
+
     def test_left_behind(self, tmp_path: Path) -> None:
         (tmp_path / ".git").mkdir()
         lock = tmp_path / ".git/index.lock"

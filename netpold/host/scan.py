@@ -168,8 +168,8 @@ class Walk:
 
     `entering` is told of each directory before it is listed.  At the end, `tree` says where it was, and `trust` whom it
     trusted there; `notes` are findings about names that are not taken for manifests; `git` are the paths of `.git` in
-    it and above it, `passed_over` those of other such names in it.  What it did not find is only gone if it was not
-    `disturbed`.
+    it, above it and above what its symlinks lead to, `passed_over` those of other such names in it.  What it did not
+    find is only gone if it was not `disturbed`.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class Walk:
         self._to_follow: list[str] = []
         self._before = before or {}  # what an earlier walk listed
         self._swapped: dict[str, bool] = {}  # by directory
+        self._above: set[str] = set()  # directories that were looked at for a `.git`
         self._identities = bytearray()  # of all files, one after the other
         self.listed: dict[str, Directory] = {}  # as they were before they were listed
 
@@ -239,7 +240,7 @@ class Walk:
             if stat.S_ISREG(status.st_mode):
                 yield self._file(top, status)
                 return
-            self._find_git_above(self._top.resolve())
+            self._find_git_above(str(self._top.resolve()))
             self._is_new(status)
             self._note_open_top(status)
             yield from self._list(top, is_top=True)
@@ -343,12 +344,15 @@ class Walk:
             for path in links:
                 try:
                     with held(path, follow=True) as fd:
-                        status, refused = os.fstat(fd), self.trust.leads_out(real_path(fd))
+                        status, real = os.fstat(fd), real_path(fd)
+                    refused = self.trust.leads_out(real)
                 except FileNotFoundError:
                     yield from self._dangling(path)
                 except OSError as error:
                     yield path, unreadable_problem(path, "unreadable-file", error)
                 else:
+                    if not refused:
+                        self._find_git_above(real)
                     is_directory = stat.S_ISDIR(status.st_mode)
                     if refused and (is_directory or path.endswith(SUFFIXES)):
                         yield path, problem(path, *refused)
@@ -370,8 +374,11 @@ class Walk:
             return  # deleted while we looked
         yield path, problem(path, "dangling-symlink", fault, "mend or delete the symlink")
 
-    def _find_git_above(self, directory: Path) -> None:
-        for parent in directory.parents:
-            if os.path.lexists(parent / ".git"):
-                self.git.append(str(parent / ".git"))
+    def _find_git_above(self, path: str) -> None:
+        """Note the nearest `.git` above a real path; none where that was looked for from there already."""
+        while (parent := os.path.dirname(path)) != path and parent not in self._above:  # noqa: PTH120
+            self._above.add(parent)
+            if os.path.lexists(f"{parent}/.git"):
+                self.git.append(f"{parent}/.git")
                 return
+            path = parent
