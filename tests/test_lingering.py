@@ -122,18 +122,22 @@ def test_the_same_pod_under_another_place_or_label_leaves_nothing() -> None:
     assert not lingering.closed
 
 
-def test_an_heir_that_is_not_found_yet_is_not_shut_out() -> None:
-    """A pod of the same name with another address, behind a bridge say: the interface may be its own."""
+def test_an_heir_that_is_not_found_yet_may_be_where_the_old_one_was() -> None:
+    """A pod of the same name with another address: what the old one sends is judged as before, too."""
     heir = Pod("x", "a", {"app": "a"}, ("10.0.0.2",))
     world = World({"x/a": heir})
     lingering = Lingering(NO_REMAINS)
     claims = Index(World()).claims
     waiting: Places = {"x/a": Endpoint("x/a", heir.addresses)}
     lingering.update(Changes({"x/a": (A, heir)}), world, claims, (AT_V1, waiting), (VIEW, VIEW))
-    assert not lingering.past.pods
+    assert [gone.endpoint for gone in lingering.past.pods.values()] == [
+        Endpoint("x/a@v1", A.addresses, (Interface("v1"),))
+    ]
+    assert lingering.heirs == {"x/a": (Interface("v1"),)}
     found: Places = {"x/a": Endpoint("x/a", heir.addresses, (Interface("v2"),))}
     lingering.update(Changes(), world, claims, (waiting, found), (VIEW, VIEW))
     assert [gone.endpoint.interfaces for gone in lingering.past.pods.values()] == [(Interface("v1"),)]
+    assert not lingering.heirs
 
 
 def test_who_lingers_is_told_by_the_interface_whatever_its_name() -> None:
@@ -199,4 +203,5 @@ def test_what_another_boot_left_is_nothing() -> None:
     line = remains_line(Remains((), (DENY,)))
     assert read_remains(line).policies == (DENY,)
     assert read_remains(line.replace('"boot": "', '"boot": "0')) == NO_REMAINS
+    assert read_remains(line.replace('"network": "', '"network": "0')) == NO_REMAINS
     assert read_remains(line[:-2]) == NO_REMAINS

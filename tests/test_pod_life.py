@@ -186,6 +186,25 @@ def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, bac
         scene.expect({(a, b): True, (a, c): True, (c, a): True})
 
 
+def test_a_pod_whose_manifest_gets_another_address_keeps_its_policies(lab: Lab, backend: Backend, wiring: str) -> None:
+    """The new address is nowhere yet: a StatefulSet's next pod while the old one still ends, or a slip of the pen."""
+    scene = Scene(lab, backend, wiring)
+    a, b, c = (scene.pod(name) for name in "abc")
+    with scene.daemon:
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.found()
+        scene.expect({(a, b): True, (a, c): False})
+        new = a.manifest()
+        new["status"] = {"podIPs": [{"ip": "10.72.99.99"}, {"ip": "fd72:0:0:99::99"}]}
+        for _ in ("at once", "after a restart"):
+            scene.write(new, b, c, policies=(ONLY_TO_B,))
+            scene.expect({(a, b): True, (a, c): False, (c, b): True})
+            assert scene.daemon.status()["pods"]["lingering"] == 1
+            assert scene.daemon.stop() == 0
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.expect({(a, b): True, (a, c): False, (c, b): True})
+
+
 def test_the_interface_that_a_pod_leaves_for_a_new_one_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
     """As CNI plugins do it: the new one comes while the old one is there, and before the manifests change."""
     scene = Scene(lab, backend, wiring)

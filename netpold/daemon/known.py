@@ -127,7 +127,12 @@ class Known:
     def _compile(self, changes: Changes, *, anew: bool) -> Compiled:
         """`anew`: pods may be at other places than the last time."""
         self.moment += bool(changes or anew)
-        placed = self._quarantine.placed(self.places.endpoints) if anew else self._placed
+        placed = self._placed
+        if anew:
+            placed = self._quarantine.placed(self.places.endpoints)
+            found = {key: at for key, at in self._lingering.heirs.items() if key in placed}
+            if found:
+                placed = {**placed, **{key: replace(placed[key], interfaces=at) for key, at in found.items()}}
         self._placed = placed
         past = self._lingering.past
         if anew:

@@ -5,7 +5,8 @@ was found for it is there and no other pod has it: isolated by the policies that
 those that selected it when they were removed.  It is nobody's peer any more, for an address takes no rights along.  As
 soon as another pod claims its address, what the interfaces of the old one send can't be told from what the new one
 does, so they are closed, until they are gone or a pod claims them.  So is an interface that a pod has left for another
-one: a new one is there, and what is left of the old one is nobody's.
+one: a new one is there, and what is left of the old one is nobody's.  A pod of the old one's name with another address
+may be behind the old one's interface until it is found elsewhere: it counts as there, beside the old one.
 
 A policy that goes while its namespace is being deleted (phase Terminating), or in one change with its Namespace object,
 goes because the namespace does: the pods of this node that are still there keep it.
@@ -34,13 +35,18 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Lingering:
-    """Owns what lingers, for one thread.  `past` is another object when anything in it changed.  `closed`: interfaces
-    through which nothing may pass unless a pod claims them."""
+    """Owns what lingers, for one thread.
+
+    `past` is another object when anything in it changed.  `heirs`: pods that have the name of one in it, and were not
+    found yet: by key, the interfaces of that one.  `closed`: interfaces through which nothing may pass unless a pod
+    claims them.
+    """
 
     def __init__(self, remains: Remains) -> None:
         """`remains`: from before the daemon's start."""
         self._remains: Remains | None = remains
         self.past: Past = NO_PAST
+        self.heirs: Mapping[str, tuple[Interface, ...]] = {}
         self.closed: frozenset[Interface] = frozenset()
         self._left: dict[str, Left] = {}
         self._refused: set[str] = set()  # by the kernel, of the kept policies
@@ -65,7 +71,7 @@ class Lingering:
             self._left[left.name] = replace(left, closed=taken)
         self._close(abandoned, changes, world, views[1])
         if not self._left and not self.past.policies and not _with_namespace(changes, world):
-            self.past, self.closed = NO_PAST, frozenset()
+            self.past, self.heirs, self.closed = NO_PAST, {}, frozenset()
             return
         self._left = dict(self._still_there(changes, here, views[1]))
         self.closed = frozenset(
@@ -74,9 +80,10 @@ class Lingering:
         pods = {
             name: Gone(left.pod, Endpoint(name, left.addresses, _interfaces(left, views[1])))
             for name, left in self._left.items()
-            if not left.closed and not _is_awaited(left, here)
+            if not left.closed
         }
         ending = frozenset(self._ending(changes, world, here))
+        self.heirs = dict(_heirs(pods.values(), here))
         past = Past(pods, dict(self._kept(changes, world, ending)), ending)
         if past != self.past:
             self.past = past
@@ -202,10 +209,12 @@ def _is_still(old: Pod, new: Pod | None, here: Mapping[str, Endpoint]) -> bool:
     return new is not None and new.key in here and is_same(old.addresses, new.addresses)
 
 
-def _is_awaited(left: Left, here: Mapping[str, Endpoint]) -> bool:
-    """Whether a pod of the same name has another address by now, and may be found on this interface."""
-    heir = here.get(left.pod.key)
-    return heir is not None and bool(heir.addresses) and not heir.interfaces
+def _heirs(gone: Iterable[Gone], here: Mapping[str, Endpoint]) -> Iterator[tuple[str, tuple[Interface, ...]]]:
+    """Pods of the name of one that is gone, which may be behind what that one left: they were not found elsewhere."""
+    for each in gone:
+        heir = here.get(each.pod.key)
+        if heir is not None and heir.addresses and not heir.interfaces:
+            yield heir.pod, each.endpoint.interfaces
 
 
 def _with_namespace(changes: Changes, world: World) -> frozenset[str]:

@@ -1,13 +1,16 @@
 """What is to be known of this node's pods after a restart of the daemon, should their manifests be gone by then.
 
 One line of JSON, for the snapshot: the pods with their interfaces, the policies that isolate them, and what lingers
-already.  Interfaces are told by their indexes, which a reboot gives to others: then nothing of it holds.
+already.  Interfaces are told by their indexes, which a reboot gives to others, and so does the restart of a node that
+is a container itself, in another network namespace: then nothing of it holds.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from netpold.policy.canonical import read_back, written
 from netpold.policy.model import Pod, Policy, Position
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SO_NETNS_COOKIE = 71  # since Linux 5.14; another one for each network namespace, until the next boot
 _NOWHERE = Position("", 1)
 
 
@@ -51,6 +55,7 @@ def remains_line(remains: Remains) -> str:
     return json.dumps(
         {
             "boot": _boot(),
+            "network": _network(),
             "pods": [
                 {"addresses": each.addresses, "links": dict(each.links), "closed": each.closed, **_packed(each.pod)}
                 for each in remains.pods
@@ -65,7 +70,7 @@ def read_remains(line: str) -> Remains:
     """What a line says; nothing, where it is of another boot, or can't be read."""
     try:
         found = json.loads(line)
-        if found["boot"] != _boot():
+        if found["boot"] != _boot() or found["network"] != _network():
             return NO_REMAINS
         policies = [_unpacked(each) for each in found["policies"]]
         pods = [(_unpacked(each), each) for each in found["pods"]]
@@ -94,3 +99,10 @@ def _unpacked(packed: dict[str, Any]) -> object:
 
 def _boot() -> str:
     return _BOOT_ID.read_text().strip()
+
+
+def _network() -> str:
+    """The network namespace of this thread; '' where the kernel does not tell."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket, suppress(OSError):
+        return any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex()
+    return ""
