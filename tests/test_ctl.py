@@ -185,7 +185,7 @@ class TestCommandLine:
             ("wait", "--timeout", "soon"),
             ("wait", "--timeout", "-1"),
             ("check",),
-            ("matrix",),
+            ("matrix", "-o", "xml"),
             ("explain", "a/b", "c/d"),
         ],
     )
@@ -414,7 +414,10 @@ class TestExplain:
         done = ctl("--manifests", manifests, "explain", "shop/web", "shop/db", "80/tcp")
         assert done.returncode == 1
         assert done.stdout.startswith("deny  ")
-        assert "allowed by   no rule of these policies" in done.stdout
+        assert "allowed by    no rule of these policies" in done.stdout
+        miss = "nearest miss  shop/db ingress[1] would allow it but for the port: it has 5432/TCP"
+        assert f"{miss} ({manifests}/shop.yaml:25)" in done.stdout
+        assert "pods app=web in namespace shop; 1 member, 10.0.0.1 is one of them" in done.stdout
         assert "-j DROP" in done.stdout
 
     def test_json(self, manifests: Path) -> None:
@@ -531,7 +534,7 @@ class TestMatrix:
     def test_text(self, manifests: Path) -> None:
         done = ctl("matrix", "--ports", "80/TCP", "--addresses", "192.0.2.1", "--manifests", manifests)
         assert done.stdout.splitlines() == [
-            "80/TCP",
+            "80/TCP  5 of 6 pairs pass",
             "from \\ to  shop/db  shop/web  192.0.2.1",
             "shop/db    allow    allow     allow",
             "shop/web   deny     allow     allow",
@@ -548,12 +551,17 @@ class TestMatrix:
             "shop/web   \x1b[31mdeny   \x1b[0m  \x1b[32mallow   \x1b[0m",
         ]
         assert on_terminal(27, *words, NO_COLOR="1").splitlines() == [
-            "80/TCP",
-            "from      to        verdict",
-            "shop/db   shop/db   allow",
-            "shop/db   shop/web  allow",
-            "shop/web  shop/db   deny",
-            "shop/web  shop/web  allow",
+            "80/TCP  1 of 2 pairs pass",
+            "            12",
+            "shop/db  1  ●●",
+            "shop/web 2  ·●",
+            "● passes  · does not  ◐ in one family only",
+            "",
+        ]
+        assert on_terminal(13, *words, NO_COLOR="1").splitlines() == [
+            "80/TCP  1 of 2 pairs pass",
+            "  shop/db   reaches all",
+            "  shop/web  reaches nobody",
             "",
         ]
 

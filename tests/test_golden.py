@@ -16,7 +16,7 @@ from netpold.policy.index import Index
 from netpold.policy.manifest import parse
 from netpold.rules.compile import compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
-from netpold.rules.explain import matrix
+from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.render import ruleset_text
 from netpold.rules.settings import CompileSettings
@@ -45,7 +45,7 @@ def ruleset_of(case: Path) -> str:
 
 def matrix_of(case: Path) -> str:
     index = index_of(case)
-    rows = matrix(index, offline_ruleset(index), sorted(index.world.pods), ["192.0.2.1"], PORTS)
+    rows = matrix(index, offline_ruleset(index), sorted(index.world.pods), ["192.0.2.1"], PORTS).rows()
     lines = []
     for row in rows:
         port = f"{row.port}/{row.protocol}" if row.port else row.protocol

@@ -1,111 +1,107 @@
-"""`netpoldctl explain`: whether one end reaches another, and which policy rule says so."""
+"""`netpoldctl explain`: whether one end reaches another, and which policy rule says so.
+
+A running daemon is asked, for it knows what is in force; without one, or with --manifests, the manifests are read and
+compiled here, for the pods in question as if they ran on this node.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
+from netpold.config import compile_settings
 from netpold.ctl import ports
+from netpold.ctl.client import NotRunning, ask
 from netpold.ctl.failure import Exit, Failure
-from netpold.ctl.offline import model
+from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import paint, pairs, say, say_json, word
-from netpold.policy.index import Index
-from netpold.policy.model import Direction, Position
+from netpold.policy.model import Direction
 from netpold.printable import printable
-from netpold.rules.explain import Explanation, Judgement, UnknownEndpoint, explain
-from netpold.rules.ruleset import Origin
+from netpold.rules.answers import explain_json
+from netpold.rules.ends import UnknownEndpoint, end, judges
+from netpold.rules.offline import offline_ruleset
+
+Json = Mapping[str, Any]
 
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     port = ports.parse(arguments.port)
-    index, ruleset = model(arguments)
+    answer = _offline(arguments, port) if arguments.manifests else _from_daemon(arguments, port)
+    if arguments.output == "json":
+        say_json(answer)
+    else:
+        say(*text(answer))
+    return Exit.FINE if answer["verdict"] == "allow" else Exit.NO
+
+
+def _from_daemon(arguments: argparse.Namespace, port: ports.Port) -> Json:
+    words = {"source": arguments.source, "destination": arguments.destination, "port": ports.show(port)}
     try:
-        answer = explain(index, ruleset, arguments.source, arguments.destination, *port)
+        answer: Json = ask(arguments.socket, "GET", f"/v1/explain?{urlencode(words)}")
+    except NotRunning:
+        print("netpoldctl: netpold does not run; this is what the manifests say", file=sys.stderr)
+        return _offline(arguments, port)
+    return answer
+
+
+def _offline(arguments: argparse.Namespace, port: ports.Port) -> Json:
+    settings = settings_of(arguments)
+    index = index_of(settings)
+    try:
+        ends = end(index, arguments.source), end(index, arguments.destination)
+        ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
+        return explain_json(index, ruleset, arguments.source, arguments.destination, *port)
     except UnknownEndpoint as error:
         raise Failure(str(error), error.hint, Exit.USAGE) from error
-    if arguments.output == "json":
-        say_json(_json(arguments, port, index, answer))
-    else:
-        say(*_text(arguments, port, index, answer))
-    return Exit.FINE if answer.verdict == "allow" else Exit.NO
 
 
-def _json(arguments: argparse.Namespace, port: ports.Port, index: Index, answer: Explanation) -> dict[str, Any]:
-    protocol, number = port
-    return {
-        "version": 1,
-        "verdict": answer.verdict,
-        "source": {"name": arguments.source, "address": answer.packet.source},
-        "destination": {"name": arguments.destination, "address": answer.packet.destination},
-        "protocol": protocol,
-        "port": number,
-        "egress": _judgement_json(index, answer.egress),
-        "ingress": _judgement_json(index, answer.ingress),
-    }
+# Text -----------------------------------------------------------------------------------------------------------------
 
 
-def _judgement_json(index: Index, judgement: Judgement) -> dict[str, Any]:
-    origin = judgement.allowed_by
-    position = _position(index, origin) if origin else None
-    return {
-        "verdict": judgement.verdict,
-        "isolating": list(judgement.isolating),
-        "allowed_by": origin
-        and {
-            "policy": origin.policy,
-            "direction": str(origin.direction),
-            "rule": origin.index,
-            "file": position.file if position else None,
-            "line": position.line if position else None,
-        },
-        "chain": judgement.chain,
-        "rule": judgement.rule,
-        "reason": judgement.reason,
-    }
-
-
-def _text(arguments: argparse.Namespace, port: ports.Port, index: Index, answer: Explanation) -> list[str]:
-    packet = answer.packet
-    source, destination = _end(arguments.source, packet.source), _end(arguments.destination, packet.destination)
-    lines = [f"{word(answer.verdict)}  {source} -> {destination} {ports.show(port)}"]
-    for direction, judgement in ((Direction.EGRESS, answer.egress), (Direction.INGRESS, answer.ingress)):
-        lines += ["", f"{paint(direction, 'bold')}: {word(judgement.verdict)}"]
-        lines += pairs([(name, printable(value)) for name, value in _facts(index, judgement)])
+def text(answer: Json) -> list[str]:
+    """The answer's lines for a person."""
+    port = ports.show((answer["protocol"], answer["port"]))
+    source, destination = _end(answer["source"]), _end(answer["destination"])
+    lines = [f"{word(answer['verdict'])}  {source} -> {destination} {port}"]
+    for direction in (Direction.EGRESS, Direction.INGRESS):
+        judgement = answer[direction]
+        lines += ["", f"{paint(direction, 'bold')}: {word(judgement['verdict'])}"]
+        far = answer["destination" if direction is Direction.EGRESS else "source"]
+        lines += pairs([(name, printable(value)) for name, value in _facts(judgement, far)])
     return lines
 
 
-def _facts(index: Index, judgement: Judgement) -> list[tuple[str, str]]:
-    facts = [("because", judgement.reason)]
-    if judgement.isolating:
-        names = [_located(key, index.world.policies[key].position) for key in judgement.isolating]
-        facts.append(("isolated by", ", ".join(names)))
-        origin = judgement.allowed_by
-        if origin:
-            rule = f"{origin.policy} {origin.direction}[{origin.index}]"
-            facts.append(("allowed by", _located(rule, _position(index, origin))))
-        elif judgement.verdict == "deny":
+def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
+    facts = [("because", str(judgement["reason"]))]
+    if judgement["isolating"]:
+        facts.append(("isolated by", ", ".join(_located(each["policy"], each) for each in judgement["isolated_at"])))
+        rule, miss = judgement["allowed_by"], judgement["nearest_miss"]
+        if rule:
+            facts.append(("allowed by", _located(f"{rule['policy']} {rule['direction']}[{rule['rule']}]", rule)))
+        elif judgement["verdict"] == "deny":
             facts.append(("allowed by", "no rule of these policies"))
-    if judgement.chain:
-        facts.append(("chain", judgement.chain))
-    if judgement.rule:
-        facts.append(("rule", judgement.rule))
+            facts.append(
+                ("nearest miss", _located(miss["text"], miss) if miss else "none: no rule lacks just one thing")
+            )
+    if judgement["chain"]:
+        facts.append(("chain", judgement["chain"]))
+    if judgement["rule"]:
+        facts.append(("rule", judgement["rule"]))
+    for each in judgement["sets"]:
+        is_member = "is one of them" if each["has_peer"] else "is none of them"
+        members = f"{each['members']} member{'' if each['members'] == 1 else 's'}"
+        facts.append(("set", f"{each['name']}: {each['meaning']}; {members}, {far['address']} {is_member}"))
     return facts
 
 
-def _position(index: Index, origin: Origin) -> Position | None:
-    """Where the policy rule is written, or else its policy."""
-    policy = index.world.policies.get(origin.policy)
-    if policy is None:
-        return None
-    rules = policy.rules(origin.direction) or ()
-    rule = rules[origin.index] if origin.index < len(rules) else None
-    return (rule and rule.position) or policy.position
+def _located(what: str, place: Json) -> str:
+    return f"{what} ({place['file']}:{place['line']})" if place["file"] else what
 
 
-def _located(what: str, position: Position | None) -> str:
-    return f"{what} ({position})" if position else what
-
-
-def _end(name: str, address: str) -> str:
+def _end(each: Json) -> str:
+    name, address = printable(each["name"]), each["address"]
     return name if name == address else f"{name} ({address})"

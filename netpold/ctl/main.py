@@ -129,24 +129,35 @@ VERBS = (
         "whether one end reaches another, and which policy rule says so",
         (
             _OUTPUT,
+            _SOCKET,
             _MANIFESTS,
             _argument("source", metavar="SRC", help="namespace/pod or an address"),
             _argument("destination", metavar="DST", help="namespace/pod or an address"),
             _argument("port", metavar="PORT/PROTO", help="80/TCP, 53/UDP, 7/SCTP; ICMP alone for ping"),
         ),
-        "Works without a daemon.  Exits with 0 for allow and with 1 for deny.",
+        "Says what the running daemon enforces; with --manifests, or where no daemon runs, what the manifests say.  "
+        "Exits with 0 for allow and with 1 for deny.",
     ),
     Verb(
         "matrix",
         "netpold.ctl.matrix",
         "who reaches whom",
         (
-            _OUTPUT,
+            _output("csv", "markdown"),
+            _SOCKET,
             _MANIFESTS,
-            _argument("--ports", required=True, metavar="PORT/PROTO,...", help="80/TCP,53/UDP,ICMP"),
+            _argument(
+                "--ports", default="", metavar="PORT/PROTO,...", help="80/TCP,53/UDP,ICMP (those that are named)"
+            ),
+            _argument("--namespace", default="", metavar="NAME,...", help="pods of these namespaces only"),
+            _argument(
+                "--pods", default="", metavar="PATTERN,...", help="pods like these only: shop/web, 'shop/*', '*/db-*'"
+            ),
+            _argument("--node", default="", metavar="NAME", help="pods of this node only"),
             _argument("--addresses", default="", metavar="A,...", help="addresses outside of the cluster to ask about"),
         ),
-        "Works without a daemon.  Pods on the host's network, finished ones and those without an address are left out.",
+        "About what the running daemon enforces on its node; with --manifests, or where no daemon runs, about what the "
+        "manifests say.  Pods on the host's network, finished ones and those without an address are left out.",
     ),
     Verb(
         "render",

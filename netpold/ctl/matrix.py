@@ -1,64 +1,91 @@
-"""`netpoldctl matrix`: who reaches whom.
+"""`netpoldctl matrix`: who reaches whom, in many forms.
 
-One table for each port, sources down and destinations across; where the terminal is too narrow for that, a list.
+A running daemon is asked about the pods of its node, for it knows what is in force; without one, or with --manifests,
+the manifests are read and compiled here, for the pods in question as if they ran on this node.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
 
-from netpold.ctl import ports
+from netpold.config import compile_settings
+from netpold.ctl import matrix_text, ports
+from netpold.ctl.client import NotRunning, ask
 from netpold.ctl.failure import Exit, Failure
-from netpold.ctl.offline import model
-from netpold.ctl.output import paint, say, say_json, table, table_width, width
-from netpold.rules.explain import Row, UnknownEndpoint, matrix
+from netpold.ctl.offline import index_of, settings_of
+from netpold.ctl.output import say, say_json
+from netpold.ctl.reach import Reach
+from netpold.rules import asked
+from netpold.rules.answers import matrix_json
+from netpold.rules.ends import UnknownEndpoint, end, judges
+from netpold.rules.matrix import matrix
+from netpold.rules.offline import offline_ruleset
+
+MOST_PODS = 1000
+Json = Mapping[str, Any]
+
+WAIT_S = 60.0
 
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
-    wanted = ports.parse_list(arguments.ports)
-    others = [each.strip() for each in arguments.addresses.split(",") if each.strip()]
-    index, ruleset = model(arguments)
-    pods = sorted(key for key, pod in index.world.pods.items() if pod.takes_part and pod.addresses)
-    try:
-        rows = list(matrix(index, ruleset, pods, others, wanted))
-    except UnknownEndpoint as error:
-        raise Failure(str(error), error.hint, Exit.USAGE) from error
+    wanted = ports.parse_list(arguments.ports) if arguments.ports else []
+    answer = _offline(arguments, wanted) if arguments.manifests else _from_daemon(arguments, wanted)
     if arguments.output == "json":
-        say_json({"version": 1, "rows": [_row_json(row) for row in rows]})
+        say_json({"version": 1, "rows": list(Reach.of(answer).cells())})
     else:
-        for port in wanted:
-            say(*_text(port, [row for row in rows if (row.protocol, row.port) == port]))
+        for line in FORMATS[arguments.output](answer):
+            say(line)
     return Exit.FINE
 
 
-def _row_json(row: Row) -> dict[str, object]:
-    return {
-        "source": row.source,
-        "destination": row.destination,
-        "protocol": row.protocol,
-        "port": row.port,
-        "verdict": row.verdict,
-        "families": {f"IPv{family}": verdict for family, verdict in row.families},
+def _csv(answer: Json) -> Iterator[str]:
+    yield matrix_text.as_csv(Reach.of(answer)).removesuffix("\n")
+
+
+FORMATS: Mapping[str, Callable[[Json], Iterable[str]]] = {
+    "text": lambda answer: matrix_text.text(Reach.of(answer)),
+    "csv": _csv,
+    "markdown": lambda answer: matrix_text.markdown(Reach.of(answer)),
+}
+
+
+def _from_daemon(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
+    given = {
+        name: getattr(arguments, name)
+        for name in ("namespace", "pods", "node", "addresses")
+        if getattr(arguments, name)
     }
+    words = given | ({"ports": ",".join(map(ports.show, wanted))} if wanted else {})
+    if arguments.output == "html":
+        words["explained"] = "1"
+    try:
+        answer: Json = ask(arguments.socket, "GET", f"/v1/matrix?{urlencode(words)}", WAIT_S)
+    except NotRunning:
+        print("netpoldctl: netpold does not run; this is what the manifests say", file=sys.stderr)
+        return _offline(arguments, wanted)
+    return answer
 
 
-def _text(port: ports.Port, rows: list[Row]) -> Iterator[str]:
-    yield paint(ports.show(port), "bold")
-    names = list(dict.fromkeys([row.source for row in rows] + [row.destination for row in rows]))
-    head, body = ["from \\ to", *names], list(_grid(names, rows))
-    columns = width()
-    if columns is None or table_width(head, body) <= columns:
-        yield from table(head, body)
-    else:
-        yield from table(["from", "to", "verdict"], [[row.source, row.destination, row.verdict] for row in rows])
-    yield ""
+def _offline(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
+    settings = settings_of(arguments)
+    index = index_of(settings)
+    pods = asked.pods(index.world, _list(arguments.namespace), _list(arguments.pods), arguments.node or None)
+    if len(pods) > MOST_PODS:
+        hint = f"choose up to {MOST_PODS:,} of them with --namespace, --node or --pods"
+        raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
+    others = _list(arguments.addresses)
+    try:
+        ends = [end(index, name) for name in (*pods, *others)]
+        ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
+        return matrix_json(matrix(index, ruleset, pods, others, wanted or asked.ports(index.world, pods)))
+    except UnknownEndpoint as error:
+        raise Failure(str(error), error.hint, Exit.USAGE) from error
 
 
-def _grid(names: list[str], rows: Iterable[Row]) -> Iterator[list[str]]:
-    """One line a source; `-` where the two have no address of the same family."""
-    for source, group in groupby(rows, key=lambda row: row.source):
-        verdicts = {row.destination: row.verdict for row in group}
-        yield [source, *(verdicts.get(name, "-") for name in names)]
+def _list(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]

@@ -73,8 +73,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def index_of(settings: Settings) -> Index:
-    """What the manifests say.  What is wrong in them is said on standard error: the answer is the one that netpold would
-    enforce.  Raises Failure."""
+    """What the manifests say.  What is wrong in them is said on standard error: the answer is the one that netpold
+    would enforce.  Raises Failure."""
     manifests = read([settings.manifests], settings)
     errors = [each for each in manifests.findings if each["severity"] == "error"]
     for each in errors[:3]:

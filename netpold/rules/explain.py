@@ -1,33 +1,37 @@
 """Why: what the compiled ruleset does with a packet, and which policy rule says so.
 
 Nothing is judged here a second time.  A packet is walked through the chains that the kernel gets; the rule that
-decides knows the policy rule that it was made from.
+decides knows the policy rule that it was made from.  Where none allows, `near` says which one is nearest to it.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, Family, Pod, Protocol
+from netpold.policy.model import Direction, Policy
+from netpold.rules.audit import lets_through
+from netpold.rules.ends import End, UnknownEndpoint, end, families, first_packet, hook
+from netpold.rules.near import Far, Miss, misses
 from netpold.rules.render import text
-from netpold.rules.ruleset import FAMILIES, Origin, Ruleset
-from netpold.rules.walk import Packet, Walk, walk
+from netpold.rules.ruleset import Goto, InSet, Origin, Rule, Ruleset
+from netpold.rules.walk import Packet, Walk, is_member, walk
 
 Decision = Literal["allow", "deny"]
-ICMP_ECHO: dict[Family, int] = {4: 8, 6: 128}
+RULES_CHAIN = "NP-RULES-"
 
 
-class UnknownEndpoint(Exception):
-    """Neither an address nor a pod of the inventory; `hint` says what may have been meant."""
+@dataclass(frozen=True, slots=True)
+class SetFact:
+    """A set that a rule looks the far end up in: its logical name, what it means, how many members it has, and
+    whether the far end is one of them."""
 
-    def __init__(self, fault: str, hint: str) -> None:
-        super().__init__(fault)
-        self.hint = hint
+    name: str
+    meaning: str
+    members: int
+    has_peer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,9 @@ class Judgement:
 
     `isolating`: keys of the policies that isolate the pod in this direction; with none, everything is allowed.
     `allowed_by`: the policy rule that allows it.  `chain`, `rule`: where in the kernel it is decided, '' for nowhere.
-    `reason`: all of it in a sentence.
+    `reason`: all of it in a sentence.  `nearest_miss`: for a denial, the rule that lacks one thing to allow it.
+    `sets`: those of the rule that allows, or else is nearest to it.  `audit`: it would be dropped, were the policies
+    that isolate the pod enforced and not only audited; then `nearest_miss` is as for a denial.
     """
 
     verdict: Decision
@@ -45,6 +51,9 @@ class Judgement:
     chain: str
     rule: str
     reason: str
+    nearest_miss: Miss | None = None
+    sets: tuple[SetFact, ...] = ()
+    audit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +67,14 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One cell of a matrix; `families` has the verdict for each family that both ends have, `verdict` is that of the
-    first of them: the one that `explain` judges."""
+class _Question:
+    """What is asked, in one family; `protocol` and `port` as in `explain`."""
 
-    source: str
-    destination: str
-    protocol: Protocol | Literal["ICMP"]
+    index: Index
+    ruleset: Ruleset
+    packet: Packet
+    protocol: str
     port: int | None
-    verdict: Decision
-    families: tuple[tuple[Family, Decision], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """A pod or a plain address, with its addresses by family."""
-
-    name: str
-    pod: Pod | None
-    addresses: tuple[str, ...]
-
-    def address(self, family: Family) -> str | None:
-        return next((each for each in self.addresses if (":" in each) == (family == 6)), None)
 
 
 def explain(
@@ -89,134 +84,137 @@ def explain(
 
     `protocol` is TCP, UDP, SCTP or ICMP (echo request, no port).  Raises UnknownEndpoint.
     """
-    ends = _end(index, source), _end(index, destination)
-    family = _families(*ends)
-    if not family:
+    ends = end(index, source), end(index, destination)
+    common = families(*ends)
+    if not common:
         raise UnknownEndpoint(
             f"{source} and {destination} have no address of the same family",
             "write both addresses into status.podIPs of the pods' manifests",
         )
-    return _explain(index, ruleset, *ends, family[0], protocol, port)
+    packet = first_packet(*ends, common[0], protocol, port)
+    return _explain(_Question(index, ruleset, packet, protocol, port), *ends)
 
 
-def matrix(
-    index: Index, ruleset: Ruleset, pods: Iterable[str], others: Iterable[str], ports: Iterable[tuple[str, int | None]]
-) -> Iterator[Row]:
-    """Who reaches whom: all pairs of the pods (keys) and other addresses, but those with no family in common."""
-    ends = [_end(index, name) for name in [*pods, *others]]
-    ports = list(ports)
-    for source in ends:
-        for destination in ends:
-            if source.pod is None and destination.pod is None:
-                continue
-            families = _families(source, destination)
-            for protocol, port in ports if families else ():
-                verdicts = tuple(
-                    (
-                        family,
-                        _verdict(ruleset, _packet(source, destination, family, protocol, port), source, destination),
-                    )
-                    for family in families
-                )
-                yield Row(source.name, destination.name, protocol, port, verdicts[0][1], verdicts)  # type: ignore[arg-type]
+def verdict(ruleset: Ruleset, packet: Packet, source: End, destination: End) -> Decision:
+    """What becomes of a packet from end to end."""
+    return fate(ruleset, packet, source, destination)[0]
 
 
-def _end(index: Index, name: str) -> _End:
-    if "/" not in name:
-        try:
-            address = str(ip_address(name))
-        except ValueError:
-            raise UnknownEndpoint(f"{name!r} is neither an address nor namespace/pod", "write namespace/pod") from None
-        claimants = index.claimants(address)
-        return _End(name, claimants[0] if claimants else None, (address,))
-    pod = index.world.pods.get(name)
-    if pod is None:
-        near = difflib.get_close_matches(name, index.world.pods, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`netpoldctl matrix` lists the pods that are known"
-        raise UnknownEndpoint(f"no manifest declares the pod {name}", hint)
-    if pod.finished:
-        raise UnknownEndpoint(f"the pod {name} has finished; its addresses are no longer its own", "ask by address")
-    if not pod.addresses:
-        raise UnknownEndpoint(f"the pod {name} has no address yet", "write status.podIPs into its manifest")
-    return _End(name, pod, pod.addresses)
-
-
-def _families(source: _End, destination: _End) -> list[Family]:
-    both = [family for family in FAMILIES if source.address(family) and destination.address(family)]
-    first: Family = 6 if ":" in source.addresses[0] else 4
-    return sorted(both, key=lambda family: family != first)
-
-
-def _packet(source: _End, destination: _End, family: Family, protocol: str, port: int | None) -> Packet:
-    packet = Packet(source.address(family) or "", destination.address(family) or "", protocol.lower(), port)
-    if protocol == "ICMP":
-        name = "icmp" if family == 4 else "ipv6-icmp"
-        return replace(packet, protocol=name, port=None, icmp_type=ICMP_ECHO[family])
-    return packet
-
-
-def _hooks(source: _End, destination: _End) -> str:
-    """The built-in chain that the packet takes on the node: pods on the host's network are the node itself."""
-    here, there = source.pod, destination.pod
-    if here and there and here.node and here.node == there.node:
-        if here.host_network:
-            return "OUTPUT"
-        if there.host_network:
-            return "INPUT"
-    return "FORWARD"
-
-
-def _verdict(ruleset: Ruleset, packet: Packet, source: _End, destination: _End) -> Decision:
-    chain = ruleset.hooks.get(_hooks(source, destination), "")
-    if chain and walk(ruleset, chain, packet).verdict == "DROP":
-        return "deny"
-    return "allow"
-
-
-def _explain(
-    index: Index, ruleset: Ruleset, source: _End, destination: _End, family: Family, protocol: str, port: int | None
-) -> Explanation:
-    packet = _packet(source, destination, family, protocol, port)
-    verdict = _verdict(ruleset, packet, source, destination)
-    hook = _hooks(source, destination)
-    judged = {
-        "FORWARD": (True, True),
-        "INPUT": (ruleset.chains[family].get("NETPOLD-INPUT", ()) != (), False),
-        "OUTPUT": (False, "OUTPUT" in ruleset.hooks),
-    }[hook]
-    egress = _judgement(index, ruleset, packet, source, Direction.EGRESS, judged[0])
-    ingress = _judgement(index, ruleset, packet, destination, Direction.INGRESS, judged[1])
-    return Explanation(packet, verdict, egress, ingress)
-
-
-def _judgement(
-    index: Index, ruleset: Ruleset, packet: Packet, end: _End, direction: Direction, judged: bool
-) -> Judgement:
-    if end.pod is None:
-        return Judgement("allow", (), None, "", "", f"{end.name} is no pod that policies select")
-    if end.pod.host_network:
-        return Judgement("allow", (), None, "", "", f"{end.name} is on the host's network: policies do not select it")
-    if not judged:
-        return Judgement("allow", (), None, "", "", "traffic between a node and its own pods is free")
-    isolating = tuple(policy.key for policy in index.isolation(end.pod, direction).policies)
-    if not isolating:
-        return Judgement("allow", (), None, "", "", f"no policy isolates {end.name} for {direction}")
-    found = walk(ruleset, "NETPOLD-FROM" if direction is Direction.EGRESS else "NETPOLD-TO", packet)
-    return _from_walk(found, packet, end, direction, isolating)
-
-
-def _from_walk(found: Walk, packet: Packet, end: _End, direction: Direction, isolating: tuple[str, ...]) -> Judgement:
-    decisive = next(((chain, rule) for chain, rule in found.passed if rule.origin), None)
-    chain, rule = (found.chain, found.rule)
-    if found.verdict != "DROP" and decisive:
-        chain, rule = decisive
-    line = text(rule, packet.family) if rule else ""
-    origin = rule.origin if rule else None
+def fate(ruleset: Ruleset, packet: Packet, source: End, destination: End) -> tuple[Decision, bool]:
+    """What becomes of a packet from end to end, and whether it passes because policies are audited only."""
+    chain = ruleset.hooks.get(hook(source, destination), "")
+    if not chain:
+        return "allow", False
+    found = walk(ruleset, chain, packet)
     if found.verdict == "DROP":
-        why = rule.comment if rule else ""
-        return Judgement("deny", isolating, None, chain, line, f"{end.name} is isolated for {direction}: {why}")
-    if origin:
-        return Judgement(
-            "allow", isolating, origin, chain, line, f"{origin.policy} {direction}[{origin.index}] allows it"
+        return "deny", False
+    return "allow", any(lets_through(rule) for _, rule in found.passed)
+
+
+def _explain(asked: _Question, source: End, destination: End) -> Explanation:
+    ruleset, packet = asked.ruleset, asked.packet
+    to_host = ruleset.chains[packet.family].get("NETPOLD-INPUT", ())
+    egress_judged, ingress_judged = {
+        "FORWARD": (True, True),
+        "INPUT": (any(rule.target == Goto("NETPOLD-FROM") for rule in to_host), False),
+        "OUTPUT": (False, "OUTPUT" in ruleset.hooks),
+    }[hook(source, destination)]
+    return Explanation(
+        packet,
+        verdict(ruleset, packet, source, destination),
+        _judgement(asked, source, destination, Direction.EGRESS, egress_judged),
+        _judgement(asked, destination, source, Direction.INGRESS, ingress_judged),
+    )
+
+
+def _judgement(asked: _Question, near: End, far: End, direction: Direction, judged: bool) -> Judgement:
+    if near.pod is None:
+        return _free(f"{near.name} is no pod that policies select")
+    if near.pod.host_network:
+        return _free(f"{near.name} is on the host's network: policies do not select it")
+    if not judged:
+        return _free("traffic between a node and its own pods is free")
+    pods = asked.index.claimants(_own(asked, direction)) or [near.pod]
+    isolating = {each.key: each for pod in pods for each in asked.index.isolation(pod, direction).policies}
+    policies = tuple(isolating[key] for key in sorted(isolating))
+    if not policies:
+        return _free(f"no policy isolates {near.name} for {direction}")
+    keys = tuple(policy.key for policy in policies)
+    root = "NETPOLD-FROM" if direction is Direction.EGRESS else "NETPOLD-TO"
+    found = walk(asked.ruleset, root, asked.packet)
+    if found.verdict == "DROP" or any(lets_through(rule) for _, rule in found.passed):
+        return _denial(asked, found, near, far, direction, policies)
+    return _allowance(asked, found, near, direction, keys)
+
+
+def _own(asked: _Question, direction: Direction) -> str:
+    """The address of the end that is judged."""
+    return asked.packet.source if direction is Direction.EGRESS else asked.packet.destination
+
+
+def _free(reason: str) -> Judgement:
+    return Judgement("allow", (), None, "", "", reason)
+
+
+def _allowance(asked: _Question, found: Walk, near: End, direction: Direction, isolating: tuple[str, ...]) -> Judgement:
+    chain, rule = next(((chain, rule) for chain, rule in found.passed if rule.origin), (found.chain, found.rule))
+    if rule is None:
+        where = f"on {near.pod.node}, its own node" if near.pod and near.pod.node else "on its own node"
+        reason = f"{near.name} is isolated for {direction} {where}, which is not this one"
+        return Judgement("allow", isolating, None, "", "", reason)
+    line = text(rule, asked.packet.family)
+    if rule.origin is None:
+        return Judgement("allow", isolating, None, chain, line, rule.comment)
+    reason = f"{rule.origin.policy} {direction}[{rule.origin.index}] allows it"
+    return Judgement("allow", isolating, rule.origin, chain, line, reason, None, _sets(asked, [rule]))
+
+
+def _denial(
+    asked: _Question, found: Walk, near: End, far: End, direction: Direction, policies: tuple[Policy, ...]
+) -> Judgement:
+    """What no rule allows; with audited policies alone, it passes all the same."""
+    isolating = tuple(policy.key for policy in policies)
+    audit = found.verdict != "DROP"
+    chain, rule = found.chain, found.rule
+    if audit:
+        chain, rule = next((chain, rule) for chain, rule in found.passed if lets_through(rule))
+    miss = _miss(asked, near, far, direction, policies) if chain.startswith(RULES_CHAIN) else None
+    rules = asked.ruleset.chains[asked.packet.family].get(chain, ())
+    sets = _sets(asked, (each for each in rules if miss and each.origin == miss.origin))
+    line, why = (text(rule, asked.packet.family), rule.comment) if rule else ("", "")
+    pods = asked.index.claimants(_own(asked, direction))
+    if near.pod is not None and near.pod.quarantined:
+        why = "its manifest failed the checks, so nothing is granted to it"
+    if audit:
+        reason = (
+            f"audited: {near.name} would be isolated for {direction}, and no rule of {' '.join(isolating)} allows it"
         )
-    return Judgement("allow", isolating, None, chain, line, rule.comment if rule else "not isolated on this node")
+        return Judgement("allow", isolating, None, chain, line, reason, miss, sets, True)
+    reason = f"{near.name} is isolated for {direction}: {why}"
+    if len(pods) > 1:
+        names = " and ".join(pod.key for pod in pods)
+        reason = f"{_own(asked, direction)} is the address of {names}; what isolates any of them holds: {why}"
+    return Judgement("deny", isolating, None, chain, line, reason, miss, sets)
+
+
+def _miss(asked: _Question, near: End, far: End, direction: Direction, policies: tuple[Policy, ...]) -> Miss | None:
+    """The nearest miss; none where several pods claim the address, for all their policies would have to allow."""
+    claimants = asked.index.claimants(_own(asked, direction))
+    if near.pod is None or near.pod.quarantined or len(claimants) != 1:
+        return None
+    address = asked.packet.destination if direction is Direction.EGRESS else asked.packet.source
+    there = Far(far.name, address, tuple(asked.index.claimants(address)))
+    found = misses(asked.index.world, policies, near.pod, direction, there, asked.protocol, asked.port)
+    return found[0] if found else None
+
+
+def _sets(asked: _Question, rules: Iterable[Rule]) -> tuple[SetFact, ...]:
+    """The sets that rules look the far end up in, each once."""
+    packet, found = asked.packet, dict[str, SetFact]()
+    for rule in rules:
+        for match in rule.matches:
+            if isinstance(match, InSet):
+                each = asked.ruleset.sets[match.name]
+                has_peer = is_member(each, packet, match.side)
+                found[each.name] = SetFact(each.name, each.meaning, len(each.members), has_peer)
+    return tuple(found.values())

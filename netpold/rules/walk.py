@@ -91,7 +91,7 @@ def walk(ruleset: Ruleset, chain: str, packet: Packet) -> Walk:
             continue
         rule = rules[position]
         position += 1
-        if not all(_holds(match, packet, ruleset) for match in rule.matches):
+        if not all(holds(match, packet, ruleset) for match in rule.matches):
             continue
         passed.append((name, rule))
         match rule.target:
@@ -111,7 +111,8 @@ def walk(ruleset: Ruleset, chain: str, packet: Packet) -> Walk:
                 return Walk(verdict, name, rule, passed)
 
 
-def _holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
+def holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
+    """Whether the packet meets a match."""
     match match:
         case Proto(name):
             return packet.protocol == name
@@ -122,7 +123,7 @@ def _holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
         case Address(side, network, negate):
             return _inside(_side(packet, side), network) != negate
         case InSet(name, side, negate):
-            return _member(ruleset.sets[name], packet, side) != negate
+            return is_member(ruleset.sets[name], packet, side) != negate
         case Interface(side, name, prefix):
             return _named(packet.in_interface if side == "src" else packet.out_interface, name, prefix)
         case BridgePort("src", name, prefix):
@@ -177,7 +178,8 @@ def _prefix(network: str) -> tuple[int, int]:
     return shift, int(parsed.network_address) >> shift
 
 
-def _member(ipset: IPSet, packet: Packet, side: str) -> bool:
+def is_member(ipset: IPSet, packet: Packet, side: str) -> bool:
+    """Whether what a rule looks up of the packet (`side` as InSet has it) is in the set."""
     if ipset.kind == "hash:ip,port":
         return f"{packet.destination},{packet.protocol}:{packet.port}" in ipset.members
     if ipset.kind == "hash:ip,port,ip":

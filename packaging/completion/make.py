@@ -31,6 +31,8 @@ KINDS: dict[str, Kind] = {
     "DST": "word",
     "FILE": "file",
     "NAME": "word",
+    "NAME,...": "word",
+    "PATTERN,...": "word",
     "PATH": "file",
     "PORT/PROTO": "port",
     "PORT/PROTO,...": "ports",

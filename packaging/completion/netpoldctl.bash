@@ -17,7 +17,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        --timeout | --addresses | --node)
+        --timeout | --namespace | --pods | --node | --addresses)
             return
             ;;
         --ports)
@@ -30,7 +30,7 @@ _netpoldctl() {
     local verb='' arguments=0 index
     for ((index = 1; index < cword; index++)); do
         case ${words[index]} in
-            --socket | --manifests | -o | --output | --timeout | --ports | --addresses | --node) ((index++)) ;;
+            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses) ((index++)) ;;
             -*) ;;
             *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
         esac
@@ -56,13 +56,13 @@ _netpoldctl() {
             _filedir '@(yaml|yml|json)'
             ;;
         explain:*:-*)
-            COMPREPLY=($(compgen -W '-h --help -o --output --manifests' -- "$cur"))
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests' -- "$cur"))
             ;;
         explain:2:*)
             _netpoldctl_ports
             ;;
         matrix:*:-*)
-            COMPREPLY=($(compgen -W '-h --help -o --output --manifests --ports --addresses' -- "$cur"))
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --ports --namespace --pods --node --addresses' -- "$cur"))
             ;;
         render:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))

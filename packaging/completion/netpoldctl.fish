@@ -7,7 +7,7 @@ function __netpoldctl_after
     set -l words (commandline -opc)
     while set --query words[2]
         set --erase words[1] # the program's name, and then what was looked at
-        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --addresses --node
+        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses
             set --erase words[1]
         else if not string match --quiet -- '-*' $words[1]
             set --append plain $words[1]
@@ -68,13 +68,18 @@ complete -c netpoldctl -n '__netpoldctl_after check' -F
 
 complete -c netpoldctl -n '__netpoldctl_after explain' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after explain' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
 complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
 
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this help message and exit'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown' -d 'text for a person, JSON, CSV or Markdown (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (those that are named)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l namespace -r -f -d 'pods of these namespaces only'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l pods -r -f -d 'pods like these only: shop/web, '\''shop/*'\'', '\''*/db-*'\'''
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l node -r -f -d 'pods of this node only'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l addresses -r -f -d 'addresses outside of the cluster to ask about'
 
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'

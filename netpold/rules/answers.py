@@ -1,0 +1,129 @@
+"""Answers as plain values that become JSON (docs/json.md): what the daemon sends and netpoldctl prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from netpold.policy.index import Index
+from netpold.policy.model import Family, Position
+from netpold.rules.ends import End
+from netpold.rules.explain import Judgement, explain
+from netpold.rules.matrix import Matrix, Row
+from netpold.rules.near import Miss
+from netpold.rules.ruleset import FAMILIES, Origin, Ruleset
+
+Json = dict[str, Any]
+
+
+def explain_json(
+    index: Index, ruleset: Ruleset, source: str, destination: str, protocol: str, port: int | None
+) -> Json:
+    """What `explain` finds.  Raises UnknownEndpoint."""
+    answer = explain(index, ruleset, source, destination, protocol, port)
+    return {
+        "version": 1,
+        "verdict": answer.verdict,
+        "source": {"name": source, "address": answer.packet.source},
+        "destination": {"name": destination, "address": answer.packet.destination},
+        "protocol": protocol,
+        "port": port,
+        "egress": _judgement(index, answer.egress),
+        "ingress": _judgement(index, answer.ingress),
+    }
+
+
+def row_json(row: Row) -> Json:
+    """A cell of a matrix."""
+    return {
+        "source": row.source,
+        "destination": row.destination,
+        "protocol": row.protocol,
+        "port": row.port,
+        "verdict": row.verdict,
+        "families": {f"IPv{family}": verdict for family, verdict in row.families},
+        "audit": row.audit,
+    }
+
+
+def _judgement(index: Index, judgement: Judgement) -> Json:
+    policies = index.world.policies
+    places = ((key, policies[key].position if key in policies else None) for key in judgement.isolating)
+    return {
+        "verdict": judgement.verdict,
+        "audit": judgement.audit,
+        "isolating": list(judgement.isolating),
+        "isolated_at": [{"policy": key, **_place(position)} for key, position in places],
+        "allowed_by": judgement.allowed_by and _rule(index, judgement.allowed_by),
+        "nearest_miss": judgement.nearest_miss and _miss(judgement.nearest_miss),
+        "chain": judgement.chain,
+        "rule": judgement.rule,
+        "sets": [
+            {"name": each.name, "meaning": each.meaning, "members": each.members, "has_peer": each.has_peer}
+            for each in judgement.sets
+        ],
+        "reason": judgement.reason,
+    }
+
+
+def _rule(index: Index, origin: Origin) -> Json:
+    """A policy rule, and where it is written, or else its policy."""
+    policy = index.world.policies.get(origin.policy)
+    rules = (policy.rules(origin.direction) if policy else None) or ()
+    rule = rules[origin.index] if origin.index < len(rules) else None
+    position = (rule and rule.position) or (policy.position if policy else None)
+    return _origin(origin) | _place(position)
+
+
+def _miss(miss: Miss) -> Json:
+    return _origin(miss.origin) | _place(miss.position) | {"but_for": miss.but_for, "text": miss.text}
+
+
+def _origin(origin: Origin) -> Json:
+    return {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index}
+
+
+def _place(position: Position | None) -> Json:
+    return {"file": position.file if position else None, "line": position.line if position else None}
+
+
+# Matrix ---------------------------------------------------------------------------------------------------------------
+
+
+def matrix_json(matrix: Matrix) -> Json:
+    """A matrix in short: for each family and port, the number of each source's row among `rows`, which are the
+    destinations that it reaches as bits (bit n: `ends[n]`) in hexadecimal digits.  `audited`: likewise those that it
+    reaches because policies are audited only."""
+    rows: dict[int, int] = {}
+
+    def numbers(table: Mapping[tuple[Family, int], tuple[int, ...]]) -> Json:
+        return {
+            f"IPv{family}": [
+                [rows.setdefault(row, len(rows)) for row in table[family, port]] for port in range(len(matrix.ports))
+            ]
+            for family in FAMILIES
+        }
+
+    return {
+        "version": 1,
+        "ends": [_end(each) for each in matrix.ends],
+        "ports": [{"protocol": protocol, "port": number} for protocol, number in matrix.ports],
+        "reach": numbers(matrix.allowed),
+        "audited": numbers(matrix.audited),
+        "rows": [f"{row:x}" for row in rows],
+    }
+
+
+def _end(each: End) -> Json:
+    """`addresses`: one for each family, the one that is judged first before the other."""
+    families = sorted(FAMILIES, key=lambda family: (family == 6) != (":" in each.addresses[0]))
+    judged = {f"IPv{family}": address for family in families if (address := each.address(family))}
+    pod = each.pod
+    return {
+        "name": each.name,
+        "pod": pod and pod.key,
+        "namespace": pod and pod.namespace,
+        "labels": dict(pod.labels) if pod else {},
+        "node": pod and pod.node,
+        "addresses": judged,
+    }

@@ -1,0 +1,96 @@
+"""The two ends of a question: pods and plain addresses, and the packet that goes from one to the other."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from itertools import islice
+
+from netpold.policy.index import Index
+from netpold.policy.model import Family, Pod
+from netpold.rules.ruleset import FAMILIES
+from netpold.rules.walk import Packet
+
+MOST_SIMILAR = 1000
+ICMP_ECHO: dict[Family, int] = {4: 8, 6: 128}
+
+
+class UnknownEndpoint(Exception):
+    """Neither an address nor a pod of the inventory; `hint` says what may have been meant."""
+
+    def __init__(self, fault: str, hint: str) -> None:
+        super().__init__(fault)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A pod or a plain address, with its addresses.  `pod`: also the (first) one that a plain address is of."""
+
+    name: str
+    pod: Pod | None
+    addresses: tuple[str, ...]
+
+    def address(self, family: Family) -> str | None:
+        return next((each for each in self.addresses if (":" in each) == (family == 6)), None)
+
+
+def end(index: Index, name: str) -> End:
+    """What `namespace/pod` or an address means.  Raises UnknownEndpoint."""
+    if "/" not in name:
+        try:
+            address = str(ip_address(name))
+        except ValueError:
+            raise UnknownEndpoint(f"{name!r} is neither an address nor namespace/pod", "write namespace/pod") from None
+        claimants = index.claimants(address)
+        return End(name, claimants[0] if claimants else None, (address,))
+    pod = index.world.pods.get(name)
+    if pod is None:
+        near = difflib.get_close_matches(name, _similar(index, name), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`netpoldctl matrix` lists the pods that are known"
+        raise UnknownEndpoint(f"no manifest declares the pod {name}", hint)
+    if pod.finished:
+        raise UnknownEndpoint(f"the pod {name} has finished; its addresses are no longer its own", "ask by address")
+    if not pod.addresses:
+        raise UnknownEndpoint(f"the pod {name} has no address yet", "write status.podIPs into its manifest")
+    return End(name, pod, pod.addresses)
+
+
+def _similar(index: Index, name: str) -> list[str]:
+    """Names to look for similar ones among: those of the namespace, or else all, but so many that it takes some ms."""
+    namespace = name.partition("/")[0] + "/"
+    own = islice((key for key in index.world.pods if key.startswith(namespace)), MOST_SIMILAR)
+    return list(own) or list(islice(index.world.pods, MOST_SIMILAR))
+
+
+def judges(index: Index, *ends: End) -> set[str]:
+    """The keys of all pods whose policies have a say about packets between these ends."""
+    return {pod.key for each in ends for address in each.addresses for pod in index.claimants(address)}
+
+
+def families(source: End, destination: End) -> list[Family]:
+    """The families that both have an address of, that of the source's first address first."""
+    both = [family for family in FAMILIES if source.address(family) and destination.address(family)]
+    first: Family = 6 if ":" in source.addresses[0] else 4
+    return sorted(both, key=lambda family: family != first)
+
+
+def first_packet(source: End, destination: End, family: Family, protocol: str, port: int | None) -> Packet:
+    """The first packet of a flow.  `protocol` is TCP, UDP, SCTP or ICMP (echo request, no port)."""
+    packet = Packet(source.address(family) or "", destination.address(family) or "", protocol.lower(), port)
+    if protocol == "ICMP":
+        name = "icmp" if family == 4 else "ipv6-icmp"
+        return replace(packet, protocol=name, port=None, icmp_type=ICMP_ECHO[family])
+    return packet
+
+
+def hook(source: End, destination: End) -> str:
+    """The built-in chain that the packet takes on the node: pods on the host's network are the node itself."""
+    here, there = source.pod, destination.pod
+    if here and there and here.node and here.node == there.node:
+        if here.host_network:
+            return "OUTPUT"
+        if there.host_network:
+            return "INPUT"
+    return "FORWARD"
