@@ -239,19 +239,12 @@ class TestReport:
             report.warned(warnings)
         assert len(lines.entries) == 3
 
-    def test_flows_that_were_cut_add_up(self, lines: Lines) -> None:
-        report = Report()
-        assert report.due is None
-        for moment in (100.0, 100.2, 100.9, 101.1, 101.2):
-            report.cut(3)
-            report.tell_cut(moment)
-        assert report.due == 102.1
-        report.tell_cut()
-        report.tell_cut()
-        assert report.due is None
-        assert [each["MESSAGE"] for each in lines.entries] == [
-            [f"cut {flows} open flow(s), no longer allowed"] for flows in (3, 9, 3)
-        ]
+    def test_a_pod_that_nothing_tells_where_it_is_is_not_said_to_be_closed(self, lines: Lines) -> None:
+        for addresses, what in (((), "it is free"), (("10.0.0.1",), "is quarantined")):
+            closed = Pod("n", "p", {}, addresses, quarantined=True)
+            finding = Finding(Position("/m/p.yaml", 3), "address", "status.podIP", "bad", "mend it", "Pod n/p")
+            Report().found((finding,), frozenset({"Pod n/p"}), World({"n/p": closed}))
+            assert what in lines.entries[-1]["MESSAGE"][0]
 
     def test_flows_that_were_cut_add_up(self, lines: Lines) -> None:
         report = Report()

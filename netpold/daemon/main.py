@@ -28,7 +28,7 @@ from netpold.daemon.reconcile import Reconciler
 from netpold.daemon.runtime_dir import ControlError
 from netpold.host import journal, network, watch
 from netpold.host.kernel.apply import choose
-from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.backend import KernelError, said
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
 from netpold.host.metrics_file import MetricsFile
@@ -138,14 +138,17 @@ class _Process:
             threading.excepthook = partial(self._thread_ended, threading.excepthook)
             backend = Nft() if choose(settings.backend) == "nft" else Legacy()
             stack.callback(backend.close)
-            reconciler = Reconciler(settings, backend)
+            try:
+                reconciler = Reconciler(settings, backend)
+            except OSError as error:
+                raise KernelError(f"the daemon can't start: {said(error)}") from error
             control = Control(settings.runtime_dir, reconciler, settings.socket_group)
             control.start()
             stack.callback(control.close)
             try:
                 reconciler.start()
             except OSError as error:
-                raise KernelError(f"changes of the network or of files can't be followed: {error.strerror}") from error
+                raise KernelError(f"changes of the network or of files can't be followed: {said(error)}") from error
             stack.callback(reconciler.close)
             for each in _exporters(settings, reconciler):
                 reconciler.beside.append(each)

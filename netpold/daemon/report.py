@@ -241,6 +241,11 @@ def _consequence(finding: Finding, rejected: Set[str], world: World) -> tuple[Me
         return journal.REJECTED, f": the last good version of {subject} stays in force"
     if isinstance(found, Policy):
         return journal.QUARANTINED, f": {subject} is quarantined, what it selects is isolated"
+    if isinstance(found, Pod) and not found.addresses and not found.interfaces:
+        return (
+            journal.QUARANTINED,
+            f": {subject} can't be found; on this node it is free unless pod_interfaces says else",
+        )
     return journal.QUARANTINED, f": {subject} is quarantined"
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from netpold.host.kernel.backend import MACHINE, KernelError, Trouble
+from netpold.host.kernel.backend import MACHINE, KernelError, Trouble, said
 
 TIMEOUT = 25.0  # seconds, less than systemd's watchdog; a tool that takes longer waits for what nobody gives back
 LAST_S = 5.0  # for a process that was killed to be gone
@@ -71,7 +71,7 @@ class Child:
         except FileNotFoundError:
             raise Trouble(f"{self._name} is not installed") from None
         except OSError as error:
-            raise Trouble(f"{self._name} can't be started: {error.strerror}") from error
+            raise Trouble(f"{self._name} can't be started: {said(error)}") from error
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
         os.set_blocking(self._stdin.fileno(), False)

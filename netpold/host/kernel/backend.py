@@ -39,6 +39,20 @@ MACHINE = frozenset(
 )
 
 
+_CURES = {
+    errno.EMFILE: "let the daemon open more files (LimitNOFILE= of the service)",
+    errno.ENFILE: "let the machine open more files (sysctl fs.file-max)",
+    errno.EAGAIN: "let the daemon have more processes and threads (TasksMax= of the service)",
+    errno.ENOMEM: "let the daemon have more memory (MemoryMax= of the service), or the machine",
+}
+
+
+def said(error: OSError) -> str:
+    """What an error says; and what to do, where it is the machine that has no more to give."""
+    cure = _CURES.get(error.errno or 0)
+    return f"{error.strerror}; {cure}" if cure else str(error.strerror)
+
+
 def refused(code: int | None, text: str) -> KernelError:
     """For an errno of the kernel's."""
     return Trouble(text) if code in MACHINE else KernelError(text)

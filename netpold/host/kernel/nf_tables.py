@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
-from netpold.host.kernel.backend import KernelError
+from netpold.host.kernel.backend import KernelError, said
 from netpold.host.kernel.nfnetlink import attribute, attributes
 from netpold.policy.model import Family
 from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
@@ -412,5 +412,5 @@ def _connected(groups: int = 0, receive_buffer: int = 1 << 20) -> socket.socket:
             made.close()
             raise
     except OSError as error:
-        raise KernelError(f"nf_tables can't be asked by netlink: {error.strerror}") from error
+        raise KernelError(f"nf_tables can't be asked by netlink: {said(error)}") from error
     return made

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from netpold.host.kernel.backend import KernelError, Trouble
+from netpold.host.kernel.backend import KernelError, Trouble, said
 
 NLA_F_NESTED, NLA_F_NET_BYTEORDER = 0x8000, 0x4000
 NLM_F_EXCL = 0x200
@@ -118,7 +118,7 @@ def opened() -> Iterator[Channel]:
             channel.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # answers without the request
             yield Channel(channel)
     except OSError as error:
-        raise Trouble(f"the kernel's netfilter can't be asked by netlink: {error.strerror}") from error
+        raise Trouble(f"the kernel's netfilter can't be asked by netlink: {said(error)}") from error
     except struct.error as error:
         raise KernelError(f"a message of the kernel's netfilter can't be read: {error}") from error
 
