@@ -7,14 +7,11 @@ compiled here, for the pods in question as if they ran on this node.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from netpold.config import compile_settings
-from netpold.ctl import ports
-from netpold.ctl.client import NotRunning, ask
+from netpold.ctl import in_force, ports
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import paint, pairs, say, say_json, word
@@ -30,22 +27,13 @@ Json = Mapping[str, Any]
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     port = ports.parse(arguments.port)
-    answer = _offline(arguments, port) if arguments.manifests else _from_daemon(arguments, port)
+    words = {"source": arguments.source, "destination": arguments.destination, "port": ports.show(port)}
+    answer: Json = in_force.answer(arguments, "/v1/explain", words) or _offline(arguments, port)
     if arguments.output == "json":
         say_json(answer)
     else:
         say(*text(answer))
     return Exit.FINE if answer["verdict"] == "allow" else Exit.NO
-
-
-def _from_daemon(arguments: argparse.Namespace, port: ports.Port) -> Json:
-    words = {"source": arguments.source, "destination": arguments.destination, "port": ports.show(port)}
-    try:
-        answer: Json = ask(arguments.socket, "GET", f"/v1/explain?{urlencode(words)}")
-    except NotRunning:
-        print("netpoldctl: netpold does not run; this is what the manifests say", file=sys.stderr)
-        return _offline(arguments, port)
-    return answer
 
 
 def _offline(arguments: argparse.Namespace, port: ports.Port) -> Json:

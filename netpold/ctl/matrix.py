@@ -7,14 +7,11 @@ the manifests are read and compiled here, for the pods in question as if they ra
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from netpold.config import compile_settings
-from netpold.ctl import matrix_text, ports
-from netpold.ctl.client import NotRunning, ask
+from netpold.ctl import in_force, matrix_text, ports
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import say, say_json
@@ -34,7 +31,7 @@ WAIT_S = 60.0
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     wanted = ports.parse_list(arguments.ports) if arguments.ports else []
-    answer = _offline(arguments, wanted) if arguments.manifests else _from_daemon(arguments, wanted)
+    answer: Json = in_force.answer(arguments, "/v1/matrix", _words(arguments), WAIT_S) or _offline(arguments, wanted)
     if arguments.output == "json":
         say_json({"version": 1, "rows": list(Reach.of(answer).cells())})
     else:
@@ -54,21 +51,11 @@ FORMATS: Mapping[str, Callable[[Json], Iterable[str]]] = {
 }
 
 
-def _from_daemon(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
-    given = {
-        name: getattr(arguments, name)
-        for name in ("namespace", "pods", "node", "addresses")
-        if getattr(arguments, name)
-    }
-    words = given | ({"ports": ",".join(map(ports.show, wanted))} if wanted else {})
-    if arguments.output == "html":
-        words["explained"] = "1"
-    try:
-        answer: Json = ask(arguments.socket, "GET", f"/v1/matrix?{urlencode(words)}", WAIT_S)
-    except NotRunning:
-        print("netpoldctl: netpold does not run; this is what the manifests say", file=sys.stderr)
-        return _offline(arguments, wanted)
-    return answer
+def _words(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the daemon is asked."""
+    given = ("namespace", "pods", "node", "addresses", "ports")
+    words = {name: getattr(arguments, name) for name in given if getattr(arguments, name)}
+    return words | ({"explained": "1"} if arguments.output == "html" else {})
 
 
 def _offline(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
