@@ -556,6 +556,20 @@ def test_a_half_written_file_is_waited_for(known: Follower, top: Path, monkeypat
     assert not known.read().findings
 
 
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_clock_that_is_set_makes_no_file_whole(
+    known: Follower, top: Path, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    now, now_ns = time.time, time.time_ns
+    with half_written(top / "a.yaml", namespace("b") + "---\n" + namespace("x")):
+        known.read(hint(top / "a.yaml"))
+        monkeypatch.setattr(time, "time", lambda: now() + step_s)
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() + step_s * 10**9)
+        for _ in range(30):
+            assert not known.read().changed
+            time.sleep(0.01)
+
+
 def test_a_half_written_file_does_not_hold_up_others_twice(
     known: Follower, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

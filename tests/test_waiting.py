@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from netpold.host.waiting import Wait, Waiting
+from netpold.host.clocks import UNSURE_S, Clocks
+from netpold.host.waiting import DEADLINE_S, Wait, Waiting
 
 REST_S = 0.02
 
@@ -31,3 +34,25 @@ def test_a_tree_that_is_deleted_and_filled_again_is_one_change(harmless: bool) -
         now += 0.21
         waiting.add(path, written(now, began=10.0), now)
     assert waiting.ripe(now + 1.5).together == paths
+
+
+def test_while_nobody_runs_no_deadline_passes() -> None:
+    """A machine that is suspended, with the program that writes."""
+    waiting = Waiting()
+    waiting.add("a.yaml", written(10.0, began=10.0), 10.0)
+    frozen = 2 * DEADLINE_S
+    waiting.postpone(frozen)
+    assert not waiting.ripe(10.0 + frozen).together and not waiting.given_up()
+    assert waiting.awaited(10.0), "it was there at that moment"
+    assert waiting.ripe(10.0 + frozen + REST_S).together == ["a.yaml"]
+
+
+def test_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks, now = Clocks(), time.monotonic()
+    assert clocks.look(now, now - 0.1) == 0.0 and clocks.look(now, None) == 0.0
+    assert clocks.are_sure(now)
+    set_back = time.time() - 3600
+    monkeypatch.setattr(time, "time", lambda: set_back)
+    assert clocks.look(now, now) == 0.0
+    assert not clocks.are_sure(now) and clocks.are_sure(now + UNSURE_S)
+    assert Clocks().look(now, now - 12.0) == 12.0

@@ -144,7 +144,7 @@ class Acting:
     def _requests(self, wanted: Mapping[str, Fingerprint]) -> Iterator[Request]:
         for path, fingerprint in wanted.items():
             file = self._acted.files.get(path)
-            yield Request(path, fingerprint, file.content if file else None)
+            yield Request(path, fingerprint, file.content if file else None, self._looking.is_sure)
 
     def _replace(self, path: str, found: Content | OSError | None, read_ns: int) -> None:
         """Take over what was waited for at a path; `found`: what the file says, or why it could not be read."""

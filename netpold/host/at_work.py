@@ -59,9 +59,14 @@ class AtWork:
                 self._drafts.setdefault(path, 0.0)
         self._volumes = [each for each in directories if os.path.islink(f"{each}/..data")]  # noqa: PTH114
 
-    def look(self, now: float, changed: Collection[str], since: float) -> bool:
-        """Whether it may be that one of the changes at these paths, which began at `since`, is half done."""
-        self._drafts = {path: heard for path, heard in self._drafts.items() if _is_fresh(path, now - heard)}
+    def postpone(self, seconds: float) -> None:
+        """Nobody ran for so long."""
+        self._drafts = {path: heard + seconds for path, heard in self._drafts.items()}
+
+    def look(self, now: float, changed: Collection[str], since: float, is_sure: bool = True) -> bool:
+        """Whether it may be that one of the changes at these paths, which began at `since`, is half done.  `is_sure`:
+        the stamps of files say how old they are."""
+        self._drafts = {path: heard for path, heard in self._drafts.items() if _is_fresh(path, now - heard, is_sure)}
         return bool(self._drafts) or (now < since + VOLUME_S and any(map(_is_unfinished, self._volumes_of(changed))))
 
     def _volumes_of(self, paths: Collection[str]) -> Iterator[str]:
@@ -70,12 +75,13 @@ class AtWork:
                 yield volume
 
 
-def _is_fresh(draft: str, heard_s: float) -> bool:
+def _is_fresh(draft: str, heard_s: float, is_sure: bool) -> bool:
     """Whether a draft, or a backup, of which something was heard so long ago stands for more to come."""
     if heard_s < QUIET_S:
         return True
     try:
-        return is_draft(os.path.basename(draft)) and abs(time.time() - os.lstat(draft).st_ctime) < DRAFT_LIFE_S  # noqa: PTH119
+        age_s = abs(time.time() - os.lstat(draft).st_ctime)
+        return is_draft(os.path.basename(draft)) and (age_s < DRAFT_LIFE_S or not is_sure)  # noqa: PTH119
     except OSError:
         return False
 

@@ -24,10 +24,11 @@ class Moving(Exception):
     """The file is being changed."""
 
 
-def read_file(path: str, expected: Fingerprint) -> bytes:
+def read_file(path: str, expected: Fingerprint, is_sure: bool = True) -> bytes:
     """The bytes of a file that has that fingerprint, before and after.
 
-    Raises OSError, and Moving when it has another one, or a program has it open for writing and wrote lately.
+    Raises OSError, and Moving when it has another one, or a program has it open for writing and wrote lately, or
+    nobody can tell when (`is_sure` is false).
     """
     # nothing else that took the file's place is ever opened, be it a FIFO, a device or somebody else's file
     with held(path, follow=True) as there:
@@ -35,7 +36,7 @@ def read_file(path: str, expected: Fingerprint) -> bytes:
             raise Moving
         fd = _opened(there)
     try:
-        if _is_recent(expected) and is_open_for_writing(fd):
+        if (not is_sure or _is_recent(expected)) and is_open_for_writing(fd):
             raise Moving
         size = size_of(expected)
         data = os.read(fd, size + 1)

@@ -21,11 +21,13 @@ ANY_SIZE = replace(LIMITS, file=sys.maxsize)  # whoever looked at the file has l
 
 
 class Request(NamedTuple):
-    """A file to load: what it has to be, and what it said before, as far as that is known."""
+    """A file to load: what it has to be, and what it said before, as far as that is known.  `is_sure`: its stamps say
+    how old it is."""
 
     path: str
     fingerprint: Fingerprint
     before: Content | None
+    is_sure: bool = True
 
 
 @dataclass(slots=True)
@@ -46,9 +48,9 @@ def load(
     finished: list[tuple[str, Content | OSError | Moving]] = []
 
     def jobs() -> Iterator[Job]:
-        for path, fingerprint, before in requests:
+        for path, fingerprint, before, is_sure in requests:
             try:
-                found = units(read_file(path, fingerprint), ANY_SIZE)
+                found = units(read_file(path, fingerprint, is_sure), ANY_SIZE)
             except (FileNotFoundError, Moving):
                 finished.append((path, Moving()))
                 continue

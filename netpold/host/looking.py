@@ -17,6 +17,7 @@ from pathlib import Path
 from netpold.host.absence import Absence, is_below, unmounted_problem
 from netpold.host.acted_on import NEVER_READ, NOT_KNOWN, ActedOn
 from netpold.host.at_work import AtWork
+from netpold.host.clocks import Clocks
 from netpold.host.files import still_s
 from netpold.host.gitlock import GitRepositories, GitState
 from netpold.host.hints import Happened, Hints
@@ -48,7 +49,8 @@ class Looking:
     """What a Source sees.  What differs from what was `acted` on is put into `waiting`.
 
     `walk_wanted`: a walk has to look before anything can be said about what is not there.  `notes`: findings about the
-    tree, of the last walk.  `turn`: the number of this reading.  Else as Source.
+    tree, of the last walk.  `turn`: the number of this reading.  `is_sure`: the stamps of files say how old they are.
+    Else as Source.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Looking:
         self.notes: tuple[Finding, ...] = ()
         self.git_state = GitState()
         self.turn = 0
+        self.is_sure = True
+        self._clocks = Clocks()
         self._directory = directory
         self._max_file_size = max_file_size
         self._trustees = trustees
@@ -87,11 +91,15 @@ class Looking:
         self._settle_s = 0.0
         self.tell_time()
 
-    def begin(self, settle_s: float) -> None:
-        """A reading begins."""
+    def begin(self, settle_s: float, due: float | None) -> None:
+        """A reading begins, which was `due` then."""
         self.turn += 1
         self._settle_s = settle_s
         self.tell_time()
+        if lost_s := self._clocks.look(self._now, due):
+            self._waiting.postpone(lost_s)
+            self._at_work.postpone(lost_s)
+        self.is_sure = self._clocks.are_sure(self._now)
 
     def tell_time(self) -> None:
         """One time for all that is looked at from now on: before the look, so never too late."""
@@ -120,7 +128,7 @@ class Looking:
             return False
         unseen = self._waiting.anew and self.walk_wanted
         # as of before the look, which may have taken long: what was heard since is in the next hints
-        return unseen or self._at_work.look(self._now, self._waiting, since)
+        return unseen or self._at_work.look(self._now, self._waiting, since, self.is_sure)
 
     # Paths ------------------------------------------------------------------------------------------------------------
 
@@ -212,9 +220,12 @@ class Looking:
             since = self._long_ago
         if wait:
             began, given_up = wait.began, wait.given_up
+        postponed = wait.postponed if wait else 0.0
         alone = at_once or (seen is None and not swapped)
         moved = at_once and seen is not None
-        wait = Wait(seen, since, began, rest_s, alone, swapped, self.turn, given_up, harmless, moved=moved)
+        wait = Wait(
+            seen, since, began, rest_s, alone, swapped, self.turn, given_up, harmless, moved=moved, postponed=postponed
+        )
         self._waiting.add(path, wait, self._now)
 
     def _is_harmless(self, path: str) -> bool:

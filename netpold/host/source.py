@@ -100,7 +100,7 @@ class Source:
         Raises SourceError; the next reading looks at everything, then.
         """
         looking, acting = self._looking, self._acting
-        looking.begin(settle_s)
+        looking.begin(settle_s, self.due)
         acting.settle_s = settle_s
         try:
             looking.look(hints)

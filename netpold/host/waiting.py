@@ -43,6 +43,7 @@ class Wait:
     first changed at `began`.  It has to rest for `rest_s`.  `alone`: for itself; `swapped`: with all others that are;
     `harmless`: it is gone, and opens nothing.  `written`: it is being written in place.  `confirmed`: a later look
     found the same.  `moved`: it was renamed into place.  `joined`: when it went, or came (back).
+    `postponed`: by how many seconds all of its times were.
     Times are monotonic, in seconds."""
 
     seen: Seen | None
@@ -58,6 +59,7 @@ class Wait:
     confirmed: bool = False
     moved: bool = False
     joined: float = 0.0
+    postponed: float = 0.0
 
     @property
     def rested(self) -> float:
@@ -121,6 +123,18 @@ class Waiting(dict[str, Wait]):
         wait = self.get(path)
         return wait.seen if wait else None
 
+    def postpone(self, seconds: float) -> None:
+        """Nobody ran for so long: it is as if that time had not passed."""
+        for wait in self.values():
+            wait.since += seconds
+            wait.began += seconds
+            wait.joined += seconds
+            wait.postponed += seconds
+        self._stirred, self._went, self._back = self._stirred + seconds, self._went + seconds, self._back + seconds
+        self._first_moved, self._moved_until = self._first_moved + seconds, self._moved_until + seconds
+        if self._batch_began is not None:
+            self._batch_began += seconds
+
     def begin_anew(self) -> None:
         """There is nothing; what comes next is a batch."""
         self.clear()
@@ -142,7 +156,7 @@ class Waiting(dict[str, Wait]):
 
     def awaited(self, moment: float = math.inf) -> bool:
         """Whether there is anything that was not given up, and first changed by that moment."""
-        return any(wait.began <= moment and not wait.given_up for wait in self.values())
+        return any(wait.began - wait.postponed <= moment and not wait.given_up for wait in self.values())
 
     def is_coming(self) -> bool:
         """Whether there is a file that was not read yet."""
