@@ -19,6 +19,7 @@ from netpold.host.scan import Directory, SourceError, is_manifest, problem
 from netpold.policy.documents import ENDED, Content, is_ended
 from netpold.policy.manifest import NOTHING, Parsed
 from netpold.policy.model import Finding
+from netpold.printable import printable
 
 WENT_S = 10.0  # what went so shortly before nothing was left went for the same reason
 
@@ -88,8 +89,9 @@ class Absence:
         the start, and nobody knows that any more."""
         first = min(broken, default=None)
         fault = self.doubt() if first else None
-        if self._before and fault:
+        if self._before and first and fault:
             self._before.try_again()
+            first = printable(first)
             text = f"it is not known what {first}, which can't be read to its end, held before ({fault})"
             hint = f"mend {first} or take it away; until then the rules from before stay in force"
             raise SourceError(self._directory, text, hint)
