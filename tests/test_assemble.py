@@ -105,7 +105,7 @@ def test_the_findings_of_the_files_are_in_it_in_order():
 def test_a_rejected_object_keeps_its_last_good_version():
     good = of(a=together(policy(), pod("web", "10.0.0.1", labels="{a: b}"), namespace("shop", "{t: x}"))).world
     bad = together(
-        policy(rest="ingress: {}"), pod("web", "10.0.0.2", labels="{a: 1}"), namespace("shop", "{t: x, u: 1}")
+        policy(rest="ingress: {}"), pod("web", "10.0.0.1", labels="{a: 1}"), namespace("shop", "{t: x, u: 1}")
     )
     got = of(good, a=bad)
     assert got.world == good and len(got.findings) == 3
@@ -115,6 +115,15 @@ def test_a_rejected_object_keeps_its_last_good_version():
     assert again.world == good, "for as long as it is bad"
     mended = of(again.world, a=policy(rest="egress: [{}]"))
     assert mended.world.policies["shop/p"].egress == (ALL,) and not mended.rejected
+
+
+def test_a_rejected_pod_that_is_elsewhere_is_closed_there() -> None:
+    """Its last good version says nothing of the new address, which would be nobody's."""
+    good = of(a=pod("web", "10.0.0.1", labels="{a: b}")).world
+    got = of(good, a=pod("web", "10.0.0.2", labels="{a: 1}")).world.pods["shop/web"]
+    assert got.quarantined and got.addresses == ("10.0.0.2",)
+    assert of(good, a=pod("web", "10.0.0.1", labels="{a: 1}")).world == good
+    assert of(good, a=pod("web", "", labels="{a: 1}")).world == good, "it says nothing of a place"
 
 
 def test_a_rejected_object_never_known_as_good_is_closed():

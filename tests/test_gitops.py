@@ -243,7 +243,7 @@ def test_a_mount_is_noticed_at_once(tmp_path: Path) -> None:
         assert woken.wait(5)
         assert watcher.take().everything
     finally:
-        sync.run("umount", other)
+        sync.run("umount", "-l", other)
         there.close()
         watcher.close()
 

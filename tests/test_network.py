@@ -354,7 +354,7 @@ def two_bridges(lab: Lab, node: Node) -> NetworkNamespace:
     bridge(node, "br0", "10.1.0.1/24", "fd01::1/64")
     bridge(node, "br1")
     inside = port(lab, node, "p1", "br0", "10.1.0.2/24", "fd01::2/64")
-    inside_run(inside, "ping", "-c1", "-W1", "10.1.0.1")
+    inside_run(inside, "ping", "-c1", "-w8", "10.1.0.1")
     return inside
 
 
@@ -393,7 +393,7 @@ def test_an_address_that_moves_to_another_port(lab: Lab, node: Node, watch: Watc
     ip(first, ["addr flush dev eth0"])
     second = port(lab, node, "p2", "br0", "10.1.0.2/24")
     time.sleep(1.1)  # the kernel believes nobody else for a second (net.ipv4.neigh.*.locktime)
-    inside_run(second, "ping", "-c1", "-W1", "10.1.0.1")
+    inside_run(second, "ping", "-c1", "-w8", "10.1.0.1")
     view = watch.until(lambda view: view.contested)
     assert view.contested == {"10.1.0.2": ("p1", "p2")}
     assert place(view, "10.1.0.2") == (), "nobody knows whether that was a move or a forgery"
@@ -475,7 +475,7 @@ def test_an_entry_that_ages_out(lab: Lab, node: Node, watch: Watch) -> None:
     bridge(node, "br0", "10.1.0.1/24")
     ip(node.netns, ["link set br0 type bridge ageing_time 100"])
     inside = port(lab, node, "p1", "br0", "10.1.0.2/24")
-    inside_run(inside, "ping", "-c1", "-W1", "10.1.0.1")
+    inside_run(inside, "ping", "-c1", "-w8", "10.1.0.1")
     watch.until(lambda view: place(view, "10.1.0.2"))
     end = time.monotonic() + 15
     while place(fresh(node.netns), "10.1.0.2"):

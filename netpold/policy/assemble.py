@@ -1,7 +1,8 @@
 """One world out of many files, kept up to date file by file, with the last good version where a manifest is bad.
 
 The order of files never matters.  An object is, in this order: its one good version; where its manifest is rejected,
-the good version that it had before; else its closed version.
+the good version that it had before (a pod's, if the rejected manifest does not say that it is elsewhere); else its
+closed version.
 
 A file that could not be read to its end is broken: it may hold any object, be it one of its own or one that was moved
 there.  So as long as a file is broken, a policy or a namespace that is in no file any more stays as it was, closed ones
@@ -251,7 +252,7 @@ class _Table(Generic[_T]):
                 self.notes[key] = notes.told("these files")
             rejected = not same or copies[0].quarantined
             now = copies[0] if same else self._close(copies)
-            if rejected and good is not None:
+            if rejected and good is not None and _is_where(good, copies):
                 now = good
         self._copies[key] = copies
         if rejected:
@@ -311,6 +312,16 @@ def closed_policy(copies: Sequence[Policy]) -> Policy:
         first.position,
         quarantined=True,
     )
+
+
+def _is_where(good: Object, copies: Sequence[Object]) -> bool:
+    """Whether a good version is in the places that rejected ones say.  One that is elsewhere would leave these to
+    nobody's rules: it can't stand for them."""
+    if not isinstance(good, Pod):
+        return True
+    pods = [each for each in copies if isinstance(each, Pod)]
+    places = {place for each in pods for place in (*each.addresses, *each.interfaces)}
+    return places <= {*good.addresses, *good.interfaces}
 
 
 def closed_pod(copies: Sequence[Pod]) -> Pod:
