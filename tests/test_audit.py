@@ -102,6 +102,7 @@ def test_the_list_follows(history: list[World], default: Mode) -> None:
     audited = Audited(live.world, default)
     for world in history:
         audited.update(live.become(world))
+        assert audited.namespaces == {name for name, each in world.namespaces.items() if each.mode == "audit"}
         assert audited.keys == {key for key, each in world.policies.items() if is_audited(each, world, default)}
 
 

@@ -21,7 +21,7 @@ from netpold.config import Settings
 from netpold.daemon import control
 from netpold.daemon.control import Control
 from netpold.daemon.runtime_dir import ControlError
-from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status, timestamp
+from netpold.daemon.status import Audited, LastApply, PodCounts, PolicyCounts, Status, timestamp
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Finding, Position
 
@@ -278,6 +278,7 @@ def test_status_shape() -> None:
         error="no",
         findings=(finding,),
         warnings=("careful",),
+        audited=Audited(("x/a", "x/b"), ("x",)),
     )
     assert json.loads(json.dumps(status.as_json())) == {
         "version": 1,
@@ -313,6 +314,7 @@ def test_status_shape() -> None:
             }
         ],
         "warnings": ["careful"],
+        "audited": {"count": 2, "policies": ["x/a", "x/b"], "namespaces": ["x"], "by_settings": False},
     }
     summary = "3 policies (and 1 rejected) isolate 2 of 4 pods on this node (10 known), by 58 rules and 6 sets"
     assert status.summary() == summary

@@ -59,6 +59,7 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
     ]
     if status["error"]:
         lines += _item("error", str(status["error"]))
+    lines += _audited(status["audited"])
     lines += pairs(_facts(status, now))
     if status["warnings"] or status["findings"]:
         lines.append("")
@@ -71,6 +72,26 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
             f"... and {len(ordered) - FINDINGS_SHOWN} more; `netpoldctl check {status['manifests']}` shows all"
         )
     return lines
+
+
+def _audited(audited: dict[str, Any]) -> list[str]:
+    """What is not enforced, and says so."""
+    if not (audited["count"] or audited["namespaces"] or audited["by_settings"]):
+        return []
+    by = []
+    if audited["by_settings"]:
+        by.append("as the settings say of all that say nothing")
+    if audited["namespaces"]:
+        more = f" and {len(audited['namespaces']) - MOST_NAMED} more" if len(audited["namespaces"]) > MOST_NAMED else ""
+        by.append(f"as the namespaces {', '.join(audited['namespaces'][:MOST_NAMED])}{more} say")
+    more = ", ..." if audited["count"] > MOST_NAMED else ""
+    names = f": {', '.join(audited['policies'][:MOST_NAMED])}{more}" if audited["count"] else ""
+    why = f" ({'; '.join(by)})" if by else ""
+    what = (
+        f"{number(audited['count'], 'policy')} in audit mode{names}{why}; `netpoldctl audit` shows what they would drop"
+    )
+    first, *rest = wrapped(printable(what), len("NOT ENFORCED: "))
+    return [paint(line, "yellow") for line in (f"NOT ENFORCED: {first}", *(" " * 14 + line for line in rest))]
 
 
 def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:

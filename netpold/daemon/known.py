@@ -9,7 +9,7 @@ from netpold.config import Settings, compile_settings
 from netpold.daemon.isolate import Culprit
 from netpold.daemon.lingering import Lingering
 from netpold.daemon.quarantine import Quarantine
-from netpold.daemon.status import PodCounts, PolicyCounts
+from netpold.daemon.status import Audited, PodCounts, PolicyCounts
 from netpold.host.last_good import LastGood
 from netpold.host.locate import Places, nobodys, unclaimed
 from netpold.host.remains import Remains
@@ -41,6 +41,7 @@ class Known:
         self._compiler = Compiler(self._index, compile_settings(settings))
         self._lingering = Lingering(remains)
         self._pod_interfaces = settings.pod_interfaces
+        self._audits = settings.mode == "audit"
         self._view = HostView()
         self._placed: Mapping[str, Endpoint] = {}
         self._closed = NOTHING
@@ -199,7 +200,12 @@ class Known:
             "passed_over": dict((+self._assembly.passed_over).most_common(MOST_KINDS)),
             "last_good": self._as_before,
             "findings": self.findings,
+            "audited": self._audited(),
         }
+
+    def _audited(self) -> Audited:
+        audited = self._compiler.audited
+        return Audited(tuple(sorted(audited.keys)), tuple(sorted(audited.namespaces)), self._audits)
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""

@@ -42,6 +42,16 @@ class PodCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """What is not enforced: the keys of the policies in audit mode, the namespaces that say so, and whether the
+    settings say so of all that say nothing."""
+
+    policies: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    by_settings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LastApply:
     """When the kernel was last changed (ISO 8601, UTC), and how long that took."""
 
@@ -77,6 +87,7 @@ class Status:
     last_good: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
+    audited: Audited = Audited()
 
     @staticmethod
     def starting(settings: Settings, backend: str) -> Status:
@@ -113,6 +124,12 @@ class Status:
             "error": self.error,
             "findings": [finding_json(each) for each in self.findings],
             "warnings": list(self.warnings),
+            "audited": {
+                "count": len(self.audited.policies),
+                "policies": list(self.audited.policies[:MOST_NAMED]),
+                "namespaces": list(self.audited.namespaces[:MOST_NAMED]),
+                "by_settings": self.audited.by_settings,
+            },
         }
 
     def line(self) -> str:
@@ -123,9 +140,10 @@ class Status:
     def summary(self) -> str:
         """What is in force, in numbers."""
         rejected = f" (and {self.policies.rejected} rejected)" if self.policies.rejected else ""
+        audited = f", {len(self.audited.policies)} of them in audit mode: NOT ENFORCED" if self.audited.policies else ""
         return (
             f"{self.policies.accepted} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
-            f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets"
+            f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
         )
 
 

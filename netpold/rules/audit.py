@@ -55,14 +55,20 @@ def modes_changed(changes: Changes) -> set[str]:
 
 
 class Audited:
-    """`keys`: of the audited policies of a world, kept up to date."""
+    """`keys`: of the audited policies of a world; `namespaces`: those that say so of their policies.  Kept current."""
 
     def __init__(self, world: World, default: Mode) -> None:
         self._world = world
         self._default = default
         self._undecided: dict[str, set[str]] = {}  # by namespace, the policies without a mode of their own
         self.keys: set[str] = set()
-        self.update(Changes(policies={key: (None, policy) for key, policy in world.policies.items()}))
+        self.namespaces: set[str] = set()
+        self.update(
+            Changes(
+                policies={key: (None, policy) for key, policy in world.policies.items()},
+                namespaces={key: (None, namespace) for key, namespace in world.namespaces.items()},
+            )
+        )
 
     def update(self, changes: Changes) -> None:
         """Take in what changed in the world."""
@@ -74,6 +80,10 @@ class Audited:
                 self._undecided.setdefault(now.namespace, set()).add(key)
         for name in modes_changed(changes):
             look_at.update({key: self._world.policies[key] for key in self._undecided.get(name, ())})
+            if self._world.namespace(name).mode == "audit":
+                self.namespaces.add(name)
+            else:
+                self.namespaces.discard(name)
         for key, policy in look_at.items():
             if policy is not None and is_audited(policy, self._world, self._default):
                 self.keys.add(key)
