@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from netpold.daemon.fight import FREE, LONGEST_S, OPEN_S, QUIET_S, Fight, Repairs
+from netpold.daemon.fight import FREE, LONGEST_S, MINUTE_S, OPEN_S, QUIET_S, Fight, Repairs
 from netpold.host.kernel import ipset, nf_tables
 from netpold.host.kernel.backend import Commit, KernelError, Program
 from netpold.host.kernel.nft import Nft
@@ -452,7 +452,21 @@ def test_one_repair_now_and_then_is_no_fight() -> None:
     fight = Fight()
     for number in range(1000):
         assert fight.at(number * 1.0, opens=False) == number * 1.0
-        fight.repaired(number * 1.0, [], 0.01, opens=True)
+        fight.repaired(number * 1.0, [], 0.01, opens=False)
+    assert fight.warning is None
+
+
+def test_who_opens_now_and_then_is_warned_of_and_waits_for_nothing() -> None:
+    fight = Fight()
+    for number in range(1, 100):
+        now = number * 25.0
+        assert fight.at(now, opens=True) == now
+        fight.repaired(now, [Program("sloppy", 7)], 0.01, opens=True)
+        assert list(fight.tell(now)) or number > 1
+        assert bool(fight.warning and "sloppy" in fight.warning) == (number >= 3)
+    assert fight.open_since is None
+    assert fight.due == now + MINUTE_S
+    list(fight.tell(now + MINUTE_S))
     assert fight.warning is None
 
 

@@ -24,7 +24,7 @@ from netpold.host.kernel.apply import legacy_in_use
 from netpold.host.metrics import Metrics
 from netpold.rules.endpoint import Endpoint
 
-SLOW_S = 5.0  # a change of the kernel that takes longer is told while it lasts
+SLOW_S = 3.0  # a change of the kernel that takes longer is told while it lasts
 
 
 class Warner(Protocol):
@@ -68,7 +68,10 @@ class Account:
             return status
         now, since, error = time.monotonic(), self._enforcer.applying_since, None
         if since is not None and now - since >= SLOW_S:
-            error = f"a change has been waiting for the kernel's rules or their tool for {now - since:.0f} s"
+            error = (
+                f"a change, or a repair, has been waiting for {now - since:.0f} s for the kernel's rules or their tool: "
+                "see who has them locked (`fuser -v /run/xtables.lock`), or what hangs"
+            )
         elif (since := self._enforcer.fight.open_since) is not None:
             error = self._enforcer.fight.warning
         if since is None or error is None:

@@ -180,12 +180,15 @@ class Enforcer:
         began, is_known = time.monotonic(), self.installed is not None
         self.installed = None  # should it fail, what the kernel holds has to be read
         try:
+            self.applying_since = began
             mended = self._drift.mend(in_force, self._cutter.known(in_force))
         except KernelError as error:
             level = logging.DEBUG if self._drifted else logging.WARNING  # once
             log.log(level, "what another program changed can't be put back by itself: %s", error)
             self._drifted = True
             return None
+        finally:
+            self.applying_since = None
         now = in_force if mended is None else mended.installed
         if is_known:
             self.installed = now

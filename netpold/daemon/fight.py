@@ -5,11 +5,15 @@ they come oftener than that, there are pauses: of OPEN_S where packets meet othe
 place of a jump is contested, they grow from FIRST_S by the double up to LONGEST_S.  After QUIET_S without a change
 everything is as at the beginning.
 
+Who opens something now and then, seldom enough to be repaired at once each time, is warned of, too: OFTEN times within
+MINUTE_S, until that long has passed without it.
+
 An episode is told once at its beginning, then, while it goes on, with growing intervals and the number of repairs.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +25,7 @@ FIRST_S = 0.1
 OPEN_S = 0.02
 LONGEST_S = 5.0
 QUIET_S = 10.0
+OFTEN, MINUTE_S = 3, 60.0
 TELL_S, TELL_MOST_S = 2.0, 600.0  # between lines; doubles
 
 
@@ -45,6 +50,7 @@ class Fight:
         self._settled = 0.0
         self._told: dict[tuple[str, ...], _Told] = {}
         self._by: tuple[str, ...] = ()  # who it was last
+        self._opened: deque[float] = deque(maxlen=OFTEN)  # when what opens was repaired, of late
 
     def at(self, now: float, opens: bool) -> float:
         """When to repair what is noticed now."""
@@ -63,6 +69,8 @@ class Fight:
             self._level += 1
             if opens and self.open_since is None:
                 self.open_since = now
+        if opens:
+            self._opened.append(now)
         names = tuple(sorted({each.name for each in by}))
         self._last, self._by = now, names or self._by
         told = self._told.setdefault(names, _Told())
@@ -85,21 +93,30 @@ class Fight:
         times = [told.next for told in self._told.values() if told.repairs]
         if self._level:
             times.append(self._last + QUIET_S)
+        elif self._is_often:
+            times.append(self._opened[-1] + MINUTE_S)
         return min(times, default=None)
 
     @property
     def warning(self) -> str | None:
-        """While repairs have to wait."""
-        if not self._level:
-            return None
+        """While repairs have to wait, or were needed often."""
         who = ", ".join(self._by) or "another program"
+        if not self._level:
+            often = f"{who} opens again and again what netpold closes, and it is put back each time; have it stop"
+            return often if self._is_often else None
         what = "put back with growing pauses" if self.open_since is None else "open until they are put back each time"
         return (
             f"{who} keeps changing netpold's chains or the jumps to them: they are {what}; "
             "have it leave them as they are, or stop it"
         )
 
+    @property
+    def _is_often(self) -> bool:
+        return len(self._opened) == OFTEN and self._opened[-1] - self._opened[0] <= MINUTE_S
+
     def _settle(self, now: float) -> None:
+        if self._opened and now - self._opened[-1] >= MINUTE_S:
+            self._opened.clear()
         if now - self._last >= QUIET_S:
             self._level, self._left, self.open_since = 0, float(FREE), None
             self._told = {names: told for names, told in self._told.items() if told.repairs}

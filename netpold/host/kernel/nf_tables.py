@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -59,6 +60,8 @@ _NFPROTO: dict[Family, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FILTER = attribute(_TABLE_NAME, b"filter\0")
 _OWN = tuple(each.encode() for each in CHAIN_PREFIXES)
 _HOOKS = {"INPUT": 1, "FORWARD": 2, "OUTPUT": 3}  # NF_INET_
+
+own_ports: deque[int] = deque(maxlen=16)  # of the sockets of this process that changed something last
 
 _T = TypeVar("_T")
 
@@ -356,6 +359,7 @@ class _Asker:
 
     def change(self, *messages: tuple[int, bytes], flags: int = 0) -> None:
         """A transaction of these messages, each a command and its body; `flags` for all.  Raises OSError."""
+        own_ports.append(self._socket.getsockname()[0])
         begin, end = (_message(kind, _NLM_F_REQUEST, b"", 0, _FOR_NF_TABLES) for kind in (_BATCH_BEGIN, _BATCH_END))
         *others, (command, body) = messages  # errors come first, and the answer to the last one if there are none
         middle = b"".join(self._message(each, flags, its) for each, its in others)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 
 from netpold.host.kernel.backend import Program, Suspicion
-from netpold.host.kernel.nf_tables import Events, Lost, Transaction
+from netpold.host.kernel.nf_tables import Events, Lost, Transaction, own_ports
 from netpold.policy.model import Family
 from netpold.rules.ruleset import FAMILIES
 
@@ -46,10 +46,11 @@ class NftWatcher:
         self._events.close()
 
     def _is_own(self, port: int) -> bool:
-        """A port is the process's id, mostly.  A tool may be a script that starts the real one."""
+        """A port is the process's id, mostly.  A tool may be a script that starts the real one.  Some changes this
+        process makes itself."""
         own = self._own()
         try:
-            return port in own or os.getpgid(port) in own
+            return port in own or port in own_ports or os.getpgid(port) in own
         except (OSError, OverflowError):  # it has ended, or has more than one socket
             return False
 
