@@ -69,7 +69,7 @@ class Account:
         now, since, error = time.monotonic(), self._enforcer.applying_since, None
         if since is not None and now - since >= SLOW_S:
             error = (
-                f"a change, or a repair, has been waiting for {now - since:.0f} s for the kernel's rules or their tool: "
+                f"a change, or a repair, has waited for {now - since:.0f} s for the kernel's rules or their tool: "
                 "see who has them locked (`fuser -v /run/xtables.lock`), or what hangs"
             )
         elif (since := self._enforcer.fight.open_since) is not None:
