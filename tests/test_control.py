@@ -316,7 +316,7 @@ def test_status_shape() -> None:
         "warnings": ["careful"],
         "audited": {"count": 2, "policies": ["x/a", "x/b"], "namespaces": ["x"], "by_settings": False},
     }
-    summary = "3 policies (and 1 rejected) isolate 2 of 4 pods on this node (10 known), by 58 rules and 6 sets"
+    summary = "3 policies (and 1 rejected) isolate 2 of 4 pods on this node (10 known), by 58 rules and 6 sets, 2 of them in audit mode: NOT ENFORCED"
     assert status.summary() == summary
     assert status.line() == f"degraded, revision 7: {summary}; no"
 
