@@ -1,0 +1,280 @@
+"""What two worlds let through otherwise: between all pods of both, from and to any address, on every port.
+
+Pairs are not looked at one by one.  Pods that both worlds treat alike are one class: the same rules judge them, and the
+same sets and networks hold them.  Classes, and pieces of the address space (space.py), are bits of a number; ports are
+bits of another (services.py).  What one pod's rules say is then a few pieces (these ends, these services), the same for
+all pods with the same rules.  Where what the sender's side says before and after meets what the receiver's side says, a
+change is a rectangle: these senders, these receivers, these services.
+
+Compared are pods that are in both worlds, each by its first address of a family, as `matrix` does.  A pod to itself is
+free, whatever the policies say.  Each family is a world of its own; changes that are the same in both are told once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from netpold.policy.index import Index
+from netpold.policy.model import Direction, Family, IPBlock, Mode
+from netpold.rules.judged import Judged, Judges
+from netpold.rules.pieces import Pieces, Said, ends
+from netpold.rules.ruleset import FAMILIES
+from netpold.rules.services import Services, Span
+
+
+class Cause(NamedTuple):
+    """Why a verdict is another one: what a policy does now (`allows`, `isolates`), or did before (`allowed`,
+    `isolated`).  `rule`: its index in that direction, -1 where the policy as a whole is meant."""
+
+    policy: str
+    direction: Direction
+    rule: int
+    does: Literal["allows", "isolates", "allowed", "isolated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One side of a change: pods (keys), and addresses that are no pods'."""
+
+    pods: frozenset[str]
+    outside: tuple[IPBlock, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is allowed now and was not, and the other way round, from each of `source` to each of `destination` (but
+    from a pod to itself)."""
+
+    source: Party
+    destination: Party
+    opens: tuple[Span, ...]
+    closes: tuple[Span, ...]
+    causes: tuple[Cause, ...]
+    families: tuple[Family, ...]
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of pods it is about."""
+        both = len(self.source.pods & self.destination.pods)
+        return len(self.source.pods) * len(self.destination.pods) - both
+
+
+def difference(old: Index, new: Index, mode: Mode = "enforce") -> list[Change]:
+    """All changes, in no order; no two of them are about the same pair and service.  `mode`: that of the settings, for
+    policies that say none."""
+    before, after = Judged(old, mode), Judged(new, mode)
+    both = {family: ends(before, after, family) for family in FAMILIES}
+    before.fill()
+    after.fill()
+    rules = [*before.rules(), *after.rules()]
+    named = {
+        member.partition(",")[2]
+        for half in (before, after)
+        for each in half.sets.values()
+        if each.kind == "hash:ip,port"
+        for member in each.members
+    }
+    services = Services(rules, named)
+    found: dict[_Same, dict[Family, _Shape]] = defaultdict(dict)
+    for family in FAMILIES:
+        _Comparison(Pieces(before, after, both[family], services, family), services).into(found)
+    return [_change(same, shapes, services) for same, shapes in found.items()]
+
+
+_Causes = frozenset[Cause]
+_NONE: _Causes = frozenset()
+
+
+class _Effect(NamedTuple):
+    """`rules`: the policy rules that are the cause; rectangles that have these in common are made one."""
+
+    opens: int
+    closes: int
+    rules: _Causes
+
+
+class _Rectangle(NamedTuple):
+    """`isolation`: policies that are a cause because they isolate or did; of rectangles made one, those of all."""
+
+    sources: int
+    destinations: int
+    isolation: _Causes
+
+
+class _Same(NamedTuple):
+    """What changes of two families have in common when they are one."""
+
+    opens: int
+    closes: int
+    causes: _Causes
+    sources: frozenset[str]
+    destinations: frozenset[str]
+    from_outside: bool
+    to_outside: bool
+
+
+class _Shape(NamedTuple):
+    """What only the family can say: addresses outside."""
+
+    sources: tuple[IPBlock, ...]
+    destinations: tuple[IPBlock, ...]
+
+
+class _Between(NamedTuple):
+    """What the judges of one side say of some ends, before and after."""
+
+    ends: int
+    before: int
+    after: int
+
+
+class _Side(NamedTuple):
+    """Ends that are judged alike in a direction."""
+
+    direction: Direction
+    mask: int
+    before: Judges | None
+    after: Judges | None
+    says: tuple[_Between, ...]
+
+    @property
+    def changes(self) -> bool:
+        return any(each.before != each.after for each in self.says)
+
+
+class _Comparison:
+    """One family."""
+
+    def __init__(self, pieces: Pieces, services: Services) -> None:
+        self._pieces = pieces
+        self._everything = services.everything
+        self._rules: dict[tuple[int, int, int], _Causes] = {}
+        self._isolation: dict[tuple[Direction, int], _Causes] = {}
+
+    def into(self, found: dict[_Same, dict[Family, _Shape]]) -> None:
+        effects: dict[_Effect, list[_Rectangle]] = defaultdict(list)
+        senders, receivers = self._sides(Direction.EGRESS), self._sides(Direction.INGRESS)
+        changing = [each for each in receivers if each.changes]
+        for sender in senders:
+            for receiver in receivers if sender.changes else changing:
+                self._meet(sender, receiver, effects)
+        for effect, rectangles in effects.items():
+            for rectangle in _joined(rectangles):
+                self._note(effect, rectangle, found)
+
+    def _sides(self, direction: Direction) -> list[_Side]:
+        """All ends, by what judges them; addresses that are no pods' are judged by nobody."""
+        pieces = self._pieces
+        sides = [
+            _Side(direction, mask, before, after, tuple(_compared(pieces.says(0, before), pieces.says(1, after))))
+            for (before, after), mask in pieces.by_judges(direction).items()
+        ]
+        nobody = (_Between(pieces.everything, self._everything, self._everything),)
+        return [*sides, _Side(direction, pieces.outside, None, None, nobody)]
+
+    def _meet(self, sender: _Side, receiver: _Side, effects: dict[_Effect, list[_Rectangle]]) -> None:
+        for sent in sender.says:
+            destinations = sent.ends & receiver.mask
+            if not destinations:
+                continue
+            for got in receiver.says:
+                before, after = sent.before & got.before, sent.after & got.after
+                if before == after:
+                    continue
+                sources = got.ends & sender.mask
+                if not sources:
+                    continue
+                opens, closes = after & ~before, before & ~after
+                why = [
+                    self._why(sender, sent, destinations, opens & ~sent.before, closes & ~sent.after),
+                    self._why(receiver, got, sources, opens & ~got.before, closes & ~got.after),
+                ]
+                rules, isolation = why[0][0] | why[1][0], why[0][1] | why[1][1]
+                effects[_Effect(opens, closes, rules)].append(_Rectangle(sources, destinations, isolation))
+
+    def _why(self, side: _Side, part: _Between, peers: int, opens: int, closes: int) -> tuple[_Causes, _Causes]:
+        """Why one side allows (`opens`) or refuses (`closes`) now what it did not before: rules, and isolation."""
+        rules = isolation = _NONE
+        if side.before is None or side.after is None:
+            return rules, isolation
+        if opens and side.after.rules:
+            rules |= self._allowing(side.after, peers & part.ends, opens, now=True)
+        elif opens:
+            isolation |= self._isolating(side.direction, side.before, now=False)
+        if closes and side.before.rules:
+            rules |= self._allowing(side.before, peers & part.ends, closes, now=False)
+        elif closes:
+            isolation |= self._isolating(side.direction, side.after, now=True)
+        return rules, isolation
+
+    def _allowing(self, judges: Judges, peers: int, services: int, *, now: bool) -> _Causes:
+        key = id(judges), peers, services
+        found = self._rules.get(key)
+        if found is None:
+            origins = self._pieces.allowing(int(now), judges, peers, services)
+            does: Literal["allows", "allowed"] = "allows" if now else "allowed"
+            found = frozenset(Cause(each.policy, each.direction, each.index, does) for each in origins)
+            self._rules[key] = found
+        return found
+
+    def _isolating(self, direction: Direction, judges: Judges, *, now: bool) -> _Causes:
+        found = self._isolation.get((direction, id(judges)))
+        if found is None:
+            does: Literal["isolates", "isolated"] = "isolates" if now else "isolated"
+            found = frozenset(Cause(key, direction, -1, does) for key in judges.isolating)
+            self._isolation[direction, id(judges)] = found
+        return found
+
+    def _note(self, effect: _Effect, rectangle: _Rectangle, found: dict[_Same, dict[Family, _Shape]]) -> None:
+        pieces = self._pieces
+        shape = _Shape(pieces.blocks(rectangle.sources), pieces.blocks(rectangle.destinations))
+        senders, receivers = pieces.pods(rectangle.sources), pieces.pods(rectangle.destinations)
+        if len(receivers) == 1 and not shape.destinations:  # not to itself
+            senders -= receivers
+        if len(senders) == 1 and not shape.sources:
+            receivers -= senders
+        if (senders or shape.sources) and (receivers or shape.destinations):
+            causes = effect.rules | rectangle.isolation
+            outside = bool(shape.sources), bool(shape.destinations)
+            same = _Same(effect.opens, effect.closes, causes, senders, receivers, *outside)
+            found[same][pieces.family] = shape
+
+
+def _compared(before: Said, after: Said) -> Iterable[_Between]:
+    """The ends by what is said of them before and after."""
+    if before is after:
+        yield from (_Between(some, services, services) for services, some in before.items())
+        return
+    for was, some in before.items():
+        for now, others in after.items():
+            if both := some & others:
+                yield _Between(both, was, now)
+
+
+def _joined(rectangles: Iterable[_Rectangle]) -> list[_Rectangle]:
+    """The same pairs in fewer rectangles."""
+    by_destinations: dict[int, _Rectangle] = {}
+    for each in rectangles:
+        sources, destinations, isolation = by_destinations.get(each.destinations, each)
+        by_destinations[destinations] = _Rectangle(sources | each.sources, destinations, isolation | each.isolation)
+    by_sources: dict[int, _Rectangle] = {}
+    for each in by_destinations.values():
+        sources, destinations, isolation = by_sources.get(each.sources, each)
+        by_sources[sources] = _Rectangle(sources, destinations | each.destinations, isolation | each.isolation)
+    return list(by_sources.values())
+
+
+def _change(same: _Same, shapes: Mapping[Family, _Shape], services: Services) -> Change:
+    sources = tuple(block for shape in shapes.values() for block in shape.sources)
+    destinations = tuple(block for shape in shapes.values() for block in shape.destinations)
+    return Change(
+        Party(same.sources, sources),
+        Party(same.destinations, destinations),
+        services.spans(same.opens),
+        services.spans(same.closes),
+        tuple(sorted(same.causes)),
+        tuple(shapes),
+    )

@@ -1,0 +1,260 @@
+"""The ends of all pairs as bits, and what each pod's rules say of them: the same pieces for two worlds.
+
+An end is a class of pods (difference.py says which pods are one), or a piece of the address space outside of them.
+Each of a pod's rules allows some services from or to some ends; so what they say together is a partition: for each
+number of services, the ends for which it is what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+from typing import NamedTuple
+
+from netpold.policy.model import Direction, Family, IPBlock, Network, Pod
+from netpold.rules.judged import Judged, Judges
+from netpold.rules.ruleset import Address, InSet, IPSet, Origin, Rule
+from netpold.rules.services import Services
+from netpold.rules.space import Space
+
+Said = dict[int, int]  # services -> the ends for which just these are allowed
+
+
+class End(NamedTuple):
+    """A pod that is in both worlds, with its address of the family in each, and who judges it: sending before and
+    after, receiving before and after."""
+
+    pod: str
+    addresses: tuple[str, str]
+    judges: tuple[Judges, Judges, Judges, Judges]
+
+
+def ends(before: Judged, after: Judged, family: Family) -> list[End]:
+    """All pods of both worlds that policies select and that have an address of the family in both."""
+    found: list[End] = []
+    for key, old in before.index.world.pods.items():
+        new = after.index.world.pods.get(key)
+        if new is None or not (old.takes_part and new.takes_part):
+            continue
+        was, now = _first(old, family), _first(new, family)
+        if was and now:
+            judges = (
+                before.judges(old, was, Direction.EGRESS),
+                after.judges(new, now, Direction.EGRESS),
+                before.judges(old, was, Direction.INGRESS),
+                after.judges(new, now, Direction.INGRESS),
+            )
+            found.append(End(key, (was, now), judges))
+    return found
+
+
+def _first(pod: Pod, family: Family) -> str:
+    return next((each for each in pod.addresses if (":" in each) == (family == 6)), "")
+
+
+class Pieces:
+    """The ends of one family.  `outside`: the bits of pieces of the address space; `everything`: with those of pods.
+
+    The two worlds are asked by number: 0 before, 1 after.
+    """
+
+    def __init__(self, before: Judged, after: Judged, ends: list[End], services: Services, family: Family) -> None:
+        self.family = family
+        self._halves = before, after
+        self._services = services
+        prefixes = {prefix for half in self._halves for prefix in _prefixes(half, family)}
+        unmoved = (was for _, (was, now), _ in ends if was == now)
+        self._space = Space(family, prefixes, dict.fromkeys(unmoved))
+        self._first = self._space.everything.bit_length()  # the bit of the first class
+        self.outside = self._space.everything & ~self._space.taken
+        self._classes: list[list[End]] = []
+        self._hold = defaultdict[tuple[int, str], int](int)  # by world and set, the classes that the set holds
+        self._ports = defaultdict[tuple[int, str], Said](dict)  # of sets with ports, by services
+        self._at_piece = defaultdict[tuple[int, int], int](int)  # by world and piece, the classes with addresses in it
+        self._at_address = defaultdict[tuple[int, str], int](int)  # of those that are free to some pods
+        self._sort(ends)
+        self.everything = self.outside | (((1 << len(self._classes)) - 1) << self._first)
+        self._said: dict[tuple[int, int], Said] = {}
+        self._of_rule: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._pods: dict[int, frozenset[str]] = {}
+        self._blocks: dict[int, tuple[IPBlock, ...]] = {}
+
+    # Classes ------------------------------------------------------------------------------------------------------
+
+    def _sort(self, ends: list[End]) -> None:
+        """Put the pods into classes, and note what holds each."""
+        holders = [_holders(half.sets.values(), {each.addresses[number] for each in ends}, self.family)
+                   for number, half in enumerate(self._halves)]  # fmt: skip
+        special = [half.own() for half in self._halves]
+        classes: dict[object, list[End]] = {}
+        for end in ends:
+            was, now = end.addresses
+            alone = end.pod if was in special[0] or now in special[1] else ""
+            pieces = self._space.piece(was), self._space.piece(now)
+            key = (tuple(map(id, end.judges)), holders[0].get(was), holders[1].get(now), pieces, alone)
+            classes.setdefault(key, []).append(end)
+        for same in classes.values():
+            bit = 1 << (self._first + len(self._classes))
+            self._classes.append(same)
+            for world, address in enumerate(same[0].addresses):
+                self._at_piece[world, self._space.piece(address)] |= bit
+                if address in special[world]:
+                    self._at_address[world, address] |= bit
+                ports: dict[str, int] = defaultdict(int)
+                for name, port in holders[world].get(address, ()):
+                    if port:
+                        ports[name] |= self._services.named(port)
+                    else:
+                        self._hold[world, name] |= bit
+                for name, allowed in ports.items():
+                    said = self._ports[world, name]
+                    said[allowed] = said.get(allowed, 0) | bit
+
+    def by_judges(self, direction: Direction) -> dict[tuple[Judges, Judges], int]:
+        """The pods by who judges them, before and after."""
+        at = 0 if direction is Direction.EGRESS else 2
+        found: dict[tuple[Judges, Judges], int] = defaultdict(int)
+        for number, same in enumerate(self._classes):
+            judges = same[0].judges
+            found[judges[at], judges[at + 1]] |= 1 << (self._first + number)
+        return found
+
+    def pods(self, some: int) -> frozenset[str]:
+        """The keys of the pods among these ends."""
+        found = self._pods.get(some)
+        if found is None:
+            found = self._pods[some] = frozenset(
+                end.pod for number in _bits(some >> self._first) for end in self._classes[number]
+            )
+        return found
+
+    def blocks(self, some: int) -> tuple[IPBlock, ...]:
+        """The addresses outside among these ends."""
+        pieces = some & self.outside
+        found = self._blocks.get(pieces)
+        if found is None:
+            found = self._blocks[pieces] = self._space.blocks(pieces) if pieces else ()
+        return found
+
+    # What rules say -----------------------------------------------------------------------------------------------
+
+    def says(self, world: int, judges: Judges) -> Said:
+        """What these judges allow, from or to whom."""
+        found = self._said.get((world, id(judges)))
+        if found is None:
+            found = {self._services.everything: self.everything}
+            for rules in judges.rules:
+                found = _both(found, self._one_says(world, rules))
+            own = 0
+            for address in judges.own:
+                own |= self._at_address.get((world, address), 0)
+            if own:
+                found = _widened(found, own, self._services.everything)
+            self._said[world, id(judges)] = found
+        return found
+
+    def _one_says(self, world: int, rules: tuple[Rule, ...]) -> Said:
+        said: Said = {0: self.everything}
+        for rule in rules:
+            for some, services in self._allowed_by(world, rule):
+                said = _widened(said, some, services)
+        return said
+
+    def allowing(self, world: int, judges: Judges, peers: int, services: int) -> list[Origin]:
+        """The policy rules that allow any of these services from or to any of these ends."""
+        return [
+            rule.origin
+            for rules in judges.rules
+            for rule in rules
+            if rule.origin and any(some & peers and given & services for some, given in self._allowed_by(world, rule))
+        ]
+
+    def _allowed_by(self, world: int, rule: Rule) -> list[tuple[int, int]]:
+        """What one rule allows: ends, and services."""
+        key = world, id(rule)  # rules live as long as the halves that made them
+        found = self._of_rule.get(key)
+        if found is None:
+            found = [(self.everything, self._services.of(rule.matches))]
+            for match in rule.matches:
+                if isinstance(match, InSet) and match.side == "dst,dst":
+                    ports = self._ports.get((world, match.name), {})
+                    found = [(some, services) for services, some in ports.items()]
+                elif isinstance(match, InSet):
+                    found = [(some & self._in_set(world, match.name), services) for some, services in found]
+                elif isinstance(match, Address):
+                    inside = self._space.of({ip_network(match.network): True})
+                    found = [(some & self._in_pieces(world, inside), services) for some, services in found]
+            self._of_rule[key] = found
+        return found
+
+    def _in_set(self, world: int, name: str) -> int:
+        ipset = self._halves[world].sets[name]
+        if ipset.kind == "hash:net":
+            return self._in_pieces(world, self._space.of(_table(ipset)))
+        return self._hold.get((world, name), 0)
+
+    def _in_pieces(self, world: int, pieces: int) -> int:
+        found = pieces & self.outside
+        for (where, piece), classes in self._at_piece.items():
+            if where == world and pieces >> piece & 1:
+                found |= classes
+        return found
+
+
+def _prefixes(half: Judged, family: Family) -> Iterator[Network]:
+    """All networks that rules of the family look addresses up in."""
+    for ipset in half.sets.values():
+        if ipset.kind == "hash:net" and ipset.family == family:
+            yield from _table(ipset)
+    for rule in half.rules():
+        for match in rule.matches:
+            if isinstance(match, Address) and (":" in match.network) == (family == 6):
+                yield ip_network(match.network)
+
+
+def _table(ipset: IPSet) -> dict[Network, bool]:
+    return {ip_network(each.removesuffix(" nomatch")): not each.endswith(" nomatch") for each in ipset.members}
+
+
+def _holders(sets: Iterable[IPSet], wanted: set[str], family: Family) -> dict[str, tuple[tuple[str, str], ...]]:
+    """By address, the sets that hold it, each with the port (`tcp:80`) or ''."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for ipset in sets:
+        if ipset.family != family or ipset.kind == "hash:net":
+            continue
+        for member in ipset.members:
+            address, _, port = member.partition(",")
+            if address in wanted:
+                found[address].append((ipset.name, port))
+    return {address: tuple(sorted(names)) for address, names in found.items()}
+
+
+def _widened(said: Said, some: int, services: int) -> Said:
+    """The same, but that these services are allowed to `some`, too."""
+    found: Said = {}
+    for given, where in said.items():
+        inside = where & some
+        if inside and given | services != given:
+            found[given | services] = found.get(given | services, 0) | inside
+            where &= ~inside
+        if where:
+            found[given] = found.get(given, 0) | where
+    return found
+
+
+def _both(one: Said, other: Said) -> Said:
+    """What two judges allow together: what both do."""
+    found: Said = {}
+    for services, where in one.items():
+        for given, there in other.items():
+            if shared := where & there:
+                found[services & given] = found.get(services & given, 0) | shared
+    return found
+
+
+def _bits(number: int) -> Iterator[int]:
+    while number:
+        low = number & -number
+        yield low.bit_length() - 1
+        number ^= low

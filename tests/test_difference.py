@@ -1,0 +1,119 @@
+"""What changes between two worlds: as many packets as can be asked, in both, by the compiled rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netpold.policy.index import Index
+from netpold.policy.model import Family, IPBlock, World
+from netpold.rules.difference import Change, Party, difference
+from netpold.rules.offline import offline_ruleset
+from netpold.rules.ruleset import FAMILIES, Ruleset
+from netpold.rules.walk import Packet, walk
+from tests.strategies import EVERYTHING_GOES, OUTSIDE, PORT_NUMBERS, worlds
+
+PORTS = PORT_NUMBERS
+PROTOCOLS = ("tcp", "udp", "sctp")
+
+
+def is_allowed(ruleset: Ruleset, packet: Packet) -> bool:
+    chain = ruleset.hooks.get("FORWARD", "")
+    return walk(ruleset, chain, packet).verdict != "DROP"
+
+
+def packets(source: str, destination: str) -> list[Packet]:
+    icmp = ("icmp", 8) if "." in source else ("ipv6-icmp", 128)
+    return [
+        *(Packet(source, destination, protocol, port) for protocol in PROTOCOLS for port in PORTS),
+        Packet(source, destination, icmp[0], icmp_type=icmp[1]),
+    ]
+
+
+def says(change: Change, packet: Packet) -> tuple[bool, bool]:
+    """Whether the packet opens, and whether it closes."""
+    protocol = "other" if packet.port is None else packet.protocol.upper()
+    opens, closes = (
+        any(
+            span.protocol == protocol and (packet.port is None or span.first <= packet.port <= span.last)
+            for span in spans
+        )
+        for spans in (change.opens, change.closes)
+    )
+    return opens, closes
+
+
+def first(world: World, key: str, family: Family) -> str:
+    pod = world.pods.get(key)
+    found = (each for each in pod.addresses if (":" in each) == (family == 6)) if pod and pod.takes_part else iter(())
+    return next(found, "")
+
+
+def holds(party: Party, pod: str, address: str) -> bool:
+    return pod in party.pods if pod else any(_inside(block, address) for block in party.outside)
+
+
+def _inside(block: IPBlock, address: str) -> bool:
+    where = ip_address(address)
+    return where in block.cidr and not any(where in each for each in block.excepts)
+
+
+def assert_right(old: World, new: World) -> int:
+    """Compare with what the two rulesets do with packets; returns how many of these are judged otherwise now."""
+    changes = difference(Index(old), Index(new))
+    rulesets = offline_ruleset(Index(old)), offline_ruleset(Index(new))
+    count = 0
+    for family in FAMILIES:
+        pods = {key: (was, now) for key in sorted(old.pods)
+                if (was := first(old, key, family)) and (now := first(new, key, family))}  # fmt: skip
+        taken = {each.addresses for world in (old, new) for each in world.pods.values()}
+        free = [each for each in OUTSIDE if (":" in each) == (family == 6) and not any(each in some for some in taken)]
+        ends = [*pods.items(), *(("", (each, each)) for each in free)]
+        for source, (was_from, now_from) in ends:
+            for destination, (was_to, now_to) in ends:
+                if source == destination:
+                    continue
+                here = [
+                    change
+                    for change in changes
+                    if family in change.families
+                    and holds(change.source, source, now_from)
+                    and holds(change.destination, destination, now_to)
+                ]
+                for before, after in zip(packets(was_from, was_to), packets(now_from, now_to), strict=True):
+                    verdicts = is_allowed(rulesets[0], before), is_allowed(rulesets[1], after)
+                    told = [says(change, after) for change in here]
+                    assert sum(map(any, told)) <= 1, "told twice"
+                    expected = (verdicts == (False, True), verdicts == (True, False))
+                    got = tuple(map(any, zip(*told, strict=True))) if told else (False, False)
+                    assert got == expected, f"{source or was_from} -> {destination or was_to}: {before}"
+                    count += any(expected)
+    return count
+
+
+def moved(old: World, new: World) -> World:
+    """The new world with pods of the old one's names, so that there is something to compare."""
+    return replace(new, pods={**new.pods, **{key: pod for key, pod in old.pods.items() if key not in new.pods}})
+
+
+@settings(max_examples=40, deadline=None)
+@given(old=worlds(EVERYTHING_GOES), new=worlds(EVERYTHING_GOES))
+def test_any_two_worlds(old: World, new: World) -> None:
+    assert_right(old, moved(old, new))
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=worlds(EVERYTHING_GOES), data=st.data())
+def test_a_policy_less(world: World, data: st.DataObject) -> None:
+    if world.policies:
+        out = data.draw(st.sampled_from(sorted(world.policies)))
+        assert_right(world, replace(world, policies={key: each for key, each in world.policies.items() if key != out}))
+
+
+@settings(max_examples=20, deadline=None)
+@given(world=worlds(EVERYTHING_GOES))
+def test_nothing_changes_between_a_world_and_itself(world: World) -> None:
+    assert difference(Index(world), Index(world)) == []
