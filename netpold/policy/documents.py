@@ -10,7 +10,7 @@ A file that is not read chunk by chunk (no UTF-8, too many documents) is one uni
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -109,7 +109,7 @@ def _part(parsed: Parsed) -> Part:
 
 def reused(new: Outline, before: Content) -> list[Part | None]:
     """For each unit of the new outline what it says as far as the content before tells; None: it has to be parsed."""
-    entries = list(_entries(before.outline))
+    entries = _entries(before.outline)
     at: dict[bytes, int] = {}  # where a digest was, looked up only for what is not where it was
     found: list[Part | None] = []
     for number, entry in enumerate(_entries(new)):
@@ -122,8 +122,12 @@ def reused(new: Outline, before: Content) -> list[Part | None]:
     return found
 
 
-def _entries(outline: Outline) -> Iterator[tuple[bytes, int]]:
-    return ((digest, line & ~_UNENDED) for digest, line in _OUTLINE.iter_unpack(outline))
+def _entries(outline: Outline) -> list[tuple[bytes, int]]:
+    entries = list(_OUTLINE.iter_unpack(outline))
+    if entries:
+        digest, line = entries[-1]
+        entries[-1] = digest, line & ~_UNENDED
+    return entries
 
 
 def content(outline: Outline, parts: Sequence[Part]) -> Content:
