@@ -55,7 +55,7 @@ def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S) -> Any:
 
 
 def _value(path: Path, status: int, body: bytes) -> Any:
-    if status == 503:
+    if status == 503 and not body:
         raise Failure("the daemon has too many clients", "try again in a moment", Exit.TIMED_OUT)
     try:
         value = json.loads(body)
@@ -63,6 +63,12 @@ def _value(path: Path, status: int, body: bytes) -> Any:
         hint = "see whether --socket names the socket of netpold"
         raise Failure(f"{path} does not answer as netpold does", hint, Exit.NOT_RUNNING) from error
     if status != 200:
-        code = {504: Exit.TIMED_OUT, 403: Exit.NOT_PERMITTED}.get(status, Exit.NO)
+        code = {
+            504: Exit.TIMED_OUT,
+            503: Exit.TIMED_OUT,
+            403: Exit.NOT_PERMITTED,
+            404: Exit.USAGE,
+            400: Exit.USAGE,
+        }.get(status, Exit.NO)
         raise Failure(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
     return value

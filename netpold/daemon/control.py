@@ -2,6 +2,7 @@
 
     GET  /v1/status               what the daemon says about itself
     GET  /v1/ruleset              the ruleset in force, as text
+    GET  /v1/explain, ...         what is asked about what is in force (questions.py)
     GET  /metrics                 for Prometheus
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
@@ -26,8 +27,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -37,6 +39,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from netpold.daemon.bounded import BoundedReader, TooMuch
 from netpold.daemon.peer import Peer, Right, peer_of
+from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
 from netpold.daemon.runtime_dir import SOCKET_OWN, ControlError, admit, prepare
 from netpold.host.kernel.backend import KernelError
 from netpold.host.metrics import CONTENT_TYPE
@@ -67,6 +70,10 @@ class Controlled(Protocol):
         ...
 
     def ruleset_text(self) -> str: ...
+
+    def ask(self, question: str, parameters: Mapping[str, str]) -> dict[str, object]:
+        """The answer to one of QUESTIONS.  Raises NoAnswer."""
+        ...
 
     def metrics(self) -> bytes: ...
 
@@ -347,6 +354,14 @@ def _metrics(request: _Request) -> _Answer:
     return _Answer(HTTPStatus.OK, request.controlled.metrics(), CONTENT_TYPE)
 
 
+def _ask(question: str, request: _Request) -> _Answer:
+    parameters = {name: values[-1] for name, values in request.query.items()}
+    try:
+        return _Answer(HTTPStatus.OK, _json(request.controlled.ask(question, parameters)))
+    except NoAnswer as error:
+        raise _Refusal(_STATUS[error.why], str(error), error.hint) from error
+
+
 def _wait(request: _Request) -> _Answer:
     text = request.query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
     try:
@@ -370,11 +385,18 @@ def _flush(request: _Request) -> _Answer:
     return _Answer(HTTPStatus.OK, _json({"done": True}))
 
 
+_STATUS = {
+    Why.WRONG: HTTPStatus.BAD_REQUEST,
+    Why.UNKNOWN: HTTPStatus.NOT_FOUND,
+    Why.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
 # Those that take GET change nothing.
 _ROUTES: dict[str, tuple[str, Callable[[_Request], _Answer]]] = {
     "/v1/status": ("GET", _status),
     "/v1/ruleset": ("GET", _ruleset),
     "/metrics": ("GET", _metrics),
+    **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in QUESTIONS},
     "/v1/wait": ("POST", _wait),
     "/v1/flush": ("POST", _flush),
 }

@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from netpold.config import Settings
+from netpold.config import Settings, compile_settings
 from netpold.daemon.account import Account, Warner
 from netpold.daemon.chores import Chores
 from netpold.daemon.enforce import Enforcer
 from netpold.daemon.inbox import Inbox, Wishes
 from netpold.daemon.known import Known
+from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer
 from netpold.daemon.status import Status
 from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
@@ -52,6 +53,7 @@ LAST_GOOD_NAME = "last-good.sqlite"  # likewise
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
+ANSWER_S = 10.0  # how long who asks a question waits for the loop
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
 
@@ -153,6 +155,14 @@ class Reconciler:
         # copies: the loop changes members in place
         sets = {name: replace(ipset, members=frozenset(ipset.members)) for name, ipset in enforced.ruleset.sets.items()}
         return ruleset_text(replace(enforced.ruleset, sets=sets))
+
+    def ask(self, question: str, parameters: Parameters) -> Json:
+        """The answer to one of QUESTIONS.  Raises NoAnswer."""
+        try:
+            return self._inbox.ask(answer(QUESTIONS[question], self._facts, parameters), ANSWER_S)
+        except TimeoutError as error:
+            hint = "try again in a moment; `netpoldctl status` says what it does"
+            raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {ANSWER_S:g} s", hint) from error
 
     # The loop -----------------------------------------------------------------------------------------------------
 
@@ -307,6 +317,23 @@ class Reconciler:
             return True
         self._inbox.wish(files=True)
         return False
+
+    def _facts(self) -> Facts:
+        """See `questions.Look`."""
+        known, enforced, status = self._known, self._enforcer.enforced, self.current
+        if enforced is None:
+            hint = "wait until `netpoldctl status` says that it is enforcing"
+            raise NoAnswer(Why.BUSY, "nothing is in force that the daemon knows of", hint)
+        return Facts(
+            moment=(known.moment, status.revision),
+            revision=status.revision,
+            state=status.state,
+            node=self.settings.node,
+            index=known.index,
+            ruleset=enforced.ruleset,
+            endpoints=enforced.endpoints,
+            settings=compile_settings(self.settings),
+        )
 
     def _flush(self) -> None:
         """Raises KernelError, which is told to who asked, too; then everything is enforced again."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from netpold.policy.index import Index
 from netpold.policy.model import Family, Position
+from netpold.rules.endpoint import Interface
 from netpold.rules.ends import End
 from netpold.rules.explain import Judgement, explain
 from netpold.rules.matrix import Matrix, Row
@@ -17,10 +18,16 @@ Json = dict[str, Any]
 
 
 def explain_json(
-    index: Index, ruleset: Ruleset, source: str, destination: str, protocol: str, port: int | None
+    index: Index,
+    ruleset: Ruleset,
+    source: str,
+    destination: str,
+    protocol: str,
+    port: int | None,
+    own: Interface | None = None,
 ) -> Json:
     """What `explain` finds.  Raises UnknownEndpoint."""
-    answer = explain(index, ruleset, source, destination, protocol, port)
+    answer = explain(index, ruleset, source, destination, protocol, port, own)
     return {
         "version": 1,
         "verdict": answer.verdict,

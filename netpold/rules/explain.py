@@ -7,12 +7,13 @@ decides knows the policy rule that it was made from.  Where none allows, `near` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Policy
 from netpold.rules.audit import lets_through
+from netpold.rules.endpoint import Interface
 from netpold.rules.ends import End, UnknownEndpoint, end, families, first_packet, hook
 from netpold.rules.near import Far, Miss, misses
 from netpold.rules.render import text
@@ -78,11 +79,18 @@ class _Question:
 
 
 def explain(
-    index: Index, ruleset: Ruleset, source: str, destination: str, protocol: str, port: int | None
+    index: Index,
+    ruleset: Ruleset,
+    source: str,
+    destination: str,
+    protocol: str,
+    port: int | None,
+    own: Interface | None = None,
 ) -> Explanation:
     """Judge the first packet between two ends (`namespace/pod` or an address) in their first common family.
 
-    `protocol` is TCP, UDP, SCTP or ICMP (echo request, no port).  Raises UnknownEndpoint.
+    `protocol` is TCP, UDP, SCTP or ICMP (echo request, no port).  `own`: the interface of a pod that sends to itself:
+    only by that does the kernel tell it from others that send with its address.  Raises UnknownEndpoint.
     """
     ends = end(index, source), end(index, destination)
     common = families(*ends)
@@ -92,6 +100,10 @@ def explain(
             "write both addresses into status.podIPs of the pods' manifests",
         )
     packet = first_packet(*ends, common[0], protocol, port)
+    if own and own.bridged:
+        packet = replace(packet, in_port=own.name, out_port=own.name)
+    elif own:
+        packet = replace(packet, in_interface=own.name, out_interface=own.name)
     return _explain(_Question(index, ruleset, packet, protocol, port), *ends)
 
 

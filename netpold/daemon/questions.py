@@ -1,0 +1,224 @@
+"""What may be asked about what is in force, and the answers, as JSON.
+
+Each question is a function that takes the parameters of its URL, and gives a generator, which the loop runs a step at a
+time between two rounds (inbox.py): it looks at the loop's own state, by way of Facts.  What changed between two of its
+steps may make an answer that holds for no moment; such a one is begun again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import chain
+from typing import Any
+
+from netpold.daemon.inbox import Question
+from netpold.policy.canonical import KINDS, written
+from netpold.policy.index import Index
+from netpold.policy.manifest import Object
+from netpold.policy.model import World
+from netpold.rules import explain as rules_explain
+from netpold.rules import matrix as rules_matrix
+from netpold.rules.answers import explain_json, row_json
+from netpold.rules.endpoint import Endpoint, Interface
+from netpold.rules.ends import End, UnknownEndpoint, end, judges
+from netpold.rules.offline import offline_ruleset
+from netpold.rules.port import NoPort, parse
+from netpold.rules.ruleset import Ruleset
+from netpold.rules.settings import CompileSettings
+
+STEP = 50  # objects that are written between two pauses: some milliseconds
+TRIES = 5  # how often to begin again
+
+Json = dict[str, Any]
+
+
+class Why(Enum):
+    """There is no answer: the question is wrong, asks for what is not there, or comes at a bad time."""
+
+    WRONG = auto()
+    UNKNOWN = auto()
+    BUSY = auto()
+
+
+class NoAnswer(Exception):
+    """The question can't be answered: the reason in words, and what to do."""
+
+    def __init__(self, why: Why, fault: str, hint: str) -> None:
+        super().__init__(fault)
+        self.why = why
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is in force at a moment, for the loop's thread alone: it changes some of it in place.
+
+    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.
+    """
+
+    moment: tuple[int, int]
+    revision: int
+    state: str
+    node: str
+    index: Index
+    ruleset: Ruleset
+    endpoints: Mapping[str, Endpoint]
+    settings: CompileSettings
+
+    @property
+    def world(self) -> World:
+        return self.index.world
+
+
+Parameters = Mapping[str, str]
+Look = Callable[[], Facts]  # at how things are now; raises NoAnswer
+
+
+def answer(
+    question: Callable[[Facts, Parameters], Question[Json]], look: Look, parameters: Parameters
+) -> Question[Json]:
+    """The question's answer, which holds for one moment.  Raises NoAnswer."""
+    for _ in range(TRIES):
+        facts = look()
+        steps = question(facts, parameters)
+        try:
+            while look().moment == facts.moment:
+                next(steps)
+                yield
+        except StopIteration as end:
+            head = {"version": 1, "revision": facts.revision, "state": facts.state, "node": facts.node}
+            return {**head, **end.value}
+    raise NoAnswer(
+        Why.BUSY, "what is in force changes faster than this can be answered", "try again when less is changing"
+    )
+
+
+def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
+    """`source`, `destination`: pods or addresses; `port`: as in `80/TCP`."""
+    source, destination = _required(parameters, "source"), _required(parameters, "destination")
+    asked = (source, destination, *_port(_required(parameters, "port")))
+    try:
+        ends = end(facts.index, source), end(facts.index, destination)
+        here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends))
+        away = [judges(facts.index, each) - facts.endpoints.keys() for each in ends]
+        yield
+        if not any(away):
+            return _told(facts, here, here, away)
+        return _told(facts, here, explain_json(facts.index, _elsewhere(facts, away), *asked), away)
+    except UnknownEndpoint as error:
+        raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
+
+
+def _own(facts: Facts, source: End, destination: End) -> Interface | None:
+    """By which a pod sends to itself."""
+    if source.pod is None or source.addresses != destination.addresses or source.pod.key not in facts.endpoints:
+        return None
+    return next(iter(facts.endpoints[source.pod.key].interfaces), None)
+
+
+def _elsewhere(facts: Facts, away: Iterable[Set[str]]) -> Ruleset:
+    """What other nodes make of the same manifests for these pods."""
+    return offline_ruleset(facts.index, set().union(*away), facts.settings)
+
+
+def _told(facts: Facts, here: Json, there: Json, away: Sequence[Set[str]]) -> Json:
+    """One answer of both: each end's pod is judged on its own node."""
+    told = dict(here)
+    for direction, pods in zip(("egress", "ingress"), away, strict=True):
+        denies = here[direction]["verdict"] == "deny"
+        of = there if pods and not denies else here
+        told[direction] = {**of[direction], "in_force": of is here, "node": _node(facts, pods)}
+    denied = any(told[direction]["verdict"] == "deny" for direction in ("egress", "ingress"))
+    told["verdict"] = "deny" if denied else "allow"
+    return told
+
+
+def _node(facts: Facts, pods: Set[str]) -> str | None:
+    """Of the pods that are elsewhere, as far as their manifests say."""
+    return next((node for key in sorted(pods) if (node := facts.world.pods[key].node)), None) if pods else facts.node
+
+
+def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
+    """Of this node's pods: `ports`, and further ends: `pods` (keys), `addresses`."""
+    ports = [_port(each) for each in _list(parameters, "ports")]
+    if not ports:
+        raise NoAnswer(Why.WRONG, "no ports are asked about", "give ports=80/TCP,53/UDP")
+    others = _list(parameters, "pods")
+    pods = sorted({*facts.endpoints, *others} & {key for key, each in facts.world.pods.items() if each.addresses})
+    if unknown := set(others) - facts.world.pods.keys():
+        raise NoAnswer(Why.UNKNOWN, f"no manifest declares the pod {min(unknown)}", "see /v1/names")
+    ruleset = facts.ruleset
+    away = set(pods) - facts.endpoints.keys()
+    if away:
+        ruleset = offline_ruleset(facts.index, pods, facts.settings)
+    rows: list[Json] = []
+    for port in ports:
+        try:
+            found = rules_matrix.matrix(facts.index, ruleset, pods, _list(parameters, "addresses"), [port])
+        except UnknownEndpoint as error:
+            raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
+        rows += map(row_json, found.rows())
+        yield
+    for row in rows:
+        if row["source"] == row["destination"] and row["source"] in facts.endpoints:
+            asked = row["source"], row["source"], row["protocol"], row["port"]
+            itself = end(facts.index, row["source"])
+            verdict = rules_explain.explain(facts.index, ruleset, *asked, _own(facts, itself, itself)).verdict
+            row.update(verdict=verdict, families=dict.fromkeys(row["families"], verdict))
+    rows.sort(key=lambda row: (row["source"], row["destination"]))  # stable: ports in the order that they are asked in
+    return {"rows": rows, "in_force": not away}
+
+
+def names(facts: Facts, parameters: Parameters) -> Question[Json]:
+    """What can be asked about, for completion."""
+    yield from ()
+    world = facts.world
+    return {"pods": sorted(world.pods), "policies": sorted(world.policies), "namespaces": sorted(world.namespaces)}
+
+
+def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
+    """The world in force, as the manifests that say it."""
+    found: list[Any] = []
+    where: list[Json] = []
+    for number, each in enumerate(_objects(facts.world)):
+        found.append(json.loads(written(each)))
+        at = each.position
+        name = f"{KINDS[type(each)]} {each.key}"
+        where.append({"object": name, "file": at and at.file, "line": at and at.line, "quarantined": each.quarantined})
+        if number % STEP == 0:
+            yield
+    return {"manifests": found, "where": where}
+
+
+def _objects(world: World) -> Iterator[Object]:
+    tables: Iterable[Mapping[str, Object]] = (world.namespaces, world.policies, world.pods)
+    return iter(list(chain.from_iterable(each.values() for each in tables)))
+
+
+def _required(parameters: Parameters, name: str) -> str:
+    if not parameters.get(name):
+        raise NoAnswer(Why.WRONG, f"{name} is missing", f"add {name}=... to the URL")
+    return parameters[name]
+
+
+def _list(parameters: Parameters, name: str) -> list[str]:
+    return [each for each in parameters.get(name, "").split(",") if each]
+
+
+def _port(text: str) -> tuple[str, int | None]:
+    try:
+        return parse(text)
+    except NoPort as error:
+        raise NoAnswer(Why.WRONG, str(error), error.hint) from error
+
+
+# By the ends of their URLs.
+QUESTIONS: Mapping[str, Callable[[Facts, Parameters], Question[Json]]] = {
+    "explain": explain,
+    "matrix": matrix,
+    "manifests": manifests,
+    "names": names,
+}

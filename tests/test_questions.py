@@ -1,0 +1,129 @@
+"""What the daemon answers about what is in force, held against packets and against the manifests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from netpold.ctl.client import ask
+from netpold.ctl.failure import Exit, Failure
+from tests.lab import Lab
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
+
+pytestmark = pytest.mark.kernel
+
+AWAY = """apiVersion: v1
+kind: Pod
+metadata: {name: away, namespace: x, labels: {app: away}}
+spec: {nodeName: elsewhere}
+status: {podIP: 10.99.0.1}
+"""
+
+
+def asked(scene: Scene, question: str, **parameters: str) -> dict[str, Any]:
+    answer: dict[str, Any] = ask(scene.daemon.socket, "GET", f"/v1/{question}?{urlencode(parameters)}")
+    return answer
+
+
+def test_explain_and_matrix_say_what_packets_find(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        found = {
+            (row["source"], row["destination"]): row["verdict"]
+            for row in asked(scene, "matrix", ports="80/TCP")["rows"]
+        }
+        pods = {"x/a": scene.a, "x/b": scene.b, "x/c": scene.c}
+        assert {name for pair in found for name in pair} == pods.keys()
+        for source, destination in ((one, other) for one in pods for other in pods if one != other):
+            passes = scene.passes(pods[source], pods[destination])
+            assert found[source, destination] == ("allow" if passes else "deny")
+            answer = asked(scene, "explain", source=source, destination=destination, port="80/TCP")
+            assert answer["verdict"] == found[source, destination]
+            assert answer["egress"]["in_force"] and answer["ingress"]["in_force"]
+        assert found["x/a", "x/b"] == "allow" and found["x/c", "x/b"] == "deny"
+        assert {found[name, name] for name in pods} == {"allow"}, "a pod reaches itself"
+
+
+def test_a_pod_of_another_node_is_judged_by_the_same_manifests(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(closed=policy("away", "  podSelector: {matchLabels: {app: away}}\n"), away=AWAY)
+        answer = asked(scene, "explain", source="x/a", destination="x/away", port="80/TCP")
+        assert (answer["verdict"], answer["egress"]["verdict"], answer["ingress"]["verdict"]) == (
+            "deny",
+            "allow",
+            "deny",
+        )
+        assert answer["egress"]["in_force"] and not answer["ingress"]["in_force"]
+        assert answer["ingress"]["node"] == "elsewhere"
+        rows = asked(scene, "matrix", ports="80/TCP", pods="x/away")["rows"]
+        assert any(row["destination"] == "x/away" for row in rows)
+
+
+def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        (scene.daemon.manifests / "deny.yaml").write_text("a: [")  # its last good version is in force
+        scene.daemon.wait(20)
+        answer = asked(scene, "manifests")
+        kept = scene.daemon.manifests.with_name("kept")
+        kept.mkdir()
+        items = {"apiVersion": "v1", "kind": "List", "items": answer["manifests"]}
+        (kept / "all.json").write_text(json.dumps(items))
+        rows = scene.daemon.ctl("matrix", "-o", "json", "--manifests", str(kept), "--ports", "80/TCP").stdout
+        assert json.loads(rows)["rows"] == asked(scene, "matrix", ports="80/TCP")["rows"]
+        where = {each["object"]: each["file"].rpartition("/")[2] for each in answer["where"]}
+        assert where["NetworkPolicy x/deny-all"] == "deny.yaml" and where["Pod x/a"] == "pods.json"
+        assert set(asked(scene, "names")["pods"]) == {"x/a", "x/b", "x/c"}
+
+
+@pytest.mark.parametrize(
+    ("question", "parameters", "code", "text"),
+    [
+        ("explain", {"source": "x/a", "destination": "x/nobody", "port": "80/TCP"}, Exit.USAGE, "x/nobody"),
+        ("explain", {"source": "x/a", "destination": "x/b", "port": "80"}, Exit.USAGE, "no port"),
+        ("explain", {"source": "x/a", "port": "80/TCP"}, Exit.USAGE, "destination is missing"),
+        ("matrix", {}, Exit.USAGE, "no ports"),
+        ("matrix", {"ports": "80/TCP", "pods": "x/nobody"}, Exit.USAGE, "x/nobody"),
+    ],
+)
+def test_questions_that_have_no_answer(
+    lab: Lab, question: str, parameters: dict[str, str], code: Exit, text: str
+) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce()
+        with pytest.raises(Failure, match=text) as failure:
+            asked(scene, question, **parameters)
+        assert failure.value.code == code and failure.value.hint
+
+
+def test_answers_come_while_everything_changes(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        done = threading.Event()
+
+        def change() -> None:
+            number = 0
+            while not done.is_set():
+                number += 1
+                scene.daemon.write("out.yaml", A_OUT.replace("name: ", f"name: n{number % 7}"))
+                subprocess.run(["sleep", "0.002"], check=True)
+
+        changer = threading.Thread(target=change)
+        changer.start()
+        try:
+            for _ in range(20):
+                answer = asked(scene, "explain", source="x/a", destination="x/b", port="80/TCP")
+                assert answer["verdict"] == "deny", "whatever a may send, b takes nothing"
+        finally:
+            done.set()
+            changer.join()
