@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from netpold.host.kernel import ipset
-from netpold.host.kernel.apply import clean_up, installed
+from netpold.host.kernel.apply import apply, clean_up, installed
 from netpold.host.kernel.backend import Backend, Commit, KernelError
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
-from netpold.rules.plan import CreateSet, Installed
+from netpold.rules.plan import CreateSet, Installed, Plan, ReplaceChains
 from netpold.rules.render import options
 from netpold.rules.ruleset import FAMILIES, InSet, IPSet, Jump, Rule
 from tests.lab import Backend as Which
@@ -40,6 +40,19 @@ def kernel(backend: Which, monkeypatch: pytest.MonkeyPatch, tmp_path: object) ->
     finally:
         chosen.close()
         made.remove()
+
+
+def test_what_one_family_refuses_keeps_nothing_from_the_other(kernel: Backend) -> None:
+    for bad, good in ((4, 6), (6, 4)):
+        rule = Rule((InSet("NP4-used", "src"),), "RETURN")
+        steps = tuple(
+            ReplaceChains(family, {"NETPOLD-FORWARD": (rule,) * (family == bad), f"NP-RULES-{bad}": ()}, {}, (), "")
+            for family in FAMILIES
+        )
+        with pytest.raises(KernelError):
+            apply(Plan(steps, Installed(names={"NP4-used": "NP4-not-there"})), kernel)
+        assert f"NP-RULES-{bad}" in kernel.chains(good)
+        assert f"NP-RULES-{bad}" not in kernel.chains(bad)
 
 
 def test_stray_chains_and_sets_go_and_what_is_in_use_is_left(kernel: Backend) -> None:

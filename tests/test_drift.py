@@ -375,6 +375,27 @@ def test_what_a_script_in_the_place_of_the_tool_has_the_real_one_do_is_netpolds_
 
 
 @pytest.mark.kernel
+def test_what_could_not_be_put_back_is_tried_again_soon_whatever_else_fails(lab: Lab) -> None:
+    """A table that goes with the process that owns it, which no event tells of."""
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        nft = scene.node.spawn(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        try:
+            assert nft.stdin
+            nft.stdin.write(b"delete table ip filter; add table ip filter { flags owner; }\n")
+            nft.stdin.flush()
+            assert eventually(lambda: scene.state() == "degraded")
+            nft.stdin.close()
+            assert eventually(lambda: "NETPOLD-FORWARD" in scene.node.iptables_save("nft", 4), 20)
+            assert not scene.passes(scene.a, scene.b)
+        finally:
+            nft.kill()
+            nft.wait()
+        assert eventually(lambda: scene.state() == "enforcing", 40)
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("backend", ["nft", pytest.param("legacy", marks=pytest.mark.slow)])
 def test_a_fight_is_backed_off_said_once_and_lost_by_nobody(lab: Lab, backend: Backend) -> None:
     """A program that puts itself first whenever it is not."""

@@ -27,6 +27,7 @@ from netpold.rules.ruleset import FAMILIES
 
 MOST_FAILURES = 3
 TRIES, AGAIN_S = 5, 0.02  # at putting back what a program is just changing
+LATER_S = 2.0  # when to try again where that failed
 
 _Contents = Mapping[Family, Mapping[str, Content]]
 
@@ -111,6 +112,7 @@ class Drift:
                 break
             except KernelError:
                 if not tries_left:
+                    self._mend_at = time.monotonic() + LATER_S
                     raise
                 time.sleep(AGAIN_S)  # mostly it has gone on to change things
                 self._take()

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from netpold.host.kernel import ipset
-from netpold.host.kernel.backend import Backend, Commit, KernelError
+from netpold.host.kernel.backend import Backend, Commit, KernelError, Trouble
 from netpold.host.run import run
 from netpold.policy.model import Family
 from netpold.rules.plan import (
@@ -43,8 +43,10 @@ def apply(plan: Plan, backend: Backend) -> Installed:
 
 
 def _carry_out(plan: Plan, backend: Backend) -> frozenset[str]:
-    """All steps; returns the sets that were to go and are still in use."""
+    """All steps; returns the sets that were to go and are still in use.  Where the rules of one family are refused,
+    those of the other one still come."""
     busy: frozenset[str] = frozenset()
+    refused: KernelError | None = None
     for _, group in groupby(plan.steps, key=type):
         steps = list(group)
         match steps[0]:
@@ -55,11 +57,18 @@ def _carry_out(plan: Plan, backend: Backend) -> frozenset[str]:
         for step in steps:
             match step:
                 case ReplaceChains():
-                    backend.commit(_commit(step, plan))
+                    try:
+                        backend.commit(_commit(step, plan))
+                    except Trouble:
+                        raise
+                    except KernelError as error:
+                        refused = refused or error
                 case RemoveChains(family, chains):
                     backend.commit(Commit(family, remove=chains))
                 case DestroySets(names):
                     busy |= ipset.destroy(names)
+        if refused:
+            raise refused
     return busy
 
 
