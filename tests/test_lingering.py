@@ -182,6 +182,23 @@ def test_policies_that_go_with_their_namespace_stay_for_its_pods() -> None:
     assert not lingering.past.policies
 
 
+def test_a_policy_that_goes_with_its_audited_namespace_stays_audited() -> None:
+    space = Namespace("x", {NAME_LABEL: "x"}, mode="audit")
+    lingering = Lingering(NO_REMAINS)
+    world = World({"x/a": A}, {"x": space}, {"x/deny": DENY})
+    assert [each.mode for each in lingering_remains(world).policies] == ["audit"]
+    gone = Changes({}, {"x": (space, None)}, {"x/deny": (DENY, None)})
+    lingering.update(gone, World({"x/a": A}), Index(World()).claims, (AT_V1, AT_V1), (VIEW, VIEW))
+    assert lingering.past.policies["x/deny"].mode == "audit"
+
+
+def lingering_remains(world: World) -> Remains:
+    """What is to be known after a restart of a daemon that has nothing to know of before."""
+    lingering = Lingering(NO_REMAINS)
+    lingering.update(Changes(), world, Index(world).claims, (AT_V1, AT_V1), (VIEW, VIEW))
+    return lingering.remains(world, AT_V1, ["x/deny"], VIEW)
+
+
 def test_a_kept_policy_that_the_kernel_refuses_is_closed_until_it_goes() -> None:
     allow = Policy("x", "allow", EVERYTHING, (PolicyRule(None, None),), None)
     lingering = Lingering(NO_REMAINS)

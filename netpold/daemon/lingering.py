@@ -25,7 +25,7 @@ from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
 from netpold.policy.changes import Changes
 from netpold.policy.claims import Claims
-from netpold.policy.model import Pod, Policy, World
+from netpold.policy.model import Namespace, Pod, Policy, World
 from netpold.policy.refusals import closed
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint, Interface
@@ -112,7 +112,7 @@ class Lingering:
         }
         return Remains(
             tuple(each for each in (*living, *self._left.values()) if each.links),
-            tuple(each for each in policies.values() if each is not None),
+            tuple(_with_mode(each, world.namespaces.get(each.namespace)) for each in policies.values() if each),
             self.past.ending,
         )
 
@@ -176,7 +176,11 @@ class Lingering:
                 yield name
 
     def _kept(self, changes: Changes, world: World, ending: frozenset[str]) -> Iterator[tuple[str, Policy]]:
-        gone = {key: old for key, (old, new) in changes.policies.items() if old is not None and new is None}
+        gone = {
+            key: _with_mode(old, changes.namespaces.get(old.namespace, (world.namespaces.get(old.namespace),))[0])
+            for key, (old, new) in changes.policies.items()
+            if old is not None and new is None
+        }
         with_namespace = _with_namespace(changes, world)
         for key, policy in {**self.past.policies, **gone}.items():
             if key in world.policies:
@@ -186,6 +190,11 @@ class Lingering:
                 _selects(policy, left.pod) for left in self._left.values()
             ):
                 yield key, policy
+
+
+def _with_mode(policy: Policy, namespace: Namespace | None) -> Policy:
+    """The policy with what its namespace says of it, which may go with it."""
+    return replace(policy, mode=namespace.mode) if namespace and namespace.mode and not policy.mode else policy
 
 
 def _leaving(

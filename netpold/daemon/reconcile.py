@@ -25,6 +25,7 @@ from netpold.daemon.enforce import Enforcer
 from netpold.daemon.inbox import Inbox, Wishes
 from netpold.daemon.known import Known
 from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer
+from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
 from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
@@ -88,6 +89,8 @@ class Reconciler:
         followers, beside = (self._watcher, self._network), (self._snapshots, trusted, last_good)
         self._account = Account(settings, backend.name, self._known, self._enforcer, drops, followers, beside)
         self.beside: list[Warner] = self._account.beside  # whose warnings the status has too; they log them themselves
+        self._sightings = Sightings(settings, inbox, self._facts, self._own)
+        self.beside.append(self._sightings.observer)
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
         self._flushed, self._flush_for = False, ""
@@ -99,8 +102,10 @@ class Reconciler:
         self._network.start()
         self._watcher.start()
         self._enforcer.start()
+        self._sightings.observer.start()
 
     def close(self) -> None:
+        self._sightings.observer.close()
         self._watcher.close()
         self._network.close()
         self._enforcer.close()
@@ -157,7 +162,9 @@ class Reconciler:
         return ruleset_text(replace(enforced.ruleset, sets=sets))
 
     def ask(self, question: str, parameters: Parameters) -> Json:
-        """The answer to one of QUESTIONS.  Raises NoAnswer."""
+        """The answer to one of QUESTIONS or OBSERVATIONS.  Raises NoAnswer."""
+        if question in OBSERVATIONS:
+            return self._sightings.ask(question, parameters)
         try:
             return self._inbox.ask(answer(QUESTIONS[question], self._facts, parameters), ANSWER_S)
         except TimeoutError as error:
@@ -334,6 +341,11 @@ class Reconciler:
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
         )
+
+    def _own(self) -> frozenset[str]:
+        """The node's own addresses, for any thread."""
+        enforced = self._enforcer.enforced
+        return enforced.own if enforced else frozenset()
 
     def _flush(self) -> None:
         """Raises KernelError, which is told to who asked, too; then everything is enforced again."""

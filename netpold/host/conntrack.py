@@ -32,8 +32,8 @@ _NETLINK_NETFILTER, _SUBSYSTEM = 12, 1  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = 1, 2
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x01, 0x04, 0x300
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 270, 1, 10
-_NEW_FLOWS = 1  # NFNLGRP_CONNTRACK_NEW
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_NEW_FLOWS = 1  # NF_NETLINK_CONNTRACK_NEW, a bit
 _RECEIVE = 1 << 17  # the kernel never fills more than 32 KiB at once
 _BATCH = 128  # their answers have to fit the socket's receive buffer (208 KiB), 1 KiB each
 
@@ -97,7 +97,7 @@ class NewFlows:
     def __init__(self) -> None:
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NEW_FLOWS)
+            self._socket.bind((0, _NEW_FLOWS))
             self._socket.setblocking(False)
         except OSError as error:
             raise KernelError(f"new flows can't be followed by netlink: {error.strerror}") from error

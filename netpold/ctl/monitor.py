@@ -1,0 +1,139 @@
+"""`netpoldctl monitor`: what netpold drops, and what audited policies would drop, as it happens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from netpold.ctl import ports
+from netpold.ctl.client import ANSWER_S, ask
+from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.output import Colour, is_terminal, paint, say, wrapped
+from netpold.daemon.wording import port, reason, way
+from netpold.printable import printable
+
+RECENT = 10  # of the past, where it goes on
+ALL = 2000  # more than are kept
+POLL_S = 20.0  # how long one question waits for something to happen
+
+_COLOURS: dict[str, Colour] = {"drop": "red", "audit": "yellow", "allow": "green"}
+_INDENT = 10  # of what stands below the first line
+
+Event = dict[str, Any]
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Raises Failure."""
+    wanted = _Wanted(arguments)
+    if arguments.seconds is None and not arguments.follow and not is_terminal():
+        answer = _ask(arguments, latest=ALL)
+        _check(answer, arguments)
+        _say(arguments, wanted, answer)
+        return Exit.FINE
+    end = math.inf if arguments.seconds is None else time.monotonic() + arguments.seconds
+    answer = _ask(arguments, latest=RECENT if arguments.seconds is None else 0)
+    _check(answer, arguments)
+    if arguments.output == "text" and is_terminal():
+        until = "; end with Ctrl-C" if arguments.seconds is None else f" for {arguments.seconds:g} s"
+        print(paint(f"watching what netpold drops{until}", "dim"), file=sys.stderr)
+    for each in _answers(arguments, answer, end):
+        _say(arguments, wanted, each)
+    return Exit.FINE
+
+
+def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterator[Event]:
+    """This one, and what comes after it until the end (time.monotonic())."""
+    before = {name: answer[name] for name in ("lost", "unlisted")}
+    answer["missed"] = 0
+    while True:
+        for name, count in before.items():
+            before[name], answer[name] = answer[name], answer[name] - count
+        yield answer
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        answer = _ask(arguments, after=answer["last"], wait=min(POLL_S, round(left, 2)))
+
+
+def _ask(arguments: argparse.Namespace, wait: float = 0.0, **parameters: int) -> Event:
+    query: dict[str, float] = {**parameters, "wait": wait, "allowed": int(arguments.allowed)}
+    answer: Event = ask(arguments.socket, "GET", f"/v1/drops?{urlencode(query)}", ANSWER_S + wait)
+    return answer
+
+
+def _check(answer: Event, arguments: argparse.Namespace) -> None:
+    """Say why nothing can be seen, where that is so."""
+    if answer["warning"]:
+        print(f"netpoldctl: {printable(answer['warning'])}", file=sys.stderr)
+    if not answer["group"] and not arguments.allowed:
+        raise Failure(
+            "netpold does not look at what it drops: the setting nflog_group is 0",
+            "take it out of the settings and reload the service",
+            Exit.NO,
+        )
+
+
+class _Wanted:
+    """The filters."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Raises Failure."""
+        self._pod, self._namespace, self._direction = arguments.pod, arguments.namespace, arguments.direction
+        self._port = ports.parse(arguments.port) if arguments.port else None
+        self._allowed = arguments.allowed
+
+    def __call__(self, event: Event) -> bool:
+        pods = [each["pod"] or "" for each in (event["source"], event["destination"])]
+        addresses = [each["address"] for each in (event["source"], event["destination"])]
+        return (
+            (not self._pod or self._pod in pods or self._pod in addresses)
+            and (not self._namespace or self._namespace in [each.partition("/")[0] for each in pods])
+            and (not self._direction or event["direction"] == self._direction)
+            and (not self._port or (event["protocol"], event["port"]) == self._port)
+            and (self._allowed or event["verdict"] != "allow")
+        )
+
+
+def _say(arguments: argparse.Namespace, wanted: _Wanted, answer: Event) -> None:
+    for event in filter(wanted, answer["events"]):
+        if arguments.output == "json":
+            say(json.dumps({"version": answer["version"], **event}))
+        else:
+            say(*_text(event))
+    if arguments.output == "text":
+        for name, what in (
+            ("lost", "came too fast to be looked at"),
+            ("unlisted", "of too many different pairs and ports came, and are not shown"),
+            ("missed", "were not shown in time"),
+        ):
+            if answer[name]:
+                things = "events" if name == "missed" else "packets"
+                say(paint(f"... {answer[name]} more {things} {what}", "dim"))
+    sys.stdout.flush()
+
+
+def _text(event: Event) -> list[str]:
+    """One line with what happened, and below it why."""
+    at = datetime.fromisoformat(event["last"]).astimezone()
+    verdict = paint(event["verdict"].ljust(5), _COLOURS[event["verdict"]])
+    times = f"  x{event['packets']}" if event["packets"] > 1 else ""
+    first = f"{at:%H:%M:%S}  {verdict}  {_way(event)}{times}"
+    return [first, *(paint(" " * _INDENT + line, "dim") for line in wrapped(printable(reason(event)), _INDENT))]
+
+
+def _way(event: Event) -> str:
+    """Pods by name and address, so that both can be looked for."""
+    if not is_terminal():
+        return printable(way(event))
+    ends = [
+        f"{printable(each['pod'])} {paint(each['address'], 'dim')}" if each["pod"] else printable(each["address"])
+        for each in (event["source"], event["destination"])
+    ]
+    return f"{ends[0]} -> {ends[1]} {paint(port(event), 'bold')}"

@@ -1,0 +1,174 @@
+"""What a logged packet means, as the loop finds out, which knows the model: the verdict, between whom, and why.
+
+Packets that say the same are one Sight, and are told together.  A rule that logs says by its prefix what it does next:
+only netpold's own rules have these prefixes, and each stands directly before the rule that drops, or lets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from netpold.host.nflog import Logged
+from netpold.policy.index import Index
+from netpold.policy.model import Direction, Pod, Position
+from netpold.rules.audit import PREFIX
+from netpold.rules.endpoint import Endpoint
+from netpold.rules.ends import UnknownEndpoint
+from netpold.rules.explain import explain
+from netpold.rules.near import Far, misses
+from netpold.rules.revoke import Flow
+from netpold.rules.ruleset import Origin, Ruleset
+
+Json = dict[str, Any]
+Verdict = Literal["drop", "audit", "allow"]
+Why = Literal["policy", "spoofed", "unclaimed"]
+
+MEANING: Mapping[str, tuple[Verdict, Why, Direction | None]] = {
+    **{f"netpold drop {direction}": ("drop", "policy", direction) for direction in Direction},
+    **{f"{PREFIX}{direction}": ("audit", "policy", direction) for direction in Direction},
+    "netpold drop spoofed": ("drop", "spoofed", None),
+    "netpold drop unclaimed": ("drop", "unclaimed", None),
+}
+PROTOCOLS = {"tcp": "TCP", "udp": "UDP", "sctp": "SCTP", "icmp": "ICMP", "ipv6-icmp": "ICMP"}
+WITH_PORTS = ("TCP", "UDP", "SCTP")
+_ECHO = (8, 128)
+
+
+class Model(Protocol):
+    """What is in force, for the loop's thread alone."""
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def ruleset(self) -> Ruleset: ...
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Packets that are told together.  `protocol`: TCP, UDP, SCTP, ICMP, or a number as text; `incoming`, `outgoing`:
+    indexes of interfaces, 0 for none."""
+
+    verdict: Verdict
+    why: Why
+    direction: Direction | None
+    source: str
+    destination: str
+    protocol: str
+    port: int | None = None
+    icmp_type: int | None = None
+    incoming: int = 0
+    outgoing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A sight with what the model says of it.  `source`, `destination`: the pods, where each is one; `judged`: the one
+    of which policies judge it.  `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`: as in JSON."""
+
+    sight: Sight
+    source: Pod | None
+    destination: Pod | None
+    judged: Pod | None = None
+    isolating: tuple[str, ...] = ()
+    miss: Json | None = None
+    allowed_by: tuple[Json, ...] = ()
+
+
+def of_packet(logged: Logged) -> Sight | None:
+    """What a packet means; None: another program's rule has logged it."""
+    if logged.prefix not in MEANING:
+        return None
+    head = logged.heading
+    protocol = PROTOCOLS.get(head.protocol, head.protocol)
+    port = head.port if protocol in WITH_PORTS else None
+    where = (logged.incoming, logged.outgoing)
+    return Sight(*MEANING[logged.prefix], head.source, head.destination, protocol, port, head.icmp_type, *where)
+
+
+def of_flow(flow: Flow) -> Sight:
+    """A flow that has come about: its first packet was let through."""
+    protocol = PROTOCOLS.get(flow.protocol, flow.protocol)
+    port = flow.peer_port if protocol in WITH_PORTS else None
+    return Sight("allow", "policy", None, flow.source, flow.peer, protocol, port)
+
+
+def describe(model: Model, sight: Sight, names: Mapping[int, str]) -> Described | None:
+    """What the model says of it; `names` of interfaces by index.  None: what is allowed, and no pod's."""
+    return _allowed(model, sight) if sight.verdict == "allow" else _judged(model, sight, names)
+
+
+def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
+    index = model.index
+    source, destination = _pod(index, sight.source), _pod(index, sight.destination)
+    if sight.direction is None:
+        return Described(sight, source, destination)
+    near, far, there = source, destination, sight.destination
+    if sight.direction is Direction.INGRESS:
+        near, far, there = destination, source, sight.source
+    if near is None:
+        near = _behind(model, names.get(sight.incoming if sight.direction is Direction.EGRESS else sight.outgoing))
+    if near is None:
+        return Described(sight, source, destination)
+    policies = index.isolation(near, sight.direction).policies
+    keys = tuple(policy.key for policy in policies)
+    miss = None
+    is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
+    if is_known and not near.quarantined:
+        other = Far(far.key if far else there, there, tuple(index.claimants(there)))
+        found = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
+        if found:
+            nearest = found[0]
+            place = _place(nearest.position)
+            miss = {**_origin(nearest.origin), **place, "but_for": nearest.but_for, "text": nearest.text}
+    return Described(sight, source, destination, near, keys, miss)
+
+
+def _behind(model: Model, name: str | None) -> Pod | None:
+    """The pod behind an interface, where it is one: of what is for a group of receivers, or for an address that several
+    pods claim."""
+    found = [key for key, each in model.endpoints.items() if any(at.name == name for at in each.interfaces)]
+    return model.index.world.pods.get(found[0]) if len(found) == 1 else None
+
+
+def _allowed(model: Model, sight: Sight) -> Described | None:
+    index = model.index
+    ends = _pod(index, sight.source), _pod(index, sight.destination)
+    if not any(ends):
+        return None
+    if sight.protocol not in (*WITH_PORTS, "ICMP"):
+        return Described(sight, *ends)
+    try:
+        answer = explain(index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port)
+    except UnknownEndpoint:
+        return Described(sight, *ends)
+    judgements = (answer.egress, answer.ingress)
+    isolating = tuple(dict.fromkeys(key for each in judgements for key in each.isolating))
+    origins = [each.allowed_by for each in judgements if each.allowed_by]
+    return Described(
+        sight, *ends, None, isolating, None, tuple(_origin(each) | _rule_place(index, each) for each in origins)
+    )
+
+
+def _pod(index: Index, address: str) -> Pod | None:
+    """The pod of an address, where it is one."""
+    claimants = index.claimants(address)
+    return claimants[0] if len(claimants) == 1 else None
+
+
+def _rule_place(index: Index, origin: Origin) -> Json:
+    policy = index.world.policies.get(origin.policy)
+    rules = (policy.rules(origin.direction) if policy else None) or ()
+    rule = rules[origin.index] if origin.index < len(rules) else None
+    return _place((rule.position if rule else None) or (policy.position if policy else None))
+
+
+def _origin(origin: Origin) -> Json:
+    return {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index}
+
+
+def _place(position: Position | None) -> Json:
+    return {"file": position.file if position else None, "line": position.line if position else None}

@@ -1,0 +1,50 @@
+"""Events of Seen in words, for the journal and for netpoldctl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_ECHO = (8, 128)
+_VERDICTS = {"drop": "dropped", "audit": "audited, let through", "allow": "allowed"}
+
+
+def line(event: Json, packets: int) -> str:
+    """An event in one line."""
+    many = "1 packet" if packets == 1 else f"{packets} packets"
+    return f"{_VERDICTS[event['verdict']]} {many}: {way(event)}: {reason(event)}"
+
+
+def way(event: Json) -> str:
+    """From where to where, and to which port; of a sum, too."""
+    ends = [each["pod"] or each["address"] for each in (event["source"], event["destination"])]
+    return f"{ends[0]} -> {ends[1]} {port(event)}"
+
+
+def port(event: Json) -> str:
+    if event["port"] is not None:
+        return f"{event['port']}/{event['protocol']}"
+    if event["protocol"] == "ICMP" and event["icmp_type"] not in (None, *_ECHO):
+        return f"ICMP type {event['icmp_type']}"
+    return str(event["protocol"])
+
+
+def reason(event: Json) -> str:
+    """Why it was dropped or let through, in words."""
+    if event["why"] == "spoofed":
+        return "the source address is not the sender's own"
+    if event["why"] == "unclaimed":
+        return "no pod is known to have this interface"
+    if event["verdict"] == "allow":
+        rules = [f"{each['policy']} {each['direction']}[{each['rule']}]" for each in event["allowed_by"]]
+        return (
+            f"by {' and '.join(rules)}"
+            if rules
+            else "no policy isolates the sender for egress, or the receiver for ingress"
+        )
+    near = event["judged"] or event["destination" if event["direction"] == "ingress" else "source"]["address"]
+    names = ", ".join(event["isolating"]) or "policies that are gone"
+    text = f"{names} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"
+    text += f" for {event['direction']}, and no rule allows it"
+    return f"{text}; {event['nearest_miss']['text']}" if event["nearest_miss"] else text
