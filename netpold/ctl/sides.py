@@ -1,0 +1,111 @@
+"""What two things are compared: directories, git revisions of them, and what the node has in force.
+
+DIR              a directory (or a file)
+git:REV          the other one's path (or else the current directory's) at that revision
+git:REV:PATH     that path in the repository at that revision
+node             what the running daemon has in force
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netpold.config import Settings
+from netpold.ctl.client import ask
+from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.findings import count
+from netpold.ctl.offline import read
+from netpold.ctl.progress import progress
+from netpold.ctl.revision import revision, write
+from netpold.policy.assemble import Assembly
+from netpold.policy.chunks import Limits
+from netpold.policy.index import Index
+from netpold.policy.manifest import parse
+from netpold.policy.model import Position
+from netpold.printable import printable
+
+NODE = "node"
+_GIT = "git:"
+_TIMEOUT_S = 60.0
+_ANY = Limits(file=sys.maxsize, documents=sys.maxsize, nodes=sys.maxsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two.  `name`: as it was given; files below `directory` are told as if they were below `shown`."""
+
+    name: str
+    index: Index
+    directory: str = ""
+    shown: str = ""
+
+    def file(self, position: Position) -> str:
+        """The file as a person knows it."""
+        if self.directory and position.file.startswith(self.directory):
+            return printable(self.shown + position.file[len(self.directory) :])
+        return printable(position.file)
+
+    def place(self, position: Position | None) -> str:
+        """`file:line`, or '' where that is not known."""
+        if position is None or not position.line:
+            return ""
+        return printable(self.file(position)) + f":{position.line}"
+
+
+def sides(names: Sequence[str], inventory: Path | None, settings: Settings, socket: Path) -> list[Side]:
+    """What is meant by these names.  `inventory`: more manifests that hold on each side.  Raises Failure."""
+    plain = [Path(name) for name in names if name != NODE and not name.startswith(_GIT)]
+    beside = plain[0] if plain else None
+    return [_side(name, beside, inventory, settings, socket) for name in names]
+
+
+def _side(name: str, beside: Path | None, inventory: Path | None, settings: Settings, socket: Path) -> Side:
+    if name == NODE:
+        with progress("asking the daemon what is in force"):
+            return Side(name, in_force(socket))
+    if not name.startswith(_GIT):
+        return _read(name, Path(name), inventory, settings)
+    with tempfile.TemporaryDirectory(prefix="netpoldctl-") as directory:
+        found = revision(name.removeprefix(_GIT), beside)
+        path = write(found, Path(directory))
+        path.mkdir(parents=True, exist_ok=True) if not path.exists() else None
+        side = _read(name, path, inventory, settings)
+        return Side(name, side.index, f"{directory}/", f"{name.split(':')[1]}:")
+
+
+def _read(name: str, path: Path, inventory: Path | None, settings: Settings) -> Side:
+    with progress(f"reading {name}"):
+        manifests = read([path, *([inventory] if inventory else [])], settings)
+    if any(each["severity"] == "error" for each in manifests.findings):
+        hint = "`netpoldctl check` shows them" if name.startswith(_GIT) else f"`netpoldctl check {name}` shows them"
+        print(f"netpoldctl: {count(manifests.findings)} in {name}; {hint}", file=sys.stderr)
+    return Side(name, manifests.index)
+
+
+def in_force(socket: Path) -> Index:
+    """What the running daemon enforces.  Raises Failure."""
+    try:
+        answer = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
+    except Failure as failure:
+        if failure.code is not Exit.USAGE:
+            raise
+        hint = "restart it, if a newer one is installed: `systemctl restart netpold`"
+        raise Failure("the daemon is of an older release, and can't tell what is in force", hint, Exit.NO) from failure
+    return Index(_assembled(answer.get("manifests", [])).world)
+
+
+def _assembled(manifests: list[Any]) -> Assembly:
+    """Canonical manifests, each as text or as JSON."""
+    assembly = Assembly()
+    files = {}
+    for number, each in enumerate(manifests):
+        text = each if isinstance(each, str) else json.dumps(each)
+        files[f"{NODE}:{number}"] = parse(text.encode(), NODE, _ANY)
+    assembly.update(files)
+    return assembly
