@@ -272,16 +272,16 @@ def _namespace_lack(world: World, clause: Clause, selector: Selector | None, pod
 
 
 def _block_lack(far: Far, blocks: list[IPBlock], holding: list[IPBlock]) -> list[Lack]:
-    """What the address lacks; for a pod only where the rule speaks of addresses at all."""
+    """What the address lacks; for a pod only where it is excepted from a block."""
     if holding:
         block = holding[0]
         excepted = next(each for each in block.excepts if ip_address(far.address) in each)
         text = f"the address: {far.address} is in {excepted}, which is excepted from {block.cidr}"
         return [Lack((_EXCEPT, 0), "address", text)]
+    if far.pods:
+        return []  # blocks are written for what is no pod
     if blocks:
         text = f"the address: {far.address} is not in {_listed(str(block.cidr) for block in blocks)}"
         return [Lack((_BLOCK, 0), "address", text)]
-    if far.pods:
-        return []
     what = "is on the host's network" if "/" in far.name else "is no pod's address"
     return [Lack((_NO_POD, 0), "address", f"the address: it means pods by their labels, and {far.name} {what}")]
