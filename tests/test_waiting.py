@@ -36,6 +36,24 @@ def test_a_tree_that_is_deleted_and_filled_again_is_one_change(harmless: bool) -
     assert waiting.ripe(now + 1.5).together == paths
 
 
+def moved(now: float) -> Wait:
+    return Wait(b"other", now, now, 0.0, alone=True, swapped=False, looked=1, moved=True)
+
+
+@pytest.mark.parametrize(("files", "every_s", "is_one"), [(1500, 0.001, True), (1500, 0.01, False), (5, 0.003, True)])
+def test_many_files_that_are_renamed_fast_are_one_change(files: int, every_s: float, is_one: bool) -> None:
+    """But an endless row of single changes must not wait for its end."""
+    waiting, acted = Waiting(), 0
+    for number in range(files):
+        now = 10.0 + number * every_s
+        acted += len(waiting.ripe(now).alone) > 0
+        waiting.add(f"{number}.yaml", moved(now), now)
+        if number and number % 100 == 0 and is_one:
+            acted += len(waiting.ripe(now + 0.05).alone) > 0  # a busy machine
+    assert (not acted) is is_one
+    assert len(waiting.ripe(now + 0.3).alone) == files
+
+
 def test_while_nobody_runs_no_deadline_passes() -> None:
     """A machine that is suspended, with the program that writes."""
     waiting = Waiting()

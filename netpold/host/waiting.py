@@ -33,7 +33,9 @@ ANEW_REST_S = 0.3  # the same for what came into it, as opposed to what is not t
 BURST_S, MOST_BURST_S = 0.005, 0.25  # how much longer files written in place rest, for each of them, and at most
 BURST_DEADLINE_S = 3.0  # how long they wait for that, from the first on
 MOVED_S, MOST_MOVED_S = 0.004, 0.02  # how long files that are renamed into place wait for further ones, by their number
-MOVED_DEADLINE_S = 0.25  # and at most, from the first on
+BULK_S, MOST_BULK_S = 0.0005, 0.25  # how much longer for each of very many, and at most
+MOVED_DEADLINE_S, BULK_DEADLINE_S = 0.25, 3.0  # and how long, from the first on; at most where very many come fast
+FAST_S = 0.003  # by how much each one puts the deadline off
 HOLD_S = 0.25  # how long files that rest wait for those that don't, after the last one that joined them
 
 
@@ -115,8 +117,9 @@ class Waiting(dict[str, Wait]):
         if now >= self._moved_until:
             self._moved, self._first_moved = 0, now
         self._moved += 1
-        longest = self._first_moved + MOVED_DEADLINE_S
-        self._moved_until = min(now + min(MOVED_S * self._moved, MOST_MOVED_S), longest)
+        longest = self._first_moved + min(MOVED_DEADLINE_S + FAST_S * self._moved, BULK_DEADLINE_S)
+        pause_s = min(MOVED_S * self._moved, MOST_MOVED_S + BULK_S * self._moved, MOST_BULK_S)
+        self._moved_until = min(now + pause_s, longest)
 
     def seen(self, path: str) -> Seen | None:
         """What stands at a path that waits; None: nothing, or it does not wait."""
@@ -179,7 +182,7 @@ class Waiting(dict[str, Wait]):
     def _rested(self, wait: Wait, quiet_at: float) -> float:
         """When it will have rested for long enough, others considered."""
         if wait.moved:
-            return max(wait.rested, self._moved_until)
+            return max(wait.rested, min(self._moved_until, wait.began + BULK_DEADLINE_S))
         if wait.seen is not None or not wait.rest_s:
             return wait.rested
         most_s = ANEW_DEADLINE_S if self.anew else HARMLESS_S if wait.harmless else DEADLINE_S
