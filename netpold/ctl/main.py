@@ -39,6 +39,17 @@ class Verb:
     description: str = ""
 
 
+def _moment(text: str) -> float:
+    """`90`, `90s`, `15m`, `2h`, `1d` in seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    if not number.isascii() or not number.isdecimal() or len(number) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 15m, 2h or 1d")
+    return float(int(number) * _UNITS[unit])
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
 def _argument(*names: str, **options: Any) -> Argument:
     return Argument(names, options)
 
@@ -83,6 +94,9 @@ _MANIFESTS = _argument(
     metavar="DIR",
     default=argparse.SUPPRESS,
     help="directory of manifests (as the settings say)",
+)
+_INVENTORY = _argument(
+    "--inventory", type=Path, metavar="DIR", default=None, help="more manifests that count on each side, as of pods"
 )
 
 VERBS = (
@@ -158,6 +172,73 @@ VERBS = (
         ),
         "About what the running daemon enforces on its node; with --manifests, or where no daemon runs, about what the "
         "manifests say.  Pods on the host's network, finished ones and those without an address are left out.",
+    ),
+    Verb(
+        "diff",
+        "netpold.ctl.diff",
+        "who reaches whom otherwise when manifests change, and because of which policy",
+        (
+            _output("markdown"),
+            _SOCKET,
+            _INVENTORY,
+            _argument(
+                "--fail-on",
+                choices=("open", "any", "never"),
+                default="never",
+                help="exit with 1 when something opens, or when anything changes (default: never)",
+            ),
+            _argument("old", metavar="OLD", help="a directory, git:REV, git:REV:PATH, or node"),
+            _argument("new", metavar="NEW", help="the same; node: what the running daemon has in force"),
+        ),
+        "git:REV is the other directory at that revision, git:REV:PATH a path in the repository.  A side without pods "
+        "is taken with the pods of the other one.",
+    ),
+    Verb(
+        "monitor",
+        "netpold.ctl.monitor",
+        "what is dropped, as it happens, and why",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument("--follow", action="store_true", help="go on until interrupted (so it is on a terminal)"),
+            _argument("--for", dest="seconds", type=_moment, metavar="TIME", help="what comes within 90s, 15m, 2h"),
+            _argument("--allowed", action="store_true", help="first packets that are allowed, too"),
+            _argument("--pod", default="", metavar="POD", help="from or to this pod (namespace/name) or address only"),
+            _argument("--namespace", default="", metavar="NAME", help="from or to pods of this namespace only"),
+            _argument("--direction", choices=("ingress", "egress"), help="judged in this direction only"),
+            _argument("--port", default="", metavar="PORT/PROTO", help="to this port only: 80/TCP"),
+        ),
+        "Each packet that netpold drops, or that audited policies would drop, with pods, port, the policies that "
+        "isolate, and the rule that is nearest to allowing it.  What says the same is told once a second, with how "
+        "often it was.  Without a terminal, --follow and --for it shows what is remembered and ends.  JSON is one "
+        "object a line.",
+    ),
+    Verb(
+        "audit",
+        "netpold.ctl.audit",
+        "what policies in audit mode would drop, and what would allow it",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument(
+                "--since", type=_moment, metavar="TIME", help="seen within 15m, 2h, 1d (since the daemon's start)"
+            ),
+        ),
+        "Sums by pair and port, and NetworkPolicies that would allow all of it.",
+    ),
+    Verb(
+        "suggest",
+        "netpold.ctl.suggest",
+        "policies that allow the traffic that was seen",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument("of", metavar="NAMESPACE[/POD]", help="a namespace, or one pod"),
+            _argument("--direction", choices=("ingress", "egress"), help="for this direction only (both)"),
+            _argument("--without-drops", action="store_true", help="leave out what policies drop now"),
+        ),
+        "From the open flows of this node's pods, and what was dropped and audited since the daemon's start.  The YAML "
+        "goes to standard output; comments say what each rule is from.",
     ),
     Verb(
         "render",

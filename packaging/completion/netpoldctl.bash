@@ -9,7 +9,7 @@ _netpoldctl() {
             _filedir
             return
             ;;
-        --manifests)
+        --manifests | --inventory)
             _filedir -d
             return
             ;;
@@ -17,11 +17,23 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        --timeout | --namespace | --pods | --node | --addresses)
+        --timeout | --namespace | --pods | --node | --addresses | --for | --pod | --since)
             return
             ;;
         --ports)
             _netpoldctl_ports list
+            return
+            ;;
+        --fail-on)
+            COMPREPLY=($(compgen -W 'open any never' -- "$cur"))
+            return
+            ;;
+        --direction)
+            COMPREPLY=($(compgen -W 'ingress egress' -- "$cur"))
+            return
+            ;;
+        --port)
+            _netpoldctl_ports
             return
             ;;
     esac
@@ -30,7 +42,7 @@ _netpoldctl() {
     local verb='' arguments=0 index
     for ((index = 1; index < cword; index++)); do
         case ${words[index]} in
-            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses) ((index++)) ;;
+            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --for | --pod | --direction | --port | --since) ((index++)) ;;
             -*) ;;
             *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
         esac
@@ -64,11 +76,29 @@ _netpoldctl() {
         matrix:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --ports --namespace --pods --node --addresses' -- "$cur"))
             ;;
+        diff:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --inventory --fail-on' -- "$cur"))
+            ;;
+        diff:0:*)
+            _filedir
+            ;;
+        diff:1:*)
+            _filedir
+            ;;
+        monitor:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --follow --for --allowed --pod --namespace --direction --port' -- "$cur"))
+            ;;
+        audit:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --since' -- "$cur"))
+            ;;
+        suggest:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --direction --without-drops' -- "$cur"))
+            ;;
         render:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff monitor audit suggest render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

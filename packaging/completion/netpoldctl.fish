@@ -7,7 +7,7 @@ function __netpoldctl_after
     set -l words (commandline -opc)
     while set --query words[2]
         set --erase words[1] # the program's name, and then what was looked at
-        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses
+        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --for --pod --direction --port --since
             set --erase words[1]
         else if not string match --quiet -- '-*' $words[1]
             set --append plain $words[1]
@@ -40,6 +40,10 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a flush -d 'take all rules an
 complete -c netpoldctl -n '__netpoldctl_after ""' -a check -d 'what is wrong in manifests'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a explain -d 'whether one end reaches another, and which policy rule says so'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a matrix -d 'who reaches whom'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a diff -d 'who reaches whom otherwise when manifests change, and because of which policy'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a monitor -d 'what is dropped, as it happens, and why'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a audit -d 'what policies in audit mode would drop, and what would allow it'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a suggest -d 'policies that allow the traffic that was seen'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
 complete -c netpoldctl -n '__netpoldctl_after ""' -s h -l help -d 'show this help message and exit'
@@ -81,6 +85,36 @@ complete -c netpoldctl -n '__netpoldctl_after matrix' -l namespace -r -f -d 'pod
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l pods -r -f -d 'pods like these only: shop/web, '\''shop/*'\'', '\''*/db-*'\'''
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l node -r -f -d 'pods of this node only'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l addresses -r -f -d 'addresses outside of the cluster to ask about'
+
+complete -c netpoldctl -n '__netpoldctl_after diff' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after diff' -s o -l output -r -f -a 'text json markdown' -d 'text for a person, JSON or Markdown (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after diff' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after diff' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests that count on each side, as of pods'
+complete -c netpoldctl -n '__netpoldctl_after diff' -l fail-on -r -f -a 'open any never' -d 'exit with 1 when something opens, or when anything changes (default: never)'
+complete -c netpoldctl -n '__netpoldctl_after diff 1' -F
+complete -c netpoldctl -n '__netpoldctl_after diff 2' -F
+
+complete -c netpoldctl -n '__netpoldctl_after monitor' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l follow -d 'go on until interrupted (so it is on a terminal)'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l for -r -f -d 'what comes within 90s, 15m, 2h'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l allowed -d 'first packets that are allowed, too'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l pod -r -f -d 'from or to this pod (namespace/name) or address only'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l namespace -r -f -d 'from or to pods of this namespace only'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l direction -r -f -a 'ingress egress' -d 'judged in this direction only'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l port -r -f -a '(__netpoldctl_ports)' -d 'to this port only: 80/TCP'
+
+complete -c netpoldctl -n '__netpoldctl_after audit' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after audit' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after audit' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after audit' -l since -r -f -d 'seen within 15m, 2h, 1d (since the daemon'\''s start)'
+
+complete -c netpoldctl -n '__netpoldctl_after suggest' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after suggest' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after suggest' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after suggest' -l direction -r -f -a 'ingress egress' -d 'for this direction only (both)'
+complete -c netpoldctl -n '__netpoldctl_after suggest' -l without-drops -d 'leave out what policies drop now'
 
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
