@@ -52,7 +52,8 @@ class Acting:
         self._staged: dict[str, tuple[Fingerprint, Content]] = {}  # read already, for a batch that did not hold still
 
     def act(self, ripe: Ripe) -> None:
-        if self._waiting.leaves_none_of(self._acted.files, ripe):
+        # while a walk is wanted, what is gone from one version may be there in the next
+        if not self._looking.walk_wanted and self._waiting.leaves_none_of(self._acted.files, ripe):
             self._absence.refuse_empty(self._acted.files.keys())
         if ripe.swapped and not self._take_swapped(ripe.swapped):
             # it was swapped again, or a program writes to it
@@ -62,7 +63,7 @@ class Acting:
             self._take(ripe.together, give_up=True)
         elif ripe.together and not any(map(is_being_written, ripe.unfinished)):
             self._take_whole(ripe.together)
-        if not self._waiting.is_coming():
+        if not self._looking.walk_wanted and not self._waiting.is_coming():
             self._take(ripe.gone)
         for path in self._waiting.given_up():
             if path not in self._acted.files:
