@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from netpold.daemon.inbox import Question
@@ -217,6 +218,7 @@ class Observer:
     def _log(self, sight: Sight, event: Json) -> None:
         """One line about a pair and port in JOURNAL_S, with all its packets since the last one."""
         now = time.monotonic()
+        sight = replace(sight, incoming=0, outgoing=0)
         since, packets = self._journalled.get(sight, (0.0, 0))
         packets += int(event["packets"])
         second, lines = self._lines

@@ -1,0 +1,256 @@
+"""What is seen of packets: real ones, on each backend, through the daemon and netpoldctl."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from netpold.ctl.client import ask
+from netpold.daemon.observer import MOST_WAITING, Observer
+from netpold.daemon.seen import MOST_EVENTS, MOST_SUMS, Seen, Times
+from netpold.daemon.sights import Described, Sight, of_packet
+from netpold.daemon.wording import line, reason
+from netpold.host.nflog import Group, Heading, Logged
+from netpold.policy.manifest import parse
+from netpold.policy.model import Direction, Pod
+from tests.lab import Backend, Lab
+from tests.lab.daemon import CHECKOUT
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
+
+Event = dict[str, Any]
+AUDIT = "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, annotations: {netpold.io/mode: audit}}\n"
+
+
+def events(scene: Scene, *more: str) -> list[Event]:
+    text = scene.daemon.ctl("monitor", "-o", "json", *more).stdout
+    return [json.loads(each) for each in text.splitlines()]
+
+
+def answer(scene: Scene, *words: str) -> Event:
+    found: Event = json.loads(scene.daemon.ctl(*words, "-o", "json").stdout)
+    return found
+
+
+def ends(event: Event) -> tuple[str, str]:
+    return event["source"]["pod"] or "", event["destination"]["pod"] or ""
+
+
+@pytest.fixture(params=["routed", "bridged"])
+def scene(lab: Lab, backend: Backend, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    made = Scene(lab, backend, request.param, config="log_drops = true\n")
+    yield made
+    made.daemon.kill()
+
+
+@pytest.mark.kernel
+def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
+    scene.enforce(deny=DENY_ALL, to_b=A_TO_B, out=A_OUT)
+    assert scene.passes(scene.a, scene.b) and not scene.passes(scene.b, scene.a, "UDP", 6)
+    assert not scene.passes(scene.c, scene.b)
+    assert eventually(lambda: {ends(each) for each in events(scene)} >= {("x/b", "x/a"), ("x/c", "x/b")}), (
+        events(scene),
+        scene.daemon.log.read_text(),
+    )
+    found = [each for each in events(scene) if each["protocol"] != "ICMP"]
+    assert all(each["verdict"] == "drop" and each["direction"] == "egress" for each in found)
+    assert {ends(each) for each in found} == {("x/b", "x/a"), ("x/c", "x/b")}  # nothing that was allowed
+    first = next(each for each in found if ends(each) == ("x/b", "x/a"))
+    assert first["isolating"] == ["x/deny-all"] and first["judged"] == "x/b"
+    assert (first["protocol"], first["port"]) == ("UDP", 80) and ":" in first["source"]["address"]
+    assert {first["interface_in"], first["interface_out"]} == {scene.a.interface, scene.b.interface}
+    assert "dropped" in scene.daemon.log.read_text() and "x/b -> x/a 80/UDP" in scene.daemon.log.read_text()
+    assert not answer(scene, "audit")["rows"]
+
+    scene.enforce(audit=AUDIT)
+    assert answer(scene, "status")["audited"]["count"] == 3
+    assert scene.passes(scene.a, scene.b) and scene.passes(scene.b, scene.a, "UDP", 6)
+    assert scene.passes(scene.c, scene.b)
+    assert eventually(lambda: len(answer(scene, "audit")["rows"]) >= 4)
+    told = answer(scene, "audit")
+    assert {(*ends(row), row["direction"]) for row in told["rows"] if row["protocol"] != "ICMP"} == {
+        ("x/b", "x/a", "egress"),
+        ("x/b", "x/a", "ingress"),
+        ("x/c", "x/b", "egress"),
+        ("x/c", "x/b", "ingress"),
+    }
+    later = [each for each in events(scene) if each["verdict"] == "audit"]
+    miss = next(each["nearest_miss"] for each in later if each["direction"] == "ingress" and ends(each)[0] == "x/c")
+    assert miss["policy"] == "x/a-to-b" and miss["but_for"] == "pod-labels" and miss["line"]
+
+    # what it proposes makes it allowed when everything is enforced again
+    (scene.daemon.manifests / "audit.yaml").unlink()
+    scene.enforce(more="---\n".join(each["yaml"] for each in told["suggestions"]))
+    assert answer(scene, "status")["audited"]["count"] == 0
+    assert scene.passes(scene.b, scene.a, "UDP", 6) and scene.passes(scene.c, scene.b)
+    assert not scene.passes(scene.c, scene.a)
+
+
+@pytest.mark.kernel
+def test_policies_from_flows(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    try:
+        scene.enforce()
+        assert scene.passes(scene.a, scene.b) and scene.passes(scene.c, scene.b, "UDP", 6)
+        text = scene.daemon.ctl("suggest", "x").stdout
+        assert not parse(text.encode(), "s.yaml").findings
+        assert {each["metadata"]["name"] for each in yaml.safe_load_all(text)} == {
+            f"suggested-{name}" for name in "abc"
+        }
+        scene.enforce(suggested=text)
+        assert scene.passes(scene.a, scene.b) and scene.passes(scene.c, scene.b, "UDP", 6)
+        for source, destination, protocol in (
+            (scene.a, scene.b, "UDP"),
+            (scene.c, scene.b, "TCP"),
+            (scene.b, scene.a, "TCP"),
+            (scene.a, scene.c, "TCP"),
+        ):
+            assert not scene.passes(source, destination, protocol)
+        one = answer(scene, "suggest", "x/b", "--direction", "ingress", "--without-drops")
+        assert [each["pods"] for each in one["suggestions"]] == [["x/b"]]
+        assert one["suggestions"][0]["policy"]["spec"]["policyTypes"] == ["Ingress"]
+        assert len(one["suggestions"][0]["policy"]["spec"]["ingress"]) == 2
+        nobody = scene.daemon.ctl("suggest", "y")
+        assert nobody.returncode == 2 and "not on this node" in nobody.stderr
+    finally:
+        scene.daemon.kill()
+
+
+@pytest.mark.kernel
+def test_as_it_happens(lab: Lab, backend: Backend) -> None:
+    """Two watch at once; one for what is allowed, too.  A flood is counted, and the loop goes on."""
+    scene = Scene(lab, backend)
+    try:
+        scene.enforce(to_b=A_TO_B)
+        socket_path = str(scene.daemon.socket)
+        watch = [
+            scene.node.spawn(
+                ["/usr/bin/python3", "-m", "netpold.ctl", "--socket", socket_path, "monitor", "-o", "json", *more],
+                stdout=subprocess.PIPE,
+                cwd=CHECKOUT,
+            )
+            for more in (["--follow", "--pod", "x/c"], ["--for", "4s", "--allowed", "--port", "80/TCP"])
+        ]
+        time.sleep(1)
+        assert scene.passes(scene.a, scene.b) and not scene.passes(scene.c, scene.b)
+        allowed, _ = watch[1].communicate(timeout=20)
+        found = [json.loads(each) for each in allowed.splitlines()]
+        assert {(*ends(each), each["verdict"]) for each in found} == {
+            ("x/a", "x/b", "allow"),
+            ("x/c", "x/b", "drop"),
+        }
+        by = next(each["allowed_by"] for each in found if each["verdict"] == "allow")
+        assert [(rule["policy"], rule["direction"], rule["rule"]) for rule in by] == [("x/a-to-b", "ingress", 0)]
+
+        with scene.c.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for number in range(20_000):
+                sender.sendto(b"", (scene.b.addresses[0], 1024 + number % 1000))
+        scene.enforce(more=A_OUT)
+        assert scene.passes(scene.a, scene.b)
+        assert eventually(lambda: ask(scene.daemon.socket, "GET", "/v1/drops?latest=1")["unlisted"] > 0)
+        assert len(events(scene)) < 2000
+        watch[0].terminate()
+        followed, _ = watch[0].communicate(timeout=20)
+        assert all("x/c" in ends(json.loads(each)) for each in followed.splitlines())
+    finally:
+        scene.daemon.kill()
+
+
+@pytest.mark.kernel
+def test_another_reader_of_the_group(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with scene.node.netns.entered():
+        group = Group(92)
+    try:
+        scene.enforce(to_b=A_TO_B)
+        assert eventually(lambda: any("NFLOG group 92" in each for each in answer(scene, "status")["warnings"]))
+        shown = scene.daemon.ctl("monitor")
+        assert shown.returncode == 0 and "another program reads NFLOG group 92" in shown.stderr
+    finally:
+        group.close()
+        scene.daemon.kill()
+
+
+# Without a kernel -----------------------------------------------------------------------------------------------------
+
+A = Pod("x", "a", {"app": "a"}, ("10.0.0.1",))
+
+
+def described(number: int = 0, port: int = 80, why: str = "policy") -> Described:
+    direction = Direction.EGRESS if why == "policy" else None
+    sight = Sight("drop", why, direction, "10.0.0.1", f"192.0.2.{number}", "TCP", port)  # type: ignore[arg-type]
+    return Described(sight, A, None, A, ("x/p",))
+
+
+def test_events_are_kept_in_order_and_bounded() -> None:
+    seen = Seen()
+    for number in range(MOST_EVENTS + 10):
+        seen.add(described(), Times(1, number, number), {})
+    news = seen.after(0, 0)
+    assert [each["number"] for each in news.events] == list(range(11, MOST_EVENTS + 11))
+    assert (news.last, news.missed) == (MOST_EVENTS + 10, 10)
+    assert seen.after(news.last, 0).events == ()
+    assert seen.after(news.last + 999, 0).last == news.last  # of another life of the daemon
+    ((pair, (times, isolating)),) = seen.sums().items()
+    assert (pair.source.pod, pair.destination.address, isolating) == ("x/a", "192.0.2.0", ("x/p",))
+    assert times == Times(MOST_EVENTS + 10, 0, MOST_EVENTS + 9)
+
+
+def test_sums_that_were_not_seen_for_longest_go() -> None:
+    seen = Seen()
+    for port in range(MOST_SUMS):
+        seen.add(described(port=port), Times(1, 0, 0), {})
+    seen.add(described(port=0), Times(1, 0, 0), {})
+    seen.add(described(port=MOST_SUMS), Times(1, 0, 0), {})
+    ports = {pair.port for pair in seen.sums()}
+    assert 0 in ports and 1 not in ports and MOST_SUMS in ports and seen.forgotten == 1
+    seen.add(described(why="spoofed"), Times(1, 0, 0), {})
+    assert len(seen.sums()) == MOST_SUMS  # nobody would allow that
+
+
+def logged(prefix: str, port: int = 80) -> Logged:
+    return Logged(prefix, Heading("10.0.0.1", "192.0.2.1", "tcp", 1234, port), "FORWARD", 3, 4, 0)
+
+
+def test_only_netpolds_own_rules_count() -> None:
+    assert of_packet(logged("netpold drop egress")) == Sight(
+        "drop", "policy", Direction.EGRESS, "10.0.0.1", "192.0.2.1", "TCP", 80, None, 3, 4
+    )
+    found = of_packet(logged("netpold audit ingress"))
+    assert found and (found.verdict, found.direction) == ("audit", Direction.INGRESS)
+    assert of_packet(logged("ulogd: ")) is None and of_packet(logged("netpold drop egres")) is None
+
+
+def test_too_many_different_ones_are_counted() -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError("nobody is to be asked")
+
+    observer = Observer(0, False, never, never)
+    observer._count((of_packet(logged("netpold drop egress", port)) for port in range(MOST_WAITING + 5)), 1.0)
+    observer._count([of_packet(logged("netpold drop egress", 0))] * 3, 2.0)
+    assert observer.unlisted == 5 and len(observer._waiting) == MOST_WAITING
+    assert next(iter(observer._waiting.values())) == Times(4, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "x/p isolates x/a for egress, and no rule allows it"),
+        ({"isolating": ["x/p", "x/q"]}, "x/p, x/q isolate x/a for egress"),
+        ({"nearest_miss": {"text": "x/p egress[0] would allow it but for the port"}}, "it; x/p egress[0] would allow"),
+        ({"why": "spoofed"}, "not the sender's own"),
+        ({"why": "unclaimed"}, "no pod is known"),
+        ({"verdict": "allow"}, "no policy isolates the sender"),
+        ({"verdict": "allow", "allowed_by": [{"policy": "x/p", "direction": "egress", "rule": 2}]}, "by x/p egress[2]"),
+    ],
+)
+def test_words(change: Event, words: str) -> None:
+    event = {**Seen().add(described(), Times(2, 0, 0), {}), **change}
+    assert words in reason(event)
+    assert "x/a -> 192.0.2.0 80/TCP: " in line(event, 2) and "2 packets" in line(event, 2)
