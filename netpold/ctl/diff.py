@@ -13,13 +13,13 @@ from typing import Any, Literal
 from netpold.config import compile_settings
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
-from netpold.ctl.groups_text import Names, services
+from netpold.ctl.groups_text import Names, asked_labels, services
 from netpold.ctl.offline import settings_of
 from netpold.ctl.output import paint, say, say_json, wrapped
 from netpold.ctl.progress import progress
 from netpold.ctl.sides import Side, sides
 from netpold.policy.index import Index
-from netpold.policy.model import Family, IPBlock, PodPeer, Policy, World
+from netpold.policy.model import Family, IPBlock, Policy, World
 from netpold.printable import printable
 from netpold.rules.difference import Cause, Change, Party, difference
 from netpold.rules.services import Span
@@ -86,7 +86,7 @@ def _compared(old: Side, new: Side, changes: list[Change]) -> _Diff:
     policies = [(key, before.policies.get(key), after.policies.get(key)) for key in keys]
     policies = [(key, was, now) for key, was, now in policies if was != now]
     both = {key: pod for key, pod in after.pods.items() if pod.takes_part and key in before.pods}
-    names = Names(both, {each for world in (before, after) for each in _asked(world)})
+    names = Names(both, {each for world in (before, after) for each in asked_labels(world)})
     added, gone = sorted(after.pods.keys() - before.pods.keys()), sorted(before.pods.keys() - after.pods.keys())
     ordered = sorted(changes, key=lambda each: (_KINDS.index(_kind(each)), _causes_key(each), -each.pairs))
     return _Diff(old, new, policies, added, gone, ordered, len(both), names)
@@ -94,15 +94,6 @@ def _compared(old: Side, new: Side, changes: list[Change]) -> _Diff:
 
 def _causes_key(change: Change) -> list[tuple[str, str, int]]:
     return [(cause.policy, str(cause.direction), cause.rule) for cause in change.causes]
-
-
-def _asked(world: World) -> Iterator[str]:
-    """The keys of labels that policies ask pods for."""
-    for policy in world.policies.values():
-        rules = (*(policy.ingress or ()), *(policy.egress or ()))
-        peers = [peer.pods for rule in rules for peer in rule.peers or () if isinstance(peer, PodPeer)]
-        for selector in (policy.selector, *peers):
-            yield from (requirement.key for requirement in selector.requirements)
 
 
 def _kind(change: Change) -> Kind:

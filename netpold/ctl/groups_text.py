@@ -7,10 +7,10 @@ the others counted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import combinations
 
-from netpold.policy.model import Family, Pod
+from netpold.policy.model import Family, Pod, PodPeer, World
 from netpold.rules.difference import Party
 from netpold.rules.services import Span
 
@@ -102,6 +102,15 @@ class Names:
             if not common:
                 break
         return sorted(common, key=lambda label: (label[0] not in self._asked, len(self._by_label[label]), label))[:8]
+
+
+def asked_labels(world: World) -> Iterator[str]:
+    """The keys of labels that policies ask pods for."""
+    for policy in world.policies.values():
+        rules = (*(policy.ingress or ()), *(policy.egress or ()))
+        peers = [peer.pods for rule in rules for peer in rule.peers or () if isinstance(peer, PodPeer)]
+        for selector in (policy.selector, *peers):
+            yield from (requirement.key for requirement in selector.requirements)
 
 
 def _excepts(excepts: Iterable[object]) -> str:

@@ -157,7 +157,7 @@ VERBS = (
         "netpold.ctl.matrix",
         "who reaches whom",
         (
-            _output("csv", "markdown"),
+            _output("csv", "markdown", "html"),
             _SOCKET,
             _MANIFESTS,
             _argument(
@@ -192,6 +192,20 @@ VERBS = (
         ),
         "git:REV is the other directory at that revision, git:REV:PATH a path in the repository.  A side without pods "
         "is taken with the pods of the other one.",
+    ),
+    Verb(
+        "test",
+        "netpold.ctl.unit_test",
+        "whether policies do what test files expect of them",
+        (
+            _output("junit"),
+            _SOCKET,
+            _MANIFESTS,
+            _argument("--live", action="store_true", help="test what the running daemon has in force"),
+            _argument("files", nargs="+", type=Path, metavar="FILE", help="files of tests"),
+        ),
+        "Tests manifests without a daemon, or with --live what the node has in force; no connection is made.  Exits "
+        "with 1 when a test fails.",
     ),
     Verb(
         "monitor",

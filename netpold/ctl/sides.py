@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,15 @@ from netpold.ctl.findings import count
 from netpold.ctl.offline import read
 from netpold.ctl.progress import progress
 from netpold.ctl.revision import revision, write
-from netpold.policy.assemble import Assembly
-from netpold.policy.chunks import Limits
+from netpold.policy.canonical import read_back
 from netpold.policy.index import Index
-from netpold.policy.manifest import parse
-from netpold.policy.model import Position
+from netpold.policy.manifest import Object
+from netpold.policy.model import Namespace, Pod, Policy, Position, World
 from netpold.printable import printable
 
 NODE = "node"
 _GIT = "git:"
 _TIMEOUT_S = 60.0
-_ANY = Limits(file=sys.maxsize, documents=sys.maxsize, nodes=sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +95,17 @@ def in_force(socket: Path) -> Index:
             raise
         hint = "restart it, if a newer one is installed: `systemctl restart netpold`"
         raise Failure("the daemon is of an older release, and can't tell what is in force", hint, Exit.NO) from failure
-    return Index(_assembled(answer.get("manifests", [])).world)
+    return Index(world_in_force(answer))
 
 
-def _assembled(manifests: list[Any]) -> Assembly:
-    """Canonical manifests, each as text or as JSON."""
-    assembly = Assembly()
-    files = {}
-    for number, each in enumerate(manifests):
-        text = each if isinstance(each, str) else json.dumps(each)
-        files[f"{NODE}:{number}"] = parse(text.encode(), NODE, _ANY)
-    assembly.update(files)
-    return assembly
+def world_in_force(answer: Mapping[str, Any]) -> World:
+    """What `GET /v1/manifests` says, which is shown in docs/json.md.  Raises Failure."""
+    world: dict[type[Object], dict[str, Any]] = {Pod: {}, Namespace: {}, Policy: {}}
+    for manifest, where in zip(answer["manifests"], answer["where"], strict=True):
+        position = Position(where["file"] or NODE, where["line"] or 0)
+        found = read_back(json.dumps(manifest).encode(), position, where["quarantined"])
+        if found is None:
+            fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
+            raise Failure(fault, "use the one of the daemon's release", Exit.NO)
+        world[type(found)][found.key] = found
+    return World(world[Pod], world[Namespace], world[Policy])

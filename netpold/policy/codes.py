@@ -170,4 +170,14 @@ LINT: Mapping[str, Code] = {
     ),
 }
 
-CODES: Mapping[str, Code] = {**FILES, **TEXT, **OBJECTS, **PODS, **POLICIES, **LINT}
+TESTS: Mapping[str, Code] = {
+    "test-verdict": Code(
+        "A test has either `allow` or `deny`.", "Write one of them, and `{from: ..., to: ...}` behind it."
+    ),
+    "test-end": Code(
+        "Nobody can be meant by an end of a test.", "Write a pod, an address, or a map that selects pods."
+    ),
+    "test-port": Code("The text is no port.", "Write 80/TCP, 8000-8999/TCP, TCP for all of its ports, or ICMP."),
+}
+
+CODES: Mapping[str, Code] = {**FILES, **TEXT, **OBJECTS, **PODS, **POLICIES, **LINT, **TESTS}

@@ -8,7 +8,7 @@ number of services, the ends for which it is what is allowed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -56,19 +56,30 @@ def _first(pod: Pod, family: Family) -> str:
 class Pieces:
     """The ends of one family.  `outside`: the bits of pieces of the address space; `everything`: with those of pods.
 
-    The two worlds are asked by number: 0 before, 1 after.
+    The two worlds are asked by number: 0 before, 1 after.  `asked`: networks that are asked about beside those of
+    rules.
     """
 
-    def __init__(self, before: Judged, after: Judged, ends: list[End], services: Services, family: Family) -> None:
+    def __init__(
+        self,
+        before: Judged,
+        after: Judged,
+        ends: list[End],
+        services: Services,
+        family: Family,
+        asked: Iterable[Network] = (),
+    ) -> None:
         self.family = family
         self._halves = before, after
         self._services = services
         prefixes = {prefix for half in self._halves for prefix in _prefixes(half, family)}
+        prefixes.update(each for each in asked if each.version == family)
         unmoved = (was for _, (was, now), _ in ends if was == now)
         self._space = Space(family, prefixes, dict.fromkeys(unmoved))
         self._first = self._space.everything.bit_length()  # the bit of the first class
         self.outside = self._space.everything & ~self._space.taken
         self._classes: list[list[End]] = []
+        self._class_of: dict[str, int] = {}  # by pod, the bit
         self._hold = defaultdict[tuple[int, str], int](int)  # by world and set, the classes that the set holds
         self._ports = defaultdict[tuple[int, str], Said](dict)  # of sets with ports, by services
         self._at_piece = defaultdict[tuple[int, int], int](int)  # by world and piece, the classes with addresses in it
@@ -97,6 +108,7 @@ class Pieces:
         for same in classes.values():
             bit = 1 << (self._first + len(self._classes))
             self._classes.append(same)
+            self._class_of.update((end.pod, bit) for end in same)
             for world, address in enumerate(same[0].addresses):
                 self._at_piece[world, self._space.piece(address)] |= bit
                 if address in special[world]:
@@ -128,6 +140,22 @@ class Pieces:
                 end.pod for number in _bits(some >> self._first) for end in self._classes[number]
             )
         return found
+
+    @property
+    def known(self) -> Set[str]:
+        """The keys of all pods that have an address of the family."""
+        return self._class_of.keys()
+
+    def classes(self, pods: Iterable[str]) -> int:
+        """The classes of these pods, of which others may be of the same."""
+        found = 0
+        for bit in {self._class_of.get(pod, 0) for pod in pods}:
+            found |= bit
+        return found
+
+    def inside(self, network: Network) -> int:
+        """The ends in a network that was asked about, pods by their address after."""
+        return self._in_pieces(1, self._space.of({network: True}))
 
     def blocks(self, some: int) -> tuple[IPBlock, ...]:
         """The addresses outside among these ends."""

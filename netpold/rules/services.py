@@ -14,6 +14,7 @@ from typing import NamedTuple
 from netpold.rules.ruleset import Match, Ports, Proto, Rule
 
 PROTOCOLS = ("tcp", "udp", "sctp")
+OTHER = "other"
 _FIRST, _END = 1, 65536  # nothing is sent to port 0
 
 
@@ -27,13 +28,13 @@ class Span(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether it is all of its protocol."""
-        return self.protocol == "other" or (self.first, self.last) == (_FIRST, _END - 1)
+        return self.protocol == OTHER or (self.first, self.last) == (_FIRST, _END - 1)
 
 
 class Services:
-    """The pieces that these rules, and these ports of pods (`tcp:80`, as ipset writes them), need."""
+    """The pieces that these rules need, these ports of pods (`tcp:80`, as ipset writes them), and these spans."""
 
-    def __init__(self, rules: Iterable[Rule], named: Iterable[str]) -> None:
+    def __init__(self, rules: Iterable[Rule], named: Iterable[str], spans: Iterable[Span] = ()) -> None:
         cuts = {protocol: {_FIRST, _END} for protocol in PROTOCOLS}
         for rule in rules:
             protocol = _protocol(rule.matches)
@@ -44,6 +45,9 @@ class Services:
         for text in named:
             protocol, _, number = text.partition(":")
             cuts[protocol] |= {int(number), int(number) + 1}
+        for span in spans:
+            if span.protocol != OTHER:
+                cuts[span.protocol.lower()] |= {span.first, span.last + 1}
         self._pieces: list[Span] = []
         self._at: dict[tuple[str, int], int] = {}  # by protocol and first port, the piece that begins there
         for protocol in PROTOCOLS:
@@ -52,7 +56,7 @@ class Services:
                 self._at[protocol, low] = len(self._pieces)
                 self._pieces.append(Span(protocol.upper(), low, high - 1))
             self._at[protocol, _END] = len(self._pieces)
-        self._pieces.append(Span("other", 0, 0))
+        self._pieces.append(Span(OTHER, 0, 0))
         self.everything = (1 << len(self._pieces)) - 1
 
     def of(self, matches: tuple[Match, ...]) -> int:
@@ -69,6 +73,24 @@ class Services:
         """One port: `tcp:80`."""
         protocol, _, number = text.partition(":")
         return self._range(protocol, int(number), int(number) + 1)
+
+    def within(self, spans: Iterable[Span]) -> int:
+        """What is in spans, all of which were given before."""
+        return sum(
+            1 << (len(self._pieces) - 1)
+            if span.protocol == OTHER
+            else self._range(span.protocol.lower(), span.first, span.last + 1)
+            for span in self._merged(spans)
+        )
+
+    def _merged(self, spans: Iterable[Span]) -> Iterable[Span]:
+        found: list[Span] = []
+        for span in sorted(spans):
+            if found and found[-1].protocol == span.protocol and span.first <= found[-1].last + 1:
+                found[-1] = found[-1]._replace(last=max(found[-1].last, span.last))
+            else:
+                found.append(span)
+        return found
 
     def _range(self, protocol: str, low: int, end: int) -> int:
         return (1 << self._at[protocol, end]) - (1 << self._at[protocol, low])

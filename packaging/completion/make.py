@@ -30,6 +30,7 @@ KINDS: dict[str, Kind] = {
     "DIR...": "manifests",  # files, too
     "DST": "word",
     "FILE": "file",
+    "FILE...": "manifests",
     "NAME": "word",
     "NEW": "file",
     "OLD": "file",

@@ -85,6 +85,12 @@ _netpoldctl() {
         diff:1:*)
             _filedir
             ;;
+        test:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --live' -- "$cur"))
+            ;;
+        test:*:*)
+            _filedir '@(yaml|yml|json)'
+            ;;
         monitor:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --follow --for --allowed --pod --namespace --direction --port' -- "$cur"))
             ;;
@@ -98,7 +104,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff monitor audit suggest render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff test monitor audit suggest render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

@@ -41,6 +41,7 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a check -d 'what is wrong in 
 complete -c netpoldctl -n '__netpoldctl_after ""' -a explain -d 'whether one end reaches another, and which policy rule says so'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a matrix -d 'who reaches whom'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a diff -d 'who reaches whom otherwise when manifests change, and because of which policy'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a test -d 'whether policies do what test files expect of them'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a monitor -d 'what is dropped, as it happens, and why'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a audit -d 'what policies in audit mode would drop, and what would allow it'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a suggest -d 'policies that allow the traffic that was seen'
@@ -77,7 +78,7 @@ complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(_
 complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
 
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this help message and exit'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown' -d 'text for a person, JSON, CSV or Markdown (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown html' -d 'text for a person, JSON, CSV, Markdown or HTML (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (those that are named)'
@@ -93,6 +94,13 @@ complete -c netpoldctl -n '__netpoldctl_after diff' -l inventory -r -f -a '(__fi
 complete -c netpoldctl -n '__netpoldctl_after diff' -l fail-on -r -f -a 'open any never' -d 'exit with 1 when something opens, or when anything changes (default: never)'
 complete -c netpoldctl -n '__netpoldctl_after diff 1' -F
 complete -c netpoldctl -n '__netpoldctl_after diff 2' -F
+
+complete -c netpoldctl -n '__netpoldctl_after test' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after test' -s o -l output -r -f -a 'text json junit' -d 'text for a person, JSON or JUnit XML (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after test' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after test' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after test' -l live -d 'test what the running daemon has in force'
+complete -c netpoldctl -n '__netpoldctl_after test' -F
 
 complete -c netpoldctl -n '__netpoldctl_after monitor' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'

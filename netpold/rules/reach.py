@@ -1,0 +1,244 @@
+"""Whether policies do what their tests expect: for all ends that are meant, on all ports, at once.
+
+The same classes and pieces as in difference.py, of one world.  So "nothing in 10.0.0.0/8 reaches the database" is asked
+of every address there, and not of some.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from netpold.policy.index import Index
+from netpold.policy.model import EVERYTHING, Direction, Family, IPBlock, Mode, Network
+from netpold.policy.selector import matches
+from netpold.rules.expectations import Expectation, Group, Selected
+from netpold.rules.judged import Judged, Judges
+from netpold.rules.pieces import Pieces, ends
+from netpold.rules.ruleset import FAMILIES
+from netpold.rules.services import Services, Span
+
+_MOST_EXAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Ends and services for which the verdict is not the one that is expected."""
+
+    sources: frozenset[str]
+    from_outside: tuple[IPBlock, ...]
+    destinations: frozenset[str]
+    to_outside: tuple[IPBlock, ...]
+    services: tuple[Span, ...]
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a test.  `fault`: why there was nothing to test, or ''.  `pairs`: how many pairs of pods were
+    tested."""
+
+    wrong: tuple[Wrong, ...] = ()
+    fault: str = ""
+    pairs: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return not self.wrong and not self.fault
+
+
+class _Chosen(NamedTuple):
+    """Who is meant, in one family: pods, the bits of their classes and of pieces outside."""
+
+    pods: frozenset[str]
+    ends: int
+
+
+class Reach:
+    """One world, cut as these tests need it."""
+
+    def __init__(self, index: Index, mode: Mode, tests: Iterable[Expectation]) -> None:
+        tests = list(tests)
+        self._index = index
+        judged = Judged(index, mode)
+        both = {family: ends(judged, judged, family) for family in FAMILIES}
+        judged.fill()
+        named = {
+            member.partition(",")[2]
+            for each in judged.sets.values()
+            if each.kind == "hash:ip,port"
+            for member in each.members
+        }
+        spans = [span for test in tests for span in test.services or ()]
+        self._services = Services(judged.rules(), named, spans)
+        networks = [
+            end
+            for test in tests
+            for group in (test.source, test.destination)
+            for end in (*group.ends, *group.excepts)
+            if not isinstance(end, Selected)
+        ]
+        self._pieces = {
+            family: Pieces(judged, judged, both[family], self._services, family, networks) for family in FAMILIES
+        }
+        self._selected: dict[Selected, frozenset[str]] = {}
+
+    def judge(self, test: Expectation) -> Outcome:
+        """What becomes of one of the tests."""
+        for group, key in ((test.source, "from"), (test.destination, "to")):
+            if fault := self._unknown(group):
+                return Outcome(fault=f"`{key}`: {fault}")
+        wanted = self._services.everything if test.services is None else self._services.within(test.services)
+        wrong: list[Wrong] = []
+        pairs, outside = 0, False
+        for pieces in self._pieces.values():
+            source, destination = self._chosen(test.source, pieces), self._chosen(test.destination, pieces)
+            pairs = max(pairs, len(source.pods) * len(destination.pods) - len(source.pods & destination.pods))
+            outside |= bool(source.pods and destination.ends & pieces.outside)
+            outside |= bool(destination.pods and source.ends & pieces.outside)
+            rectangles: dict[tuple[int, int], int] = defaultdict(int)  # by services and destinations, the sources
+            for here, there, allowed in self._rectangles(pieces, source.ends, destination.ends):
+                services = wanted & (~allowed if test.verdict == "allow" else allowed)
+                if services:
+                    rectangles[services, there] |= here
+            fewer: dict[tuple[int, int], int] = defaultdict(int)  # by services and sources, the destinations
+            for (services, there), here in rectangles.items():
+                fewer[services, here] |= there
+            for (services, here), there in fewer.items():
+                wrong += self._wrong(pieces, (source, here), (destination, there), services)
+        if not pairs and not outside:
+            return Outcome(fault=self._nothing(test))
+        return Outcome(tuple(_once(wrong)), "", pairs)
+
+    def examples(self, test: Expectation) -> Iterator[tuple[str, str, Span]]:
+        """Some pairs of pods that the test is about, each with a port: one for each way in which pods are judged."""
+        wanted = self._services.everything if test.services is None else self._services.within(test.services)
+        span = self._services.spans(wanted)[0]
+        for pieces in self._pieces.values():
+            source, destination = self._chosen(test.source, pieces), self._chosen(test.destination, pieces)
+            rectangles = self._rectangles(pieces, source.ends, destination.ends)
+            for here, there, _ in islice(rectangles, _MOST_EXAMPLES):
+                senders, receivers = pieces.pods(here) & source.pods, pieces.pods(there) & destination.pods
+                pair = next(
+                    ((one, other) for one in sorted(senders) for other in sorted(receivers) if one != other), None
+                )
+                if pair:
+                    yield (*pair, span)
+
+    # Who is meant -------------------------------------------------------------------------------------------------
+
+    def _unknown(self, group: Group) -> str:
+        """Why a pod that is named can't be an end of a connection; '' where all can."""
+        for end in (*group.ends, *group.excepts):
+            if not isinstance(end, Selected) or not end.name:
+                continue
+            key = f"{end.namespace}/{end.name}"
+            pod = self._index.world.pods.get(key)
+            if pod is None:
+                return f"no manifest declares the pod {key}"
+            if pod.host_network:
+                return f"{key} is on the host's network: policies do not select it"
+            if pod.finished:
+                return f"{key} has finished; its addresses are no longer its own"
+            if not pod.addresses:
+                return f"{key} has no address yet"
+        return ""
+
+    def _nothing(self, test: Expectation) -> str:
+        for group, key in ((test.source, "from"), (test.destination, "to")):
+            if not any(self._chosen(group, pieces).ends for pieces in self._pieces.values()):
+                return f"`{key}` selects no pod that has an address, so nothing is tested"
+        return "no policy judges these: no pair of a pod and another end, with addresses of one family, is among them"
+
+    def _chosen(self, group: Group, pieces: Pieces) -> _Chosen:
+        """Those of the ends, but for the excepts, of one family."""
+        pods, outside = self._all(group.ends, pieces)
+        without, outside_without = self._all(group.excepts, pieces)
+        chosen = frozenset(pods - without) & pieces.known
+        return _Chosen(chosen, pieces.classes(chosen) | (outside & ~outside_without))
+
+    def _all(self, several: Iterable[Selected | Network], pieces: Pieces) -> tuple[frozenset[str], int]:
+        pods: frozenset[str] = frozenset()
+        outside = 0
+        for end in several:
+            if isinstance(end, Selected):
+                pods |= self._pods(end)
+            elif end.version == pieces.family:
+                inside = pieces.inside(end)
+                outside |= inside & pieces.outside
+                pods |= pieces.pods(inside)
+        return pods, outside
+
+    def _pods(self, end: Selected) -> frozenset[str]:
+        found = self._selected.get(end)
+        if found is None:
+            found = self._selected[end] = frozenset(self._matching(end))
+        return found
+
+    def _matching(self, end: Selected) -> Iterator[str]:
+        world = self._index.world
+        if end.name:
+            yield f"{end.namespace}/{end.name}"
+            return
+        for key, pod in world.pods.items():
+            if not pod.takes_part or (end.namespace and pod.namespace != end.namespace):
+                continue
+            if pod.quarantined and end.pods != EVERYTHING:
+                continue  # its labels may be wrong
+            if end.namespaces != EVERYTHING:
+                namespace = world.namespace(pod.namespace)
+                if namespace.quarantined or not matches(end.namespaces, namespace.labels):
+                    continue
+            if matches(end.pods, pod.labels):
+                yield key
+
+    # What is let through ------------------------------------------------------------------------------------------
+
+    def _rectangles(self, pieces: Pieces, sources: int, destinations: int) -> Iterator[tuple[int, int, int]]:
+        """Some of the sources, some of the destinations, and what is allowed between these; all pairs are in one."""
+        receivers = [each for each in self._sides(pieces, Direction.INGRESS) if each[1] & destinations]
+        for sending, senders in self._sides(pieces, Direction.EGRESS):
+            if not senders & sources:
+                continue
+            for sent, to in self._says(pieces, sending).items():
+                for receiving, mask in receivers:
+                    there = to & mask & destinations
+                    if not there or (sending is None and receiving is None):
+                        continue
+                    for got, by in self._says(pieces, receiving).items():
+                        if here := by & senders & sources:
+                            yield here, there, sent & got
+
+    def _wrong(
+        self, pieces: Pieces, sender: tuple[_Chosen, int], receiver: tuple[_Chosen, int], services: int
+    ) -> Iterator[Wrong]:
+        """One, or none where all that is meant is a pod to itself."""
+        sources, destinations = (pieces.pods(some) & chosen.pods for chosen, some in (sender, receiver))
+        blocks = [pieces.blocks(some) for _, some in (sender, receiver)]
+        if len(destinations) == 1 and not blocks[1]:
+            sources -= destinations
+        if len(sources) == 1 and not blocks[0]:
+            destinations -= sources
+        if (sources or blocks[0]) and (destinations or blocks[1]):
+            spans = self._services.spans(services)
+            yield Wrong(sources, blocks[0], destinations, blocks[1], spans, pieces.family)
+
+    def _sides(self, pieces: Pieces, direction: Direction) -> list[tuple[Judges | None, int]]:
+        sides = [(judges, mask) for (judges, _), mask in pieces.by_judges(direction).items()]
+        return [*sides, (None, pieces.outside)]
+
+    def _says(self, pieces: Pieces, judges: Judges | None) -> dict[int, int]:
+        return pieces.says(1, judges) if judges else {self._services.everything: pieces.everything}
+
+
+def _once(wrong: Iterable[Wrong]) -> Iterator[Wrong]:
+    """Without those that say of pods alone in one family what was said in the other."""
+    told = set()
+    for each in wrong:
+        said = each.sources, each.destinations, each.services, each.from_outside, each.to_outside
+        if said not in told:
+            yield each
+        told.add(said)

@@ -1,0 +1,281 @@
+"""`netpoldctl diff`: directories, git revisions and the node, as text, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+from hypothesis import given, settings
+
+from netpold.ctl.groups_text import Names, services
+from netpold.ctl.sides import world_in_force
+from netpold.policy.canonical import written
+from netpold.policy.model import Pod, World
+from netpold.rules.services import Span
+from tests.strategies import EVERYTHING_GOES, worlds
+from tests.test_ctl import CTL, ROOT, ctl
+
+GUESTBOOK = ROOT / "etc/examples/guestbook"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """The guestbook with a rule on another port, a policy less, and one that allows more."""
+    directory = tmp_path / "changed"
+    copytree(GUESTBOOK, directory, symlinks=True)
+    ports = directory / "30-ui-to-api.yaml"
+    ports.write_text(ports.read_text().replace("port: 8080", "port: 9090"))
+    (directory / "40-monitoring.yaml").unlink()
+    office = directory / "50-office.yaml"
+    office.write_text(
+        office.read_text().replace("except:", "except: [10.72.0.0/24]").replace("        - 10.72.10.0/24", "")
+    )
+    return directory
+
+
+def test_text(changed: Path) -> None:
+    done = ctl("diff", GUESTBOOK, changed)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert f"- policy guestbook/from-monitoring ({GUESTBOOK}/40-monitoring.yaml:5)" in lines
+    at = lines.index("opens  10.72.10.0/24 -> guestbook/ui")
+    assert lines[at + 1 : at + 3] == [
+        "  + 80/TCP",
+        f"    guestbook/ui-from-office ingress[0] ({changed}/50-office.yaml:12) allows it",
+    ]
+    at = lines.index("changes  guestbook/ui -> guestbook/api")
+    assert lines[at + 1 : at + 3] == ["  + 9090/TCP", "  - 8080/TCP"]
+    at = lines.index("closes  monitoring/prometheus -> guestbook/api, guestbook/db, guestbook/ui")
+    assert lines[at + 1] == "  - everything"
+    assert lines[-1] == "4 differences: 1 opens, 1 changes, 2 close"
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [("open", 1), ("any", 1), ("never", 0)])
+def test_fail_on(changed: Path, fail_on: str, code: int) -> None:
+    assert ctl("diff", "--fail-on", fail_on, GUESTBOOK, changed).returncode == code
+
+
+def test_what_only_closes_does_not_fail(tmp_path: Path) -> None:
+    directory = tmp_path / "less"
+    copytree(GUESTBOOK, directory, symlinks=True)
+    (directory / "40-monitoring.yaml").unlink()
+    assert ctl("diff", "--fail-on", "open", GUESTBOOK, directory).returncode == 0
+    assert ctl("diff", "--fail-on", "any", GUESTBOOK, directory).returncode == 1
+
+
+def test_nothing_changes() -> None:
+    done = ctl("diff", "--fail-on", "any", GUESTBOOK, GUESTBOOK)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "nothing opens and nothing closes between 4 pods, or from or to any address\n",
+    )
+
+
+def test_json(changed: Path) -> None:
+    answer = json.loads(ctl("diff", GUESTBOOK, changed, "-o", "json").stdout)
+    assert answer["version"] == 1
+    assert [(each["policy"], each["change"]) for each in answer["policies"]] == [
+        ("guestbook/api-from-ui", "changed"),
+        ("guestbook/from-monitoring", "removed"),
+        ("guestbook/ui-from-office", "changed"),
+        ("guestbook/ui-to-api", "changed"),
+    ]
+    opens, changes, *closes = answer["changes"]
+    assert opens == {
+        "kind": "opens",
+        "source": {
+            "text": "10.72.10.0/24",
+            "pods": [],
+            "addresses": [{"cidr": "10.72.10.0/24", "except": []}],
+        },
+        "destination": {"text": "guestbook/ui", "pods": ["guestbook/ui"], "addresses": []},
+        "opens": [{"protocol": "TCP", "port": 80, "end_port": 80}],
+        "closes": [],
+        "families": ["IPv4"],
+        "because": [
+            {
+                "policy": "guestbook/ui-from-office",
+                "direction": "ingress",
+                "rule": 0,
+                "does": "allows",
+                "file": f"{changed}/50-office.yaml",
+                "line": 12,
+            }
+        ],
+    }
+    assert [each["port"] for each in (*changes["opens"], *changes["closes"])] == [9090, 8080]
+    assert {each["kind"] for each in closes} == {"closes"}
+
+
+def test_markdown_is_a_table_that_names_can_not_break(tmp_path: Path) -> None:
+    for side, port in (("a", 80), ("b", 81)):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "<x>|y.yaml").write_text(f"""\
+apiVersion: v1
+kind: Pod
+metadata: {{name: web, namespace: shop}}
+status: {{podIP: 10.0.0.1}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: in, namespace: shop}}
+spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {port}}}]}}]}}
+""")
+    text = ctl("diff", tmp_path / "a", tmp_path / "b", "-o", "markdown").stdout
+    (row,) = [line for line in text.splitlines() if line.startswith("| anywhere")]
+    assert row.replace("\\|", "").count("|") == 5
+    assert "&lt;x>" in row and "<x>" not in text
+    assert "+ 81/TCP; - 80/TCP" in row
+
+
+# Sides ----------------------------------------------------------------------------------------------------------------
+
+
+def git(where: Path, *words: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
+    done = subprocess.run(["git", *identity, *words], cwd=where, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The guestbook in a directory `m` of a repository, committed, then changed."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    git(root, "init", "-q")
+    copytree(GUESTBOOK, root / "m", symlinks=True)
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "all")
+    (root / "m/40-monitoring.yaml").unlink()
+    return root
+
+
+def test_a_revision_of_the_other_one(repository: Path) -> None:
+    done = ctl("diff", "git:HEAD", repository / "m")
+    assert "- policy guestbook/from-monitoring (HEAD:m/40-monitoring.yaml:5)" in done.stdout
+    assert "closes  monitoring/prometheus -> guestbook/api" in done.stdout
+    back = ctl("diff", repository / "m", "git:HEAD")
+    assert "+ policy guestbook/from-monitoring (HEAD:m/40-monitoring.yaml:5)" in back.stdout
+    assert "opens  monitoring/prometheus" in back.stdout
+
+
+def test_two_revisions(repository: Path) -> None:
+    git(repository, "commit", "-q", "-a", "-m", "less")
+    words = [*CTL, "diff", "git:HEAD~1:m", "git:HEAD:./m"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+    assert "closes  monitoring/prometheus" in done.stdout
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("revision", "fault"),
+    [
+        ("git:nonesuch", "git knows no revision 'nonesuch'"),
+        ("git:--output=x", "git knows no revision '--output=x'"),
+        ("git:HEAD:elsewhere", "there are no manifests at elsewhere in "),
+        ("git:HEAD:../..", "is not inside the repository"),
+    ],
+)
+def test_revisions_that_there_are_not(repository: Path, revision: str, fault: str) -> None:
+    words = [*CTL, "diff", revision, "m"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert fault in done.stderr
+    assert "hint: " in done.stderr
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    done = ctl("diff", "git:HEAD", tmp_path)
+    assert done.returncode == 2
+    assert "can't be asked for a revision" in done.stderr
+
+
+def test_policies_alone_are_compared_with_the_pods_of_the_other_side(changed: Path) -> None:
+    (changed / "10-pods.yaml").unlink()
+    (changed / "00-namespaces.yaml").unlink()
+    assert "opens  10.72.10.0/24 -> guestbook/ui" in ctl("diff", GUESTBOOK, changed).stdout
+
+
+def test_pods_from_elsewhere(changed: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    copytree(GUESTBOOK, old, symlinks=True)
+    for directory in (old, changed):
+        (directory / "10-pods.yaml").unlink()
+    assert "no pairs to compare" in ctl("diff", old, changed).stdout
+    done = ctl("diff", "--inventory", GUESTBOOK / "10-pods.yaml", old, changed)
+    assert "opens  10.72.10.0/24 -> guestbook/ui" in done.stdout
+
+
+def test_pods_of_one_side_are_named(changed: Path) -> None:
+    (changed / "pod.yaml").write_text(
+        "{apiVersion: v1, kind: Pod, metadata: {name: new, namespace: shop}, status: {podIP: 10.9.9.9}}\n"
+    )
+    assert f"only in {changed}, and not compared: shop/new" in ctl("diff", GUESTBOOK, changed).stdout
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=worlds(EVERYTHING_GOES))
+def test_what_is_in_force_is_read_back(world: World) -> None:
+    objects = [*world.namespaces.values(), *world.policies.values(), *world.pods.values()]
+    manifests = [json.loads(written(each)) for each in objects]
+    where = [{"object": each.key, "file": None, "line": None, "quarantined": each.quarantined} for each in objects]
+    assert world_in_force({"manifests": manifests, "where": where}) == world
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+TCP, UDP, SCTP, OTHER = (Span(name, 1, 65535) for name in ("TCP", "UDP", "SCTP", "other"))
+OTHER = OTHER._replace(first=0, last=0)
+
+
+@pytest.mark.parametrize(
+    ("spans", "words"),
+    [
+        ((TCP, UDP, SCTP, OTHER), "everything"),
+        ((TCP,), "every TCP port"),
+        ((Span("TCP", 80, 80), Span("UDP", 53, 53)), "80/TCP, 53/UDP"),
+        ((Span("TCP", 1, 21), Span("TCP", 23, 65535), UDP, SCTP, OTHER), "everything but 22/TCP"),
+        ((Span("TCP", 1, 21), Span("TCP", 23, 65535)), "every TCP port but 22"),
+        ((TCP, UDP, SCTP), "everything but ICMP and other protocols"),
+        ((Span("TCP", 8000, 8999), OTHER), "8000-8999/TCP, ICMP and other protocols"),
+    ],
+)
+def test_services(spans: tuple[Span, ...], words: str) -> None:
+    assert services(spans) == words
+
+
+PODS = {
+    key: Pod(*key.split("/"), {"app": app, "version": version}, (f"10.0.0.{number}",))
+    for number, (key, app, version) in enumerate(
+        (f"{space}/{app}{number}", app, f"v{number % 2}")
+        for space in ("a", "b")
+        for app in ("x", "y")
+        for number in range(4)
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ([*PODS], "every pod"),
+        (["a/x0"], "a/x0"),
+        ([key for key in PODS if key.startswith("a/")], "a/* (8 pods)"),
+        ([key for key in PODS if key.startswith("a/x")], "a/{app=x} (4 pods)"),
+        ([key for key in PODS if "/x" in key], "a/{app=x}, b/{app=x} (8 pods)"),
+        ([key for key in PODS if key != "a/x0"][:7], "a/x1, a/x2 and 5 more of a (7 pods)"),
+    ],
+)
+def test_groups_of_pods(chosen: list[str], words: str) -> None:
+    assert Names(PODS, {"app"}).pods(frozenset(chosen)) == words
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    done = ctl("diff", "node", GUESTBOOK, "--socket", tmp_path / "none")
+    assert done.returncode == 3
+    assert "netpold does not run" in done.stderr

@@ -1,0 +1,206 @@
+"""Unit tests of policies: their files, and what becomes of them; held against the compiled rules, packet by packet."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netpold.policy.index import Index
+from netpold.policy.model import EVERYTHING, Position, Requirement, Selector, World
+from netpold.policy.model import Operator as Op
+from netpold.rules.expectations import Expectation, Group, Selected, parse
+from netpold.rules.offline import offline_ruleset
+from netpold.rules.reach import Reach, Wrong
+from netpold.rules.ruleset import FAMILIES
+from netpold.rules.services import Span
+from tests.strategies import EVERYTHING_GOES, KEYS, NAMESPACES, OUTSIDE, VALUES, worlds
+from tests.test_difference import first, is_allowed, packets
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def ends_of(text: str) -> Group:
+    tests, findings = parse(f"tests: [{{deny: {{from: {text}, to: a/b}}}}]\n".encode(), "t.yaml")
+    assert not findings
+    return tests[0].source
+
+
+DB = Selector((Requirement("app", Op.IN, ("db",)),))
+MONITORING = Selector((Requirement("purpose", Op.EXISTS),))
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("shop/api", Group((Selected("shop", EVERYTHING, EVERYTHING, "api"),))),
+        ("shop/*", Group((Selected("shop", EVERYTHING, EVERYTHING),))),
+        ("every pod", Group((Selected("", EVERYTHING, EVERYTHING),))),
+        ('"*"', Group((Selected("", EVERYTHING, EVERYTHING),))),
+        ("10.0.0.1", Group((ip_network("10.0.0.1/32"),))),
+        ("2001:db8::/32", Group((ip_network("2001:db8::/32"),))),
+        ("anywhere", Group((ip_network("0.0.0.0/0"), ip_network("::/0")))),
+        ("{namespace: shop, labels: {app: db}}", Group((Selected("shop", EVERYTHING, DB),))),
+        ("{podSelector: {matchLabels: {app: db}}}", Group((Selected("", EVERYTHING, DB),))),
+        (
+            "{namespaceSelector: {matchExpressions: [{key: purpose, operator: Exists}]}}",
+            Group((Selected("", MONITORING, EVERYTHING),)),
+        ),
+        ("[a/b, 10.0.0.1]", Group((Selected("a", EVERYTHING, EVERYTHING, "b"), ip_network("10.0.0.1/32")))),
+        (
+            "{any: a/*, except: [a/b]}",
+            Group((Selected("a", EVERYTHING, EVERYTHING),), (Selected("a", EVERYTHING, EVERYTHING, "b"),)),
+        ),
+    ],
+)
+def test_ends(text: str, group: Group) -> None:
+    assert ends_of(text) == group
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("[80/TCP]", (Span("TCP", 80, 80),)),
+        ("80/tcp", (Span("TCP", 80, 80),)),
+        ("[8000-8999/UDP, ICMP]", (Span("UDP", 8000, 8999), Span("other", 0, 0))),
+        ("[SCTP]", (Span("SCTP", 1, 65535),)),
+    ],
+)
+def test_ports(text: str, spans: tuple[Span, ...]) -> None:
+    tests, findings = parse(f"tests: [{{allow: {{from: a/b, to: a/c, ports: {text}}}}}]\n".encode(), "t.yaml")
+    assert not findings
+    assert tests[0].services == spans
+
+
+def test_a_test_has_its_name_and_its_place() -> None:
+    text = "tests:\n- name: closed\n  deny: {from: a/b, to: a/c}\n- deny: {from: [a/b, a/d], to: a/c}\n"
+    tests, findings = parse(text.encode(), "t.yaml")
+    assert not findings
+    assert [(each.name, str(each.position)) for each in tests] == [
+        ("closed", "t.yaml:2"),
+        ("deny a/b, a/d -> a/c", "t.yaml:4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "cure"),
+    [
+        ("tets: []", "unknown-field", 1, "write `tests`"),
+        ("tests:\n- alow: {from: a/b, to: a/c}", "unknown-field", 2, "write `allow`"),
+        ("tests:\n- name: x", "test-verdict", 2, "write `allow:` or `deny:`"),
+        ("tests:\n- {allow: {from: a/b, to: a/c}, deny: {from: a/b, to: a/c}}", "test-verdict", 2, "`allow:`"),
+        ("tests:\n- allow: {from: a/b}", "missing-field", 2, "write `namespace/pod`"),
+        ("tests:\n- allow: {from: a/b, to: }", "missing-field", 2, "write `namespace/pod`"),
+        ("tests:\n- allow:\n    from: web\n    to: a/c", "test-end", 3, "write `namespace/pod`"),
+        ("tests:\n- allow:\n    from: 10.0.0.1/8\n    to: a/c", "test-end", 3, "write `10.0.0.0/8`"),
+        ("tests:\n- allow:\n    from: []\n    to: a/c", "test-end", 3, "write `namespace/pod`"),
+        ("tests:\n- allow:\n    from: {}\n    to: a/c", "test-end", 3, "write `namespace/pod`"),
+        ("tests:\n- allow:\n    from: {labels: {a: b}, podSelector: {}}\n    to: a/c", "test-end", 3, "keep one"),
+        ("tests:\n- allow:\n    from: {label: {a: b}}\n    to: a/c", "unknown-field", 3, "write `labels`"),
+        ("tests:\n- allow:\n    from: {except: a/b}\n    to: a/c", "missing-field", 3, "without those in `except`"),
+        ("tests:\n- allow: {from: a/b, to: a/c, ports: [80]}", "test-port", 2, "write 80/TCP or 80/UDP"),
+        ("tests:\n- allow: {from: a/b, to: a/c, ports: [80/TPC]}", "test-port", 2, "write 80/TCP"),
+        ("tests:\n- allow: {from: a/b, to: a/c, ports: [90-80/TCP]}", "test-port", 2, "ports are 1 to 65535"),
+        ("tests:\n- allow: {from: a/b, to: a/c, ports: []}", "test-port", 2, "take `ports` out for all"),
+        ("tests:\n- allow: {from: a/b, to: a/c, port: 80/TCP}", "unknown-field", 2, "write `ports: [...]`"),
+        ("tests: 5", "wrong-type", 1, "write `- ` before each test"),
+        ("- allow: {}", "wrong-type", 1, "write `tests:`"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line_and_cure(text: str, code: str, line: int, cure: str) -> None:
+    _, findings = parse(text.encode(), "t.yaml")
+    told = [(each.code, each.position.line, each.severity) for each in findings]
+    assert (code, line, "error") in told
+    assert any(cure in each.cure for each in findings if each.code == code)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=200))
+def test_any_bytes(data: bytes) -> None:
+    parse(data, "t.yaml")
+
+
+# What becomes of them -------------------------------------------------------------------------------------------------
+
+_selectors = st.one_of(
+    st.just(EVERYTHING),
+    st.builds(
+        lambda key, value: Selector((Requirement(key, Op.IN, (value,)),)),
+        st.sampled_from(KEYS),
+        st.sampled_from(VALUES),
+    ),
+)
+_NETWORKS = [ip_network(each) for each in ("10.72.0.0/24", "10.0.0.0/8", "fd72::/16", "0.0.0.0/0", "::/0")]
+_ends = st.one_of(
+    st.builds(lambda name, pods: Selected(name, EVERYTHING, pods), st.sampled_from(("", *NAMESPACES)), _selectors),
+    st.sampled_from([*_NETWORKS, *map(ip_network, OUTSIDE)]),
+)
+_groups = st.builds(
+    lambda ends, excepts: Group(tuple(ends), tuple(excepts)),
+    st.lists(_ends, min_size=1, max_size=2),
+    st.lists(_ends, max_size=1),
+)
+_SERVICES = (None, (Span("TCP", 80, 80),), (Span("TCP", 1, 80), Span("UDP", 81, 8080)), (Span("other", 0, 0),))
+
+
+def _is_meant(world: World, group: Group, key: str, address: str) -> bool:
+    def among(end: object) -> bool:
+        if not isinstance(end, Selected):
+            return ip_address(address) in end  # type: ignore[operator]
+        pod = world.pods.get(key)
+        if pod is None or (end.namespace and pod.namespace != end.namespace):
+            return False
+        if pod.quarantined:
+            return end.pods == EVERYTHING
+        return all(pod.labels.get(each.key) in each.values for each in end.pods.requirements)
+
+    return any(map(among, group.ends)) and not any(map(among, group.excepts))
+
+
+def _tells(wrong: Wrong, source: tuple[str, str], destination: tuple[str, str]) -> bool:
+    sides = ((wrong.sources, wrong.from_outside, *source), (wrong.destinations, wrong.to_outside, *destination))
+    return all(
+        key in pods if key else any(_in(block, address) for block in blocks) for pods, blocks, key, address in sides
+    )
+
+
+def _in(block: object, address: str) -> bool:
+    where = ip_address(address)
+    return where in block.cidr and not any(where in each for each in block.excepts)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds(EVERYTHING_GOES), source=_groups, destination=_groups, data=st.data())
+def test_as_the_rules_judge(world: World, source: Group, destination: Group, data: st.DataObject) -> None:
+    verdict = data.draw(st.sampled_from(("allow", "deny")))
+    services = data.draw(st.sampled_from(_SERVICES))
+    test = Expectation("t", verdict, source, destination, services, Position("t", 1))
+    outcome = Reach(Index(world), "enforce", [test]).judge(test)
+    ruleset = offline_ruleset(Index(world))
+    taken = {address for pod in world.pods.values() for address in pod.addresses}
+    tested = False
+    for family in FAMILIES:
+        here = [(key, address) for key in world.pods if (address := first(world, key, family))]
+        here += [("", each) for each in OUTSIDE if (":" in each) == (family == 6) and each not in taken]
+        for one in here:
+            for other in here:
+                if one == other or not (one[0] or other[0]):
+                    continue
+                if not _is_meant(world, source, *one) or not _is_meant(world, destination, *other):
+                    continue
+                tested = True
+                told = [each for each in outcome.wrong if _tells(each, one, other)]
+                for packet in packets(one[1], other[1]):
+                    protocol = "other" if packet.port is None else packet.protocol.upper()
+                    asked = _SERVICES[0] is services or any(_holds(span, protocol, packet.port) for span in services)
+                    is_wrong = asked and is_allowed(ruleset, packet) == (verdict == "deny")
+                    said = any(_holds(span, protocol, packet.port) for each in told for span in each.services)
+                    assert said == is_wrong, f"{one} -> {other}: {packet}"
+                    assert not (is_wrong and outcome.passed)
+    assert not (tested and outcome.fault)
+
+
+def _holds(span: Span, protocol: str, port: int | None) -> bool:
+    return span.protocol == protocol and (port is None or span.first <= port <= span.last)

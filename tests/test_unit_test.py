@@ -1,0 +1,128 @@
+"""`netpoldctl test` on the guestbook: what passes, what fails and why, and its formats."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.test_ctl import ROOT, ctl
+
+GUESTBOOK = ROOT / "etc/examples/guestbook"
+PAGE = (ROOT / "docs/testing-policies.md").read_text()
+
+FAILING = """\
+tests:
+- name: only the API reaches the database
+  deny: {from: {any: anywhere, except: guestbook/api}, to: guestbook/db}
+- name: the database answers nobody of its own accord
+  allow: {from: guestbook/db, to: guestbook/ui, ports: [80/TCP]}
+- name: nobody
+  deny: {from: {labels: {app: nobody}}, to: guestbook/ui}
+- name: a pod that is not there
+  deny: {from: guestbook/nobody, to: guestbook/ui}
+- name: addresses among themselves
+  deny: {from: 192.0.2.1, to: 192.0.2.2}
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Path:
+    (tmp_path / "t.yaml").write_text(FAILING)
+    return tmp_path / "t.yaml"
+
+
+def test_the_example_of_the_page_passes(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "t.yaml").write_text(example)
+    done = ctl("test", "--manifests", GUESTBOOK, tmp_path / "t.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "ok    the user interface reaches the API, on its one port",
+        "ok    nothing but the API and monitoring reaches the database",
+        "ok    the office opens the user interface",
+        "ok    its visitors do not",
+        "4 tests: 4 passed, 0 failed",
+    ]
+
+
+def test_why_they_fail(failing: Path) -> None:
+    done = ctl("test", "--manifests", GUESTBOOK, failing)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"FAIL  only the API reaches the database ({failing}:2)"
+    assert "      monitoring/prometheus -> guestbook/db: everything passes" in lines
+    assert f"      ingress: guestbook/from-monitoring ingress[0] allows it ({GUESTBOOK}/40-monitoring.yaml:14)" in lines
+    assert "      guestbook/db -> guestbook/ui: 80/TCP does not pass" in lines
+    assert any(line.startswith("      egress: guestbook/db is isolated for egress") for line in lines)
+    assert any(line.startswith("      nearest: guestbook/from-monitoring ingress[0]") for line in lines)
+    assert "      `from` selects no pod that has an address, so nothing is tested" in lines
+    assert "      `from`: no manifest declares the pod guestbook/nobody" in lines
+    assert any(line.startswith("      no policy judges these") for line in lines)
+    assert lines[-1] == "5 tests: 0 passed, 5 failed"
+
+
+def test_json(failing: Path) -> None:
+    done = ctl("test", "--manifests", GUESTBOOK, failing, "-o", "json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (answer["version"], answer["live"], answer["passed"], answer["failed"]) == (1, False, 0, 5)
+    first = answer["tests"][0]
+    assert (first["name"], first["line"], first["expected"]) == ("only the API reaches the database", 2, "deny")
+    assert first["wrong"] == [
+        {
+            "source": {"text": "monitoring/prometheus", "pods": ["monitoring/prometheus"], "addresses": []},
+            "destination": {"text": "guestbook/db", "pods": ["guestbook/db"], "addresses": []},
+            "ports": "everything",
+            "family": "IPv4",
+        }
+    ]
+
+
+def test_junit(failing: Path) -> None:
+    done = ctl("test", "--manifests", GUESTBOOK, failing, "-o", "junit")
+    assert done.returncode == 1
+    root = ElementTree.fromstring(done.stdout)
+    assert (root.get("tests"), root.get("failures")) == ("5", "5")
+    (suite,) = root
+    assert suite.get("name") == str(failing)
+    failure = suite[0].find("failure")
+    assert failure is not None and "everything passes" in failure.get("message", "")
+    assert "from-monitoring ingress[0] allows it" in (failure.text or "")
+
+
+def test_a_wrong_file_runs_no_test(failing: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("tests:\n- alow: {from: a/b, to: c/d}\n")
+    done = ctl("test", "--manifests", GUESTBOOK, failing, tmp_path / "wrong.yaml")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "wrong.yaml:2:3: error: tests[0].alow: there is no field `alow` here; write `allow`" in done.stderr
+    assert "1 error in test files: no test was run" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "tests: []\n", "# nothing\n"])
+def test_a_file_without_tests_is_no_success(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    done = ctl("test", "--manifests", GUESTBOOK, tmp_path / "t.yaml")
+    assert done.returncode == 2
+    assert "there are no tests" in done.stderr
+
+
+def test_no_file(tmp_path: Path) -> None:
+    done = ctl("test", "--manifests", GUESTBOOK, tmp_path / "none.yaml")
+    assert done.returncode == 2
+    assert "No such file" in done.stderr
+
+
+def test_live_without_a_daemon(failing: Path, tmp_path: Path) -> None:
+    done = ctl("test", "--live", "--socket", tmp_path / "none", failing)
+    assert done.returncode == 3
+
+
+def test_live_asks_the_node_and_nothing_else(failing: Path) -> None:
+    done = ctl("test", "--live", "--manifests", GUESTBOOK, failing)
+    assert done.returncode == 2
+    assert "it can't be both" in done.stderr
