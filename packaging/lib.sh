@@ -101,5 +101,5 @@ need_netfilter() {
 # What netpold itself needs at run time, as Debian's packages.
 RUNTIME_PACKAGES=(
     python3 python3-iptables python3-prometheus-client python3-systemd python3-watchdog python3-yaml
-    iptables ipset iproute2 kmod
+    iptables ipset iproute2 kmod nftables
 )

@@ -74,6 +74,12 @@ def assemble(
     return Assembled(world, tuple(findings), frozenset(merge.rejected), merge.kept_pods)
 
 
+def _there(good: object, copies: Iterable[object]) -> bool:
+    """Whether a pod's good version says all places that the others say."""
+    places = [{*each.addresses, *each.interfaces} for each in (good, *copies) if isinstance(each, Pod)]
+    return not places or set().union(*places[1:]) <= places[0]
+
+
 class _Merge:
     """Puts the objects of one kind after the other together, and notes what is wrong between files."""
 
@@ -112,7 +118,7 @@ class _Merge:
                 bad.add(key)
         kept: dict[str, _T] = self._kept(kind, merged, before)
         for key in bad:
-            if key in before and not before[key].quarantined:
+            if key in before and not before[key].quarantined and _there(before[key], copies.get(key, [merged[key]])):
                 merged[key] = before[key]
         self.rejected.update(f"{kind} {key}" for key in (*bad, *kept))
         return {**merged, **kept} if kept else merged

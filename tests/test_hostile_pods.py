@@ -135,6 +135,39 @@ def test_nobody_sheds_the_rules_of_its_port(lie: Callable[[Ground], None]) -> No
         ground.close()
 
 
+def beginnings(ground: Ground) -> list[str]:
+    """MAC addresses of frames that do not come to b, though packets in them are for b."""
+    return [ground.mac("a"), "02:00:00:00:99:99", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "33:33:00:00:00:01"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_frame_that_goes_elsewhere_begins_a_connection_of_an_isolated_pod(backend: Backend) -> None:
+    """Of what begins one the other end's answers are a part, and answers pass.  c and d have no right to b or e's
+    answers: c forges what b would send, or sends to b by way of another port; d, which may send nothing, is helped."""
+    ground = Ground("bridged", backend)
+
+    def answered(near: str, far: str, family: int, mac: str, forged: bool) -> bool:
+        """Whether `near` reaches `far` after a frame by which `far` seems to have begun; one of its own, or forged."""
+        ground.fresh()
+        begun = ip(ground.address(far, family), ground.address(near, family)) / UDP(sport=4001, dport=4002)
+        ground.send_frame(
+            near if forged else far, bytes(Ether(src=ground.mac(near if forged else far), dst=mac) / begun)
+        )
+        time.sleep(0.1)
+        header = ip(ground.address(near, family), ground.address(far, family))
+        ground.send(near, header / UDP(sport=4002, dport=4001) / Raw(ground.token))
+        return ground.seen(near, far, family)
+
+    try:
+        for family in FAMILIES:
+            for mac in beginnings(ground):
+                assert not answered("c", "b", family, mac, forged=True)
+                assert not answered("b", "c", family, mac, forged=False)
+                assert not answered("d", "b", family, mac, forged=True)
+    finally:
+        ground.close()
+
+
 @pytest.mark.parametrize(("wiring", "way"), [("routed", "no route"), ("routed", "taken"), ("bridged", "taken")])
 @pytest.mark.parametrize("backend", [BACKENDS[0], pytest.param(BACKENDS[1], marks=pytest.mark.slow)])
 def test_nobody_sheds_its_rules_where_the_host_loses_its_place(wiring: Wiring, way: str, backend: Backend) -> None:

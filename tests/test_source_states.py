@@ -123,7 +123,7 @@ class Files(RuleBasedStateMachine):
     def write_in_place(self, directory: str, name: str, text: bytes) -> None:
         path = self._directory(directory) / name
         if not path.is_dir():
-            with suppress(FileNotFoundError):  # a symlink that leads into no directory
+            with suppress(FileNotFoundError, NotADirectoryError):  # a symlink that leads into no directory
                 path.write_bytes(text)
 
     @rule(directory=DIRECTORIES, name=NAMES, text=TEXTS)

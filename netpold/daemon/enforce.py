@@ -22,6 +22,7 @@ from netpold.daemon.known import Known
 from netpold.host.drops import Drops
 from netpold.host.kernel.apply import apply, installed
 from netpold.host.kernel.backend import Backend, KernelError, Trouble
+from netpold.host.kernel.bridge_frames import BridgeFrames
 from netpold.host.kernel.flush import flush, retire_other
 from netpold.host.locate import addresses
 from netpold.host.view import HostView
@@ -59,6 +60,8 @@ class Enforcer:
         self._chores = chores
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = Drift(backend, lambda: inbox.wish(drift=True))
+        self.frames = BridgeFrames()
+        self._bridged = False  # there are bridges here
         self._trials = Trials(backend, lambda: inbox.alive())
         self.installed: Installed | None = None
         self.enforced: Enforced | None = None
@@ -97,6 +100,9 @@ class Enforcer:
         """Bring the ruleset into the kernel; None where it was there.  Raises KernelError."""
         began = time.monotonic()
         endpoints = self._known.endpoints
+        if not self._bridged and any(link.kind == "bridge" for link in view.links.values()):
+            self._bridged = True
+            self.frames.keep()
         enforced = Enforced(compiled.ruleset, endpoints, view.own)
         before, is_first = self.installed, self.enforced is None
         if is_first:
@@ -159,6 +165,11 @@ class Enforcer:
         flush()
         self.installed, self._in_force, self.enforced = None, None, None
 
+    def known(self) -> Installed | None:
+        """What the kernel holds, with the members of those sets that come and go beside the ruleset; None: that is not
+        known for sure."""
+        return None if self.installed is None else self._cutter.known(self.installed)
+
     def failed(self) -> None:
         """What the kernel holds has to be read."""
         self.installed = None
@@ -198,14 +209,20 @@ class Enforcer:
             self._drifted = True
             return None
         self._in_force = now
+        self._keep_frames()
         took = time.monotonic() - began
         self._chores.kernel_changed(began)
         self._cutter.look(self.enforced, addresses(self.enforced.endpoints.values()))  # what was let in meanwhile
         return Applied(self.enforced.ruleset, took, repaired=True)
 
+    def _keep_frames(self) -> None:
+        if self._bridged:
+            self.frames.keep()
+
     def look_back(self) -> None:
         """Read back what the kernel holds, beside the loop; and look at flows that an earlier look failed at, or that
         have ended since."""
+        self._keep_frames()
         if self.installed is not None:
             self._drift.begin(self._cutter.known(self.installed))
         if self.enforced is not None:

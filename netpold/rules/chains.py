@@ -32,7 +32,7 @@ from typing import Literal
 
 from netpold.policy.index import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family
-from netpold.rules import dispatch, icmp, spoofing
+from netpold.rules import destinations, dispatch, icmp, spoofing
 from netpold.rules.audit import all_audited, let_through
 from netpold.rules.count import dropped
 from netpold.rules.endpoint import Endpoint
@@ -61,6 +61,8 @@ from netpold.rules.ruleset import (
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
 from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
+
+_RECEIVER = "NETPOLD-TO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Chains:
 
     def _heads(self) -> None:
         outgoing = self._tree("NETPOLD-FROM", "src", Direction.EGRESS)
-        incoming = self._tree("NETPOLD-TO", "dst", Direction.INGRESS)
+        incoming = self._tree(_RECEIVER, "dst", Direction.INGRESS)
         self._forward(bool(outgoing), bool(incoming))
         self._input(bool(outgoing))
         if self.settings.host_to_pods == "policy":
@@ -125,7 +127,7 @@ class Chains:
                 *revoked,
                 Rule((Reply(),), "RETURN", "replies"),
                 *forgotten,
-                *([Rule((), Goto("NETPOLD-TO"))] if incoming else []),
+                *([Rule((), Goto(_RECEIVER))] if incoming else []),
             )
 
     # The heads ----------------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class Chains:
         if self.settings.accept:
             self._accept()
         sender = [Rule((), Jump("NETPOLD-FROM"))] if outgoing else []
-        receiver = [Rule((), Jump("NETPOLD-TO"))] if incoming else []
+        receiver = [Rule((), Jump(_RECEIVER))] if incoming else []
         errors, chains = icmp.errors(self.family, self._forged_errors(), done)
         self.chains.update(chains)
         passed = [Rule((Reply(),), done, "replies"), *errors]
@@ -271,12 +273,17 @@ class Chains:
         of the source address alone.  `ends`: there is more behind the tree that they need not pass."""
         here = _passes(side, name, bridged)
         if not any(each.isolation[direction] for each in pods):
+            if bridged and direction is Direction.INGRESS:
+                return _where(here, self._own_destinations(pods) if ends else ())
             check = self._spoof_check(pods, spoofing.ALIEN) if direction is Direction.EGRESS else ()
             return _where(here, (*check, Rule((), "RETURN")) if ends else check)
         if direction is Direction.EGRESS:
-            chain, rules = f"NP-OUT-{name}", self._egress_of_interface(pods)
+            chain, rules = interface_chain(name, direction), self._egress_of_interface(pods)
         else:
-            chain, rules = f"NP-IN-{name}", self._ingress_of_interface(_passes("src", name, bridged), pods)
+            chain, rules = (
+                interface_chain(name, direction),
+                self._ingress_of_interface(_passes("src", name, bridged), pods, bridged and ends),
+            )
         self.chains[chain] = tuple(rules)
         return (Rule((here,), Goto(chain)),)
 
@@ -286,11 +293,20 @@ class Chains:
         rules = self._by_address(pods, Direction.EGRESS)
         return [*rules, Rule((), Goto(self._spoof_chain(spoofing.SPOOF)))]
 
-    def _ingress_of_interface(self, own: Match, pods: list[Local]) -> list[Rule]:
+    def _ingress_of_interface(self, own: Match, pods: list[Local], others_too: bool) -> list[Rule]:
+        """`others_too`: what is for somebody else is judged by address, too."""
         if len(pods) == 1:
-            return [Rule((own,), "RETURN", "the pod itself"), *self._judge(pods, Direction.INGRESS)]
+            others = self._own_destinations(pods, negate=True) if others_too else ()
+            return [Rule((own,), "RETURN", "the pod itself"), *others, *self._judge(pods, Direction.INGRESS)]
         # what else is sent to an interface with an isolated pod behind it is meant for nobody that is known
         return [*self._by_address(pods, Direction.INGRESS), Rule((), "DROP", "no pod has this address")]
+
+    def _own_destinations(self, pods: list[Local], negate: bool = False) -> tuple[Rule, ...]:
+        """See destinations.py."""
+        own = sorted({address for each in pods for address in each.own(self.family)})
+        names = " ".join(sorted(each.key for each in pods))
+        target: Target = Jump(f"{_RECEIVER}@") if negate else "RETURN"
+        return destinations.own(own, names, target, negate, self.family, self.sets)
 
     def _by_address(self, pods: list[Local], direction: Direction) -> list[Rule]:
         """Several pods behind one interface: which one, by address."""
@@ -315,8 +331,7 @@ class Chains:
         if not isolated:
             return ""
         own = self._hairpins(isolated) if direction is Direction.INGRESS else []
-        names = " ".join(each.key for each in isolated)
-        chain = f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-@{short_hash(f'{address} {names}')}"
+        chain = address_chain(address, [each.key for each in isolated], direction)
         self.chains[chain] = (*own, *self._judge(isolated, direction))
         return chain
 
@@ -403,6 +418,17 @@ class Chains:
         """Makes the chain, and gives its name."""
         self.chains.update(spoofing.chains(chain, self.family, self.settings.nflog_group))
         return chain
+
+
+def interface_chain(interface: str, direction: Direction) -> str:
+    """The name of the chain that judges for the pods behind an interface."""
+    return f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-{interface}"
+
+
+def address_chain(address: str, pods: Iterable[str], direction: Direction) -> str:
+    """The name of the chain that judges for the pods (their keys) at an address, those that are isolated."""
+    named = " ".join((address, *pods))
+    return interface_chain(f"@{short_hash(named)}", direction)
 
 
 def _passes(side: Side, name: str, bridged: bool, prefix: bool = False) -> Match:

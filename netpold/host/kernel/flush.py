@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from shutil import which
 
-from netpold.host.kernel import ipset
+from netpold.host.kernel import bridge_frames, ipset
 from netpold.host.kernel.apply import legacy_in_use
 from netpold.host.kernel.backend import Backend, Commit, KernelError
 from netpold.host.kernel.legacy import Legacy
@@ -22,6 +22,7 @@ def flush() -> None:
     """Remove all own jumps, chains and sets of the current network namespace.  Raises KernelError."""
     for backend, family in _in_use():
         _remove_chains(backend, family)
+    bridge_frames.remove()
     busy = ipset.names()
     for _ in range(TRIES):
         busy = ipset.destroy(busy) if busy else busy
