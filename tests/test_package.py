@@ -334,3 +334,5 @@ def test_pip_installs_both_programs(tmp_path: Path) -> None:
     assert run(venv / "bin/netpold", "--version", cwd=tmp_path).stdout == f"netpold {__version__}\n"
     done = run(venv / "bin/netpoldctl", "check", CHECKOUT / "etc/examples/guestbook", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    words = "matrix", "--manifests", CHECKOUT / "etc/examples/guestbook", "-o", "html"
+    assert run(venv / "bin/netpoldctl", *words, cwd=tmp_path).stdout.startswith("<!doctype html>")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from netpold.config import compile_settings
-from netpold.ctl import in_force, matrix_text, ports
+from netpold.ctl import in_force, matrix_page, matrix_text, ports
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import say, say_json
@@ -21,6 +21,7 @@ from netpold.rules.answers import matrix_json
 from netpold.rules.ends import UnknownEndpoint, end, judges
 from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
+from netpold.rules.page import explained
 
 MOST_PODS = 1000
 Json = Mapping[str, Any]
@@ -48,6 +49,7 @@ FORMATS: Mapping[str, Callable[[Json], Iterable[str]]] = {
     "text": lambda answer: matrix_text.text(Reach.of(answer)),
     "csv": _csv,
     "markdown": lambda answer: matrix_text.markdown(Reach.of(answer)),
+    "html": lambda answer: [matrix_page.page(answer, answer["about"]).removesuffix("\n")],
 }
 
 
@@ -69,9 +71,13 @@ def _offline(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
     try:
         ends = [end(index, name) for name in (*pods, *others)]
         ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
-        return matrix_json(matrix(index, ruleset, pods, others, wanted or asked.ports(index.world, pods)))
+        found = matrix(index, ruleset, pods, others, wanted or asked.ports(index.world, pods))
     except UnknownEndpoint as error:
         raise Failure(str(error), error.hint, Exit.USAGE) from error
+    answer = matrix_json(found) | {"about": f"what {settings.manifests} says"}
+    if arguments.output == "html":
+        answer["explained"] = explained(index, ruleset, found)
+    return answer
 
 
 def _list(text: str) -> list[str]:

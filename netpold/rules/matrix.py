@@ -112,6 +112,7 @@ def matrix_in_steps(
             passed = _spread([each.returned | each.accepted for each in rows], of.numbers, len(ends))
             let_through = _spread([each.audited & ~each.dropped for each in rows], of.numbers, len(ends))
             _at_home(ruleset, ends, family, port, passed, let_through)
+            _to_itself(found, passed, let_through)
             allowed[family, number], audited[family, number] = tuple(passed), tuple(let_through)
     return Matrix(ends, wanted, has, allowed, audited)
 
@@ -171,6 +172,16 @@ def _at_home(
                 bit = 1 << destination
                 passed[source] = passed[source] | bit if decision == "allow" else passed[source] & ~bit
                 audited[source] = audited[source] | bit if audit else audited[source] & ~bit
+
+
+def _to_itself(addresses: Iterable[tuple[int, str]], passed: list[int], audited: list[int]) -> None:
+    """What a pod sends to itself always passes; where the kernel tells it by its interface, a sweep can't see that."""
+    alike: dict[str, int] = {}
+    for number, address in addresses:
+        alike[address] = alike.get(address, 0) | 1 << number
+    for number, address in addresses:
+        passed[number] |= alike[address]
+        audited[number] &= ~alike[address]
 
 
 def _transposed(rows: Sequence[int]) -> list[int]:
