@@ -42,7 +42,7 @@ def ends(event: Event) -> tuple[str, str]:
     return event["source"]["pod"] or "", event["destination"]["pod"] or ""
 
 
-@pytest.fixture(params=["routed", "bridged"])
+@pytest.fixture(params=["routed", pytest.param("bridged", marks=pytest.mark.slow)])
 def scene(lab: Lab, backend: Backend, request: pytest.FixtureRequest) -> Iterator[Scene]:
     made = Scene(lab, backend, request.param, config="log_drops = true\n")
     yield made
@@ -90,6 +90,40 @@ def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
     assert answer(scene, "status")["audited"]["count"] == 0
     assert scene.passes(scene.b, scene.a, "UDP", 6) and scene.passes(scene.c, scene.b)
     assert not scene.passes(scene.c, scene.a)
+
+
+@pytest.mark.kernel
+def test_flows_that_were_open_before(lab: Lab, backend: Backend) -> None:
+    """They are not cut, and what would cut them is told."""
+    scene = Scene(lab, backend)
+    try:
+        scene.enforce()
+        with scene.b.netns.entered(), socket.create_server(("0.0.0.0", 5432)) as server:
+            with scene.c.netns.entered():
+                client = socket.create_connection((scene.b.addresses[0], 5432), timeout=5)
+            answering, _ = server.accept()
+            scene.enforce(deny=DENY_ALL, audit=AUDIT)
+            rows = [row for row in answer(scene, "audit")["rows"] if row["port"] == 5432]
+            assert {(*ends(row), row["direction"], row["now"]) for row in rows} == {
+                ("x/c", "x/b", "egress", "audit"),
+                ("x/c", "x/b", "ingress", "audit"),
+            }
+            assert all((row["packets"], row["open_flows"]) == (0, 1) for row in rows)
+            told = answer(scene, "audit")["suggestions"]
+            client.sendall(b"still open")
+            assert answering.recv(100) == b"still open"
+
+            scene.enforce(more="---\n".join(each["yaml"] for each in told))
+            assert not [row for row in answer(scene, "audit")["rows"] if row["now"] == "audit"]
+            (scene.daemon.manifests / "audit.yaml").unlink()
+            scene.enforce()
+            assert answer(scene, "status")["audited"]["count"] == 0
+            client.sendall(b"yet")
+            assert answering.recv(100) == b"yet"
+            client.close()
+            answering.close()
+    finally:
+        scene.daemon.kill()
 
 
 @pytest.mark.kernel

@@ -30,7 +30,7 @@ def read(suggestions: list[Suggestion]) -> dict[str, Policy]:
 
 
 @given(worlds(NO_CONTEST), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_exactly_what_was_seen(world: World, data: st.DataObject) -> None:
     people = {key: replace(pod, labels=data.draw(LABELS), finished=False) for key, pod in world.pods.items()}
     people = {key: pod for key, pod in people.items() if not pod.host_network and pod.addresses}

@@ -11,12 +11,15 @@ from urllib.parse import urlencode
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
-from netpold.ctl.output import paint, say, say_json, table
+from netpold.ctl.output import paint, say, say_json, table, table_width, width, wrapped
 from netpold.ctl.yaml_text import show
 from netpold.daemon.wording import port
 from netpold.printable import printable
 
 _MOST_NAMED = 5  # policies
+_HOW = "The annotation netpold.io/mode: audit does that, on a policy or on a namespace."
+_HEAD = ("SOURCE", "DESTINATION", "PORT", "DIRECTION", "PACKETS", "FLOWS", "LAST", "NOW", "POLICIES")
+_NOW = {"audit": "audited", "allow": "allow", "deny": "deny", None: "gone"}
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -33,41 +36,54 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 def _text(answer: dict[str, Any], now: datetime) -> list[str]:
-    lines = [_audited(answer["audited"])]
-    since = datetime.fromisoformat(answer["since"]).astimezone()
-    if not answer["rows"]:
-        lines.append(f"Nothing was let through since {since:%Y-%m-%d %H:%M:%S} that they would drop.")
-    if answer["rows"]:
-        lines += [
-            "",
-            f"{paint('audit', 'yellow')}: let through since {since:%Y-%m-%d %H:%M:%S}, would be dropped if enforced:",
-            "",
-        ]
-        head = ("SOURCE", "DESTINATION", "PORT", "DIRECTION", "PACKETS", "LAST", "POLICIES")
-        lines += table(head, [_row(row, now) for row in answer["rows"]])
+    audited, rows = answer["audited"], answer["rows"]
+    since = f"{datetime.fromisoformat(answer['since']).astimezone():%Y-%m-%d %H:%M:%S}"
+    lines = [_audited(audited)] if audited["count"] else ["No policy is in audit mode.", _HOW]
+    if audited["count"] and not rows:
+        lines.append(f"Nothing was let through since {since} that they would drop.")
+    if rows:
+        what = f"{paint('audit', 'yellow')}: let through since {since}, dropped if it were enforced"
+        lines += ["", what, "", *_sums([_row(row, now) for row in rows])]
     if answer["suggestions"]:
         lines += ["", paint("What would allow it, to add beside these policies:", "bold"), ""]
         lines += show(answer["suggestions"])
+    elif rows:
+        lines += ["", "Nothing of it would be dropped now."]
     if answer["forgotten"] or answer["lost"]:
         lines += ["", paint(_incomplete(answer), "dim")]
     return lines
 
 
 def _audited(audited: dict[str, Any]) -> str:
-    if not audited["count"]:
-        return (
-            "No policy is in audit mode: the annotation netpold.io/mode: audit, on a policy or a namespace, does that."
-        )
     names = ", ".join(printable(each) for each in audited["policies"][:_MOST_NAMED])
     more = ", ..." if audited["count"] > _MOST_NAMED else ""
     return f"{paint('NOT ENFORCED', 'yellow')}: {number(audited['count'], 'policy')} in audit mode: {names}{more}"
 
 
+def _sums(rows: list[tuple[str, ...]]) -> list[str]:
+    """A table; where the terminal is too narrow for that, each row in some lines."""
+    columns = width()
+    if columns is None or table_width(_HEAD, rows) <= columns:
+        return table(_HEAD, rows)
+    lines = []
+    for source, destination, to, direction, packets, flows, last, now, policies in rows:
+        lines.append(f"{source} -> {destination} {to}")
+        counts = f"{direction}: packets {packets}, flows {flows}, last {last}, now {now}; {policies}"
+        lines += [f"    {line}" for line in wrapped(counts, 4)]
+    return lines
+
+
 def _row(row: dict[str, Any], now: datetime) -> tuple[str, ...]:
     ends = [printable(each["pod"] or each["address"]) for each in (row["source"], row["destination"])]
-    seconds = max(int((now - datetime.fromisoformat(row["last"])).total_seconds()), 0)
-    ago = f"{seconds} s ago" if seconds < 120 else f"{seconds // 60} min ago"
-    return (*ends, port(row), row["direction"], str(row["packets"]), ago, printable(", ".join(row["isolating"])))
+    last = "open" if row["open_flows"] else _ago(row["last"], now)
+    counts = str(row["packets"]), str(row["open_flows"])
+    names = printable(", ".join(row["isolating"]))
+    return (*ends, port(row), row["direction"], *counts, last, _NOW[row["now"]], names)
+
+
+def _ago(moment: str, now: datetime) -> str:
+    seconds = max(int((now - datetime.fromisoformat(moment)).total_seconds()), 0)
+    return f"{seconds} s ago" if seconds < 120 else f"{seconds // 60} min ago"
 
 
 def _incomplete(answer: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.seconds is None and not arguments.follow and not is_terminal():
         answer = _ask(arguments, latest=ALL)
         _check(answer, arguments)
-        _say(arguments, wanted, answer)
+        _say_nothing(arguments, _say(arguments, wanted, answer))
         return Exit.FINE
     end = math.inf if arguments.seconds is None else time.monotonic() + arguments.seconds
     answer = _ask(arguments, latest=RECENT if arguments.seconds is None else 0)
@@ -43,9 +43,14 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.output == "text" and is_terminal():
         until = "; end with Ctrl-C" if arguments.seconds is None else f" for {arguments.seconds:g} s"
         print(paint(f"watching what netpold drops{until}", "dim"), file=sys.stderr)
-    for each in _answers(arguments, answer, end):
-        _say(arguments, wanted, each)
+    shown = sum(_say(arguments, wanted, each) for each in _answers(arguments, answer, end))
+    _say_nothing(arguments, shown)
     return Exit.FINE
+
+
+def _say_nothing(arguments: argparse.Namespace, shown: int) -> None:
+    if not shown and arguments.output == "text":
+        print(paint("nothing like that was seen", "dim"), file=sys.stderr)
 
 
 def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterator[Event]:
@@ -101,8 +106,10 @@ class _Wanted:
         )
 
 
-def _say(arguments: argparse.Namespace, wanted: _Wanted, answer: Event) -> None:
-    for event in filter(wanted, answer["events"]):
+def _say(arguments: argparse.Namespace, wanted: _Wanted, answer: Event) -> int:
+    """Show what is wanted of an answer; how many events that is."""
+    events = list(filter(wanted, answer["events"]))
+    for event in events:
         if arguments.output == "json":
             say(json.dumps({"version": answer["version"], **event}))
         else:
@@ -117,6 +124,7 @@ def _say(arguments: argparse.Namespace, wanted: _Wanted, answer: Event) -> None:
                 things = "events" if name == "missed" else "packets"
                 say(paint(f"... {answer[name]} more {things} {what}", "dim"))
     sys.stdout.flush()
+    return len(events)
 
 
 def _text(event: Event) -> list[str]:

@@ -5,8 +5,9 @@ They are answered by the loop (questions.py) from what was gathered beside it: s
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,36 +18,81 @@ from netpold.daemon.sights import PROTOCOLS, WITH_PORTS
 from netpold.policy.model import Direction
 from netpold.policy.suggest import Member, Suggestion, Use, suggest
 from netpold.rules.audit import is_audited
+from netpold.rules.ends import UnknownEndpoint
+from netpold.rules.explain import explain
 from netpold.rules.revoke import Flow
 
 MOST_NAMED = 100  # policies
+MOST_FLOWS = 2000  # different open ones that are looked at
 STEP = 200  # flows that are looked at between two pauses
 
 Json = dict[str, Any]
 Sums = Mapping[Pair, tuple[Times, tuple[str, ...]]]
 
 
-def audit(facts: Facts, sums: Sums, since: float) -> Question[Json]:
-    """What audited policies have let through, if it was seen since then (Unix time), and what would allow it."""
+def audit(facts: Facts, sums: Sums, flows: Iterable[Flow], since: float) -> Question[Json]:
+    """What audited policies have let through and was seen since then (Unix time), what of it flows on, and what would
+    allow it."""
     world, mode = facts.world, facts.settings.mode
     audited = sorted(key for key, policy in world.policies.items() if is_audited(policy, world, mode))
     yield
+    found = {pair: each for pair, each in sums.items() if pair.verdict == "audit" and each[0].last >= since}
+    still_open = (yield from _open(facts, flows)) if audited else {}
     rows, uses = [], []
-    for pair, (times, isolating) in sorted(sums.items(), key=lambda each: -each[1][0].last):
-        if pair.verdict != "audit" or times.last < since:
-            continue
-        rows.append(_row(pair, times, isolating))
-        uses += [use for use in _uses(pair, _words({"audit": times.packets})) if use.direction is pair.direction]
-    yield
-    found = suggest(facts.world, uses)
+    for pair in sorted(
+        found.keys() | still_open, key=lambda pair: -found[pair][0].last if pair in found else -math.inf
+    ):
+        times, isolating = found.get(pair, (None, still_open.get(pair, ((), 0))[0]))
+        count = still_open[pair][1] if pair in still_open else 0
+        now = _now(facts, pair)
+        rows.append({**_row(pair, times, isolating), "open_flows": count, "now": now})
+        if now == "audit":
+            words = _words({"open": count, "audit": times.packets if times else 0})
+            uses += [use for use in _uses(pair, words) if use.direction is pair.direction]
+        yield
     return {
         "audited": {"count": len(audited), "policies": audited[:MOST_NAMED]},
         "rows": rows,
-        "suggestions": [_suggestion(each) for each in found],
+        "suggestions": [_suggestion(each) for each in suggest(world, uses)],
     }
 
 
-def _row(pair: Pair, times: Times, isolating: tuple[str, ...]) -> Json:
+def _open(facts: Facts, flows: Iterable[Flow]) -> Generator[None, None, dict[Pair, tuple[tuple[str, ...], int]]]:
+    """Open flows that only audited policies let through: by pair, the policies that isolate, and how many there are.
+    They may have begun before these were audited."""
+    alike: Counter[tuple[str, str, str, int | None]] = Counter()
+    for number, flow in enumerate(flows):
+        protocol = PROTOCOLS.get(flow.protocol, flow.protocol)
+        if protocol in WITH_PORTS:
+            alike[flow.source, flow.peer, protocol, flow.peer_port] += 1
+        if number % STEP == 0:
+            yield
+    found: dict[Pair, tuple[tuple[str, ...], int]] = {}
+    for (source, peer, protocol, port), count in alike.most_common(MOST_FLOWS):
+        answer = explain(facts.index, facts.ruleset, source, peer, protocol, port)
+        for direction, judgement in ((Direction.EGRESS, answer.egress), (Direction.INGRESS, answer.ingress)):
+            if judgement.audit:
+                ends = _party(facts, source), _party(facts, peer)
+                pair = Pair("audit", direction, *ends, protocol, port)
+                found[pair] = judgement.isolating, found.get(pair, ((), 0))[1] + count
+        yield
+    return found
+
+
+def _now(facts: Facts, pair: Pair) -> str | None:
+    """What would become of it now: audit, allow or deny; None: that can't be told, as of pods that are gone."""
+    if pair.protocol not in (*WITH_PORTS, "ICMP"):
+        return None
+    ends = [each.pod or each.address for each in (pair.source, pair.destination)]
+    try:
+        answer = explain(facts.index, facts.ruleset, ends[0], ends[1], pair.protocol, pair.port)
+    except UnknownEndpoint:
+        return None
+    judgement = answer.ingress if pair.direction is Direction.INGRESS else answer.egress
+    return "audit" if judgement.audit else judgement.verdict
+
+
+def _row(pair: Pair, times: Times | None, isolating: tuple[str, ...]) -> Json:
     return {
         "direction": pair.direction and str(pair.direction),
         "source": {"pod": pair.source.pod or None, "address": pair.source.address or None},
@@ -54,9 +100,9 @@ def _row(pair: Pair, times: Times, isolating: tuple[str, ...]) -> Json:
         "protocol": pair.protocol,
         "port": pair.port,
         "icmp_type": pair.icmp_type,
-        "packets": times.packets,
-        "first": moment(times.first),
-        "last": moment(times.last),
+        "packets": times.packets if times else 0,
+        "first": times and moment(times.first),
+        "last": times and moment(times.last),
         "isolating": list(isolating),
     }
 
@@ -128,13 +174,14 @@ def _free(facts: Facts, own: Collection[str]) -> set[tuple[Direction, str]]:
 
 
 def _of_flow(facts: Facts, flow: Flow) -> Pair:
-    ends = [facts.index.claimants(address) for address in (flow.source, flow.peer)]
-    source, destination = (
-        Party.of(pods[0] if len(pods) == 1 else None, address)
-        for pods, address in zip(ends, (flow.source, flow.peer), strict=True)
-    )
+    ends = _party(facts, flow.source), _party(facts, flow.peer)
     protocol = PROTOCOLS.get(flow.protocol, flow.protocol)
-    return Pair("allow", None, source, destination, protocol, flow.peer_port if protocol in WITH_PORTS else None)
+    return Pair("allow", None, *ends, protocol, flow.peer_port if protocol in WITH_PORTS else None)
+
+
+def _party(facts: Facts, address: str) -> Party:
+    pods = facts.index.claimants(address)
+    return Party.of(pods[0] if len(pods) == 1 else None, address)
 
 
 def _uses(pair: Pair, words: str) -> Iterator[Use]:

@@ -21,6 +21,7 @@ from netpold.daemon.seen import News, moment
 from netpold.host import conntrack
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Direction
+from netpold.rules.revoke import Flow
 from netpold.rules.ruleset import FAMILIES
 
 Json = dict[str, Any]
@@ -71,7 +72,9 @@ class Sightings:
         observer, since = self.observer, self.observer.seen.since
         if "since" in parameters:
             since = max(since, time.time() - _number(parameters, "since", 0, 1e9))
-        told = self._ask(lambda facts, _: audit(facts, observer.seen.sums(), since))
+        addresses = self._ask(partial(_addresses, lambda _: True))["addresses"]
+        sums, flows = observer.seen.sums(), _flows(addresses)
+        told = self._ask(lambda facts, _: audit(facts, sums, flows, since))
         more = {"forgotten": observer.seen.forgotten, "lost": observer.lost + observer.unlisted}
         return {**told, "since": moment(since), **more, "warning": observer.warning}
 
@@ -87,11 +90,7 @@ class Sightings:
             raise NoAnswer(Why.WRONG, "there is no such direction", "give ingress or egress") from error
         dropped = bool(_number(parameters, "dropped", 0, 1, 1))
         wanted = Wanted(f"{namespace}/{pod}" if pod else "", namespace, directions, dropped)
-        addresses = self._ask(partial(_addresses, wanted))["addresses"]
-        try:
-            flows = [flow for family in FAMILIES for flow in conntrack.flows(family, frozenset(addresses))]
-        except KernelError as error:
-            raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
+        flows = _flows(self._ask(partial(_addresses, wanted.covers))["addresses"])
         sums, own = self.observer.seen.sums(), self._own()
         return self._ask(lambda facts, _: suggested(facts, wanted, flows, sums, own))
 
@@ -110,14 +109,20 @@ OBSERVATIONS: Mapping[str, Callable[[Sightings, Parameters], Json]] = {
 }
 
 
-def _addresses(wanted: Wanted, facts: Facts, _: Parameters) -> Question[Json]:
+def _addresses(wanted: Callable[[str], bool], facts: Facts, _: Parameters) -> Question[Json]:
     """Of the pods of this node that are wanted."""
     yield
     return {
-        "addresses": [
-            address for key, each in facts.endpoints.items() if wanted.covers(key) for address in each.addresses
-        ]
+        "addresses": [address for key, each in facts.endpoints.items() if wanted(key) for address in each.addresses]
     }
+
+
+def _flows(addresses: Collection[str]) -> list[Flow]:
+    """Those that are open.  Raises NoAnswer."""
+    try:
+        return [flow for family in FAMILIES for flow in conntrack.flows(family, frozenset(addresses))]
+    except KernelError as error:
+        raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
 
 
 def _number(parameters: Parameters, name: str, low: float, high: float, default: float = 0) -> float:

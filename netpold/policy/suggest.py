@@ -157,9 +157,10 @@ class Inventory:
         return selector
 
     def name(self, group: _Group, pods: Sequence[str]) -> str:
-        """A name for a policy that no other has."""
+        """A name for a policy that no other has, of what the pods are told by."""
         own = dict(group.labels)
-        stem = next((own[key] for key in IDENTITY if own.get(key)), min(pods).partition("/")[2])
+        words = dict.fromkeys(own[key] for key in IDENTITY if own.get(key))
+        stem = "-".join(words) or min(pods).partition("/")[2]
         stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:MOST_NAME].rstrip("-") or "pods"
         for number in range(1, len(self._policies) + len(self._taken) + 2):
             name = f"suggested-{stem}" if number == 1 else f"suggested-{stem}-{number}"
