@@ -36,12 +36,14 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two.  `name`: as it was given; files below `directory` are told as if they were below `shown`."""
+    """One of the two.  `name`: as it was given; files below `directory` are told as if they were below `shown`.
+    `node`: the node's name, where it is what that has in force."""
 
     name: str
     index: Index
     directory: str = ""
     shown: str = ""
+    node: str | None = None
 
     def file(self, position: Position) -> str:
         """The file as a person knows it."""
@@ -66,7 +68,8 @@ def sides(names: Sequence[str], inventory: Path | None, settings: Settings, sock
 def _side(name: str, beside: Path | None, inventory: Path | None, settings: Settings, socket: Path) -> Side:
     if name == NODE:
         with progress("asking the daemon what is in force"):
-            return Side(name, in_force(socket))
+            answer = _in_force(socket)
+        return Side(name, Index(world_in_force(answer)), node=answer.get("node"))
     if not name.startswith(_GIT):
         return _read(name, Path(name), inventory, settings)
     with tempfile.TemporaryDirectory(prefix="netpoldctl-") as directory:
@@ -88,14 +91,18 @@ def _read(name: str, path: Path, inventory: Path | None, settings: Settings) -> 
 
 def in_force(socket: Path) -> Index:
     """What the running daemon enforces.  Raises Failure."""
+    return Index(world_in_force(_in_force(socket)))
+
+
+def _in_force(socket: Path) -> Mapping[str, Any]:
     try:
-        answer = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
+        answer: Mapping[str, Any] = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
     except Failure as failure:
         if failure.code is not Exit.USAGE:
             raise
         hint = "restart it, if a newer one is installed: `systemctl restart netpold`"
         raise Failure("the daemon is of an older release, and can't tell what is in force", hint, Exit.NO) from failure
-    return Index(world_in_force(answer))
+    return answer
 
 
 def world_in_force(answer: Mapping[str, Any]) -> World:
