@@ -194,6 +194,27 @@ VERBS = (
         "is taken with the pods of the other one.",
     ),
     Verb(
+        "plan",
+        "netpold.ctl.plan",
+        "the kernel's steps from what is in force to what manifests say",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _INVENTORY,
+            _argument(
+                "--from",
+                dest="source",
+                metavar="OLD",
+                default="node",
+                help="from there: a directory, git:REV, git:REV:PATH or node (node)",
+            ),
+            _argument("--node", metavar="NAME", help="for the pods of this node (the daemon's; without one, all pods)"),
+            _argument("destination", nargs="?", metavar="NEW", help="to there (the manifests of the settings)"),
+        ),
+        "Each step says why no packet can meet a mix.  Pods are told apart by address: interfaces are known to the "
+        "daemon only.",
+    ),
+    Verb(
         "test",
         "netpold.ctl.unit_test",
         "whether policies do what test files expect of them",
@@ -253,6 +274,21 @@ VERBS = (
         ),
         "From the open flows of this node's pods, and what was dropped and audited since the daemon's start.  The YAML "
         "goes to standard output; comments say what each rule is from.",
+    ),
+    Verb(
+        "pod",
+        "netpold.ctl.pod",
+        "everything about one pod",
+        (_OUTPUT, _SOCKET, _argument("name", metavar="POD", help="namespace/pod")),
+        "Addresses, interface, the policies that isolate it, whom they allow, what was let pass and dropped, chains.  "
+        "Counted are packets in the direction in which their flow was begun, since the kernel's rules were written.",
+    ),
+    Verb(
+        "policy",
+        "netpold.ctl.policy",
+        "everything about one policy",
+        (_OUTPUT, _SOCKET, _argument("name", metavar="POLICY", help="namespace/policy")),
+        "Where it is written, whom it selects, what its rules allow and have let pass, its chains and sets.",
     ),
     Verb(
         "render",

@@ -4,6 +4,7 @@
     GET  /v1/ruleset              the ruleset in force, as text
     GET  /v1/explain, ...         what is asked about what is in force (questions.py)
     GET  /v1/drops, ...           what is asked about packets that were seen (sightings.py)
+    GET  /v1/pod, ...             what is asked that needs a look into the kernel (inspection.py)
     GET  /metrics                 for Prometheus
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
@@ -39,6 +40,7 @@ from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from netpold.daemon.bounded import BoundedReader, TooMuch
+from netpold.daemon.inspection import INSPECTIONS
 from netpold.daemon.peer import Peer, Right, peer_of
 from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
 from netpold.daemon.runtime_dir import SOCKET_OWN, ControlError, admit, prepare
@@ -74,7 +76,7 @@ class Controlled(Protocol):
     def ruleset_text(self) -> str: ...
 
     def ask(self, question: str, parameters: Mapping[str, str]) -> dict[str, object]:
-        """The answer to one of QUESTIONS or OBSERVATIONS.  Raises NoAnswer."""
+        """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
         ...
 
     def metrics(self) -> bytes: ...
@@ -398,7 +400,7 @@ _ROUTES: dict[str, tuple[str, Callable[[_Request], _Answer]]] = {
     "/v1/status": ("GET", _status),
     "/v1/ruleset": ("GET", _ruleset),
     "/metrics": ("GET", _metrics),
-    **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS)},
+    **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS, *INSPECTIONS)},
     "/v1/wait": ("POST", _wait),
     "/v1/flush": ("POST", _flush),
 }

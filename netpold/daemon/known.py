@@ -143,6 +143,21 @@ class Known:
         self._isolated = compiled.isolated
         return compiled
 
+    @property
+    def isolated(self) -> tuple[Isolated, ...]:
+        """The pods of this node that policies isolate."""
+        return self._isolated
+
+    @property
+    def as_before(self) -> tuple[str, ...]:
+        """`Kind namespace/name` of what is in force in an earlier version."""
+        return self._as_before
+
+    @property
+    def audited(self) -> frozenset[str]:
+        """The keys of the policies that are not enforced."""
+        return frozenset(self._compiler.audited.keys)
+
     def remains(self) -> Remains:
         """What is to be known of this node's pods after a restart."""
         isolating = {key for each in self._isolated for key in each.policies}

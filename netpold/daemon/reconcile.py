@@ -23,8 +23,10 @@ from netpold.daemon.account import Account, Warner
 from netpold.daemon.chores import Chores
 from netpold.daemon.enforce import Enforcer
 from netpold.daemon.inbox import Inbox, Wishes
+from netpold.daemon.inspection import INSPECTIONS, Inspection
 from netpold.daemon.known import Known
 from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer
+from netpold.daemon.questions_about import Held
 from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
 from netpold.host.drops import Drops
@@ -91,6 +93,7 @@ class Reconciler:
         self.beside: list[Warner] = self._account.beside  # whose warnings the status has too; they log them themselves
         self._sightings = Sightings(settings, inbox, self._facts, self._own)
         self.beside.append(self._sightings.observer)
+        self._inspection = Inspection(backend, drops, inbox, self._facts, self._held)
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
         self._flushed, self._flush_for = False, ""
@@ -162,9 +165,11 @@ class Reconciler:
         return ruleset_text(replace(enforced.ruleset, sets=sets))
 
     def ask(self, question: str, parameters: Parameters) -> Json:
-        """The answer to one of QUESTIONS or OBSERVATIONS.  Raises NoAnswer."""
+        """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
         if question in OBSERVATIONS:
             return self._sightings.ask(question, parameters)
+        if question in INSPECTIONS:
+            return self._inspection.ask(question, parameters)
         try:
             return self._inbox.ask(answer(QUESTIONS[question], self._facts, parameters), ANSWER_S)
         except TimeoutError as error:
@@ -185,6 +190,7 @@ class Reconciler:
                 self._account.ended()
                 return
             try:
+                self._account.round_since = time.monotonic()
                 self._round(wishes)
                 pause = 0.0
             except (KernelError, SourceError, NetlinkError, OSError) as error:
@@ -194,6 +200,7 @@ class Reconciler:
                 if isinstance(error, OSError):  # no file, no process, no thread: what it came in between is not known
                     self._inbox.look_at_all()
                 self._account.failed(error, pause)
+            self._account.round_since = None
             self._enforcer.expect()
             after_round()
 
@@ -341,6 +348,14 @@ class Reconciler:
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
         )
+
+    def _held(self) -> Held:
+        """What is in force beside `_facts`; raises NoAnswer."""
+        installed = self._enforcer.known()
+        if installed is None:
+            raise NoAnswer(Why.BUSY, "what the kernel holds is not known just now", "try again in a moment")
+        known = self._known
+        return Held(installed, known.isolated, known.findings, known.as_before, known.audited)
 
     def _own(self) -> frozenset[str]:
         """The node's own addresses, for any thread."""

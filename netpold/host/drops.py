@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import KernelError
-from netpold.host.kernel.set_members import Count
 from netpold.policy.model import Direction, Family
-from netpold.rules.count import DROPPED, SPOOFED, Isolated
+from netpold.rules.count import DROPPED, SPOOFED, Count, Isolated
 from netpold.rules.plan import Installed
 
 log = logging.getLogger("netpold")
@@ -90,10 +89,10 @@ class Drops:
                 self._seen = {name: seen for name, seen in self._seen.items() if name in self._meaning}
                 self._at = _by_address(self._isolated)
 
-    def totals(self) -> DropTotals:
-        """As of at most LEAST_PAUSE_S ago."""
+    def totals(self, least_pause_s: float = LEAST_PAUSE_S) -> DropTotals:
+        """As of at most `least_pause_s` ago."""
         with self._lock:
-            if time.monotonic() - self._read_at >= LEAST_PAUSE_S:
+            if time.monotonic() - self._read_at >= least_pause_s:
                 self._read()
             return DropTotals(self._pods.counts(), self._policies.counts(), dict(self._spoofed), self._failures)
 

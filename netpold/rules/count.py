@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from netpold.policy.model import Direction, Family
 from netpold.rules.ruleset import FAMILIES, InSet, IPSet, Rule
@@ -31,6 +32,14 @@ _EVERYTHING: Mapping[Family, frozenset[str]] = {  # hash:net takes no /0
     4: frozenset(("0.0.0.0/1", "128.0.0.0/1")),
     6: frozenset(("::/1", "8000::/1")),
 }
+
+
+class Count(NamedTuple):
+    """What a rule has matched, or what was found in a set or at one of its members; bytes are those of whole IP
+    packets."""
+
+    packets: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "PORT/PROTO,...": "ports",
     "NAMESPACE[/POD]": "word",
     "POD": "word",
+    "POLICY": "word",
     "TIME": "word",
     "S": "word",
     "SRC": "word",

@@ -5,7 +5,7 @@ _netpoldctl() {
     _init_completion -s || return
 
     case $prev in
-        --socket)
+        --socket | --from)
             _filedir
             return
             ;;
@@ -42,7 +42,7 @@ _netpoldctl() {
     local verb='' arguments=0 index
     for ((index = 1; index < cword; index++)); do
         case ${words[index]} in
-            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --for | --pod | --direction | --port | --since) ((index++)) ;;
+            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --for | --pod | --direction | --port | --since) ((index++)) ;;
             -*) ;;
             *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
         esac
@@ -85,6 +85,12 @@ _netpoldctl() {
         diff:1:*)
             _filedir
             ;;
+        plan:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --inventory --from --node' -- "$cur"))
+            ;;
+        plan:0:*)
+            _filedir
+            ;;
         test:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --live' -- "$cur"))
             ;;
@@ -100,11 +106,17 @@ _netpoldctl() {
         suggest:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --direction --without-drops' -- "$cur"))
             ;;
+        pod:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
+            ;;
+        policy:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
+            ;;
         render:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff test monitor audit suggest render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

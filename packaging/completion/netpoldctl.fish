@@ -7,7 +7,7 @@ function __netpoldctl_after
     set -l words (commandline -opc)
     while set --query words[2]
         set --erase words[1] # the program's name, and then what was looked at
-        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --for --pod --direction --port --since
+        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --from --for --pod --direction --port --since
             set --erase words[1]
         else if not string match --quiet -- '-*' $words[1]
             set --append plain $words[1]
@@ -41,10 +41,13 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a check -d 'what is wrong in 
 complete -c netpoldctl -n '__netpoldctl_after ""' -a explain -d 'whether one end reaches another, and which policy rule says so'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a matrix -d 'who reaches whom'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a diff -d 'who reaches whom otherwise when manifests change, and because of which policy'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a plan -d 'the kernel'\''s steps from what is in force to what manifests say'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a test -d 'whether policies do what test files expect of them'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a monitor -d 'what is dropped, as it happens, and why'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a audit -d 'what policies in audit mode would drop, and what would allow it'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a suggest -d 'policies that allow the traffic that was seen'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a pod -d 'everything about one pod'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a policy -d 'everything about one policy'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
 complete -c netpoldctl -n '__netpoldctl_after ""' -s h -l help -d 'show this help message and exit'
@@ -95,6 +98,14 @@ complete -c netpoldctl -n '__netpoldctl_after diff' -l fail-on -r -f -a 'open an
 complete -c netpoldctl -n '__netpoldctl_after diff 1' -F
 complete -c netpoldctl -n '__netpoldctl_after diff 2' -F
 
+complete -c netpoldctl -n '__netpoldctl_after plan' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after plan' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests that count on each side, as of pods'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l from -r -F -d 'from there: a directory, git:REV, git:REV:PATH or node (node)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l node -r -f -d 'for the pods of this node (the daemon'\''s; without one, all pods)'
+complete -c netpoldctl -n '__netpoldctl_after plan 1' -F
+
 complete -c netpoldctl -n '__netpoldctl_after test' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after test' -s o -l output -r -f -a 'text json junit' -d 'text for a person, JSON or JUnit XML (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after test' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
@@ -123,6 +134,14 @@ complete -c netpoldctl -n '__netpoldctl_after suggest' -s o -l output -r -f -a '
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l direction -r -f -a 'ingress egress' -d 'for this direction only (both)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l without-drops -d 'leave out what policies drop now'
+
+complete -c netpoldctl -n '__netpoldctl_after pod' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after pod' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after pod' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+
+complete -c netpoldctl -n '__netpoldctl_after policy' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after policy' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after policy' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'

@@ -6,11 +6,12 @@ A commit changes one family's filter table in one transaction: every packet meet
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from netpold.policy.model import Family
+from netpold.rules.count import Count
 from netpold.rules.render import Options
 
 
@@ -154,6 +155,10 @@ class Backend(Protocol):
 
     def contents(self, family: Family) -> Mapping[str, Content]:
         """What each of netpold's own chains holds.  Raises KernelError."""
+        ...
+
+    def counters(self, family: Family) -> Mapping[str, Sequence[Count]]:
+        """What each rule of netpold's own chains has matched since it was written.  Raises KernelError."""
         ...
 
     def hooked(self, family: Family, builtin: str, own: str) -> bool:

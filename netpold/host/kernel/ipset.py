@@ -24,8 +24,9 @@ from netpold.host.kernel.nfnetlink import (
     attributes,
     opened,
 )
-from netpold.host.kernel.set_members import LONGEST, Count, decode, decode_counted, encode
+from netpold.host.kernel.set_members import LONGEST, decode, decode_counted, encode
 from netpold.policy.model import Family
+from netpold.rules.count import Count
 from netpold.rules.plan import ChangeSet, CreateSet
 from netpold.rules.render import MOST_MEMBERS, hash_size
 from netpold.rules.ruleset import SET_PREFIXES, IPSet

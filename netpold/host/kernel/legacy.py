@@ -8,7 +8,7 @@ rules nothing is looked at but where they jump to, and nothing is changed but ju
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from netpold.host.kernel import xt_entry, xt_table
 from netpold.host.kernel.backend import Commit, Content, KernelError, refused
@@ -16,6 +16,7 @@ from netpold.host.kernel.libiptc import SetIndexes, Table, filter_table, kernel_
 from netpold.host.kernel.watch_legacy import Account, LegacyWatcher
 from netpold.host.kernel.xtables_lock import lock_path, xtables_lock
 from netpold.policy.model import Family
+from netpold.rules.count import Count
 from netpold.rules.render import Options, line
 from netpold.rules.ruleset import CHAIN_NAME_LIMIT, CHAIN_PREFIXES
 
@@ -46,6 +47,11 @@ class Legacy:
         """What each of netpold's own chains holds.  Raises KernelError."""
         with xt_table.opened(family) as reader:
             return _contents(reader.entries(), family)
+
+    def counters(self, family: Family) -> Mapping[str, Sequence[Count]]:
+        """What each rule of netpold's own chains has matched since it was written.  Raises KernelError."""
+        with xt_table.opened(family) as reader:
+            return xt_table.counters(reader.entries(), family)
 
     def watcher(self) -> LegacyWatcher:
         return LegacyWatcher(self._account, lock_path())

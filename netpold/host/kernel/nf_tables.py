@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 from netpold.host.kernel.backend import KernelError, said
 from netpold.host.kernel.nfnetlink import attribute, attributes
 from netpold.policy.model import Family
+from netpold.rules.count import Count
 from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
 
 _NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
@@ -41,6 +42,8 @@ _LIST_ELEMENT, _VERDICT_REGISTER = 1, 0
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _GEN_PID, _GEN_NAME = 2, 3
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_COUNTER = attribute(_EXPRESSION_NAME, b"counter\0")
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 2, 1, 2
 _JUMP = (-3) & 0xFFFFFFFF
 _DORMANT = 1
@@ -173,6 +176,11 @@ def contents(family: Family) -> Table:
     return _asked(family, _contents)
 
 
+def counters(family: Family) -> Mapping[str, list[Count]]:
+    """What each rule of netpold's chains has matched; a rule without a counter, nothing.  Raises KernelError."""
+    return _asked(family, _counters)
+
+
 class Lead(NamedTuple):
     """A rule, by its chain and handle: which own chain it leads to (else empty), and whether with every packet, and
     back again (a plain jump)."""
@@ -294,6 +302,26 @@ def _contents(asker: _Asker) -> Table:
             chain = _text(data[first + 4 : first + length])
             rules.setdefault(chain, []).append(int.from_bytes(data[third : third + 8], "big"))
     return Table(handle, {name: tuple(handles) for name, handles in rules.items()})
+
+
+def _counters(asker: _Asker) -> dict[str, list[Count]]:
+    found: dict[str, list[Count]] = {}
+    for data, start, end in asker.dump(_GETRULE, _FILTER):
+        if _is_of_own_chain(data, start, end):
+            values = _values(data, start, end)
+            count = _counted(values.get(_RULE_EXPRESSIONS, b""))
+            found.setdefault(_text(values[_RULE_CHAIN]), []).append(count)
+    return found
+
+
+def _counted(expressions: bytes) -> Count:
+    """What the counter among these says; looked for by its name as it is written there, for there are many rules."""
+    place = expressions.find(_COUNTER)
+    if place < 0:
+        return Count()
+    _, start, end = next(attributes(expressions, place + len(_COUNTER), len(expressions)))
+    said = _values(expressions, start, end)
+    return Count(int.from_bytes(said[_COUNTER_PACKETS], "big"), int.from_bytes(said[_COUNTER_BYTES], "big"))
 
 
 def _is_of_own_chain(data: bytes, start: int, _: int) -> bool:

@@ -13,6 +13,7 @@ from netpold.host.kernel.backend import Commit, Content, KernelError
 from netpold.host.kernel.restore import Restore
 from netpold.host.kernel.watch_nft import NftWatcher
 from netpold.policy.model import Family
+from netpold.rules.count import Count
 from netpold.rules.render import line
 from netpold.rules.ruleset import FAMILIES
 
@@ -33,6 +34,9 @@ class Nft:
     def contents(self, family: Family) -> Mapping[str, Content]:
         table = nf_tables.contents(family)
         return {name: Content(len(rules), (table.handle, rules)) for name, rules in table.chains.items()}
+
+    def counters(self, family: Family) -> Mapping[str, Sequence[Count]]:
+        return nf_tables.counters(family)
 
     def watcher(self) -> NftWatcher:
         return NftWatcher(lambda: frozenset(pid for each in self._restore.values() for pid in each.pids))

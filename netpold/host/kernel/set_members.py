@@ -12,10 +12,10 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.nfnetlink import NLA_F_NESTED, NLA_F_NET_BYTEORDER, attribute, attributes
+from netpold.rules.count import Count
 
 LONGEST = 68  # bytes, of an IPv6 address with port and a second address
 
@@ -33,13 +33,6 @@ _COUNTER = struct.Struct("!Q")
 
 _SIZE: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _IPADDR: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 2}
-
-
-class Count(NamedTuple):
-    """What was found in a set, or at one of its members; bytes are those of whole IP packets."""
-
-    packets: int = 0
-    bytes: int = 0
 
 
 def _before_address(kind: int, family: int, flag: int = NLA_F_NET_BYTEORDER) -> bytes:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from netpold.host.kernel import xt_entry
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Family
+from netpold.rules.count import Count
 from netpold.rules.ruleset import CHAIN_PREFIXES
 
 _LEVEL = {4: (socket.AF_INET, socket.IPPROTO_IP), 6: (socket.AF_INET6, socket.IPPROTO_IPV6)}
@@ -34,6 +35,7 @@ _TRIES = 20
 
 _TARGET = struct.Struct("@H29sB")
 _VERDICT = struct.Struct("@i")
+_COUNTERS = struct.Struct("@QQ")  # struct xt_counters: packets, bytes
 _OFFSETS = struct.Struct("@HH")  # target_offset, next_offset
 
 _Entry = tuple[int, int, int]  # where an entry begins, its target, and what follows it
@@ -140,10 +142,7 @@ def chains(entries: Entries, family: Family) -> Mapping[str, Chain]:
     """netpold's own chains and the built-in ones, by name.  Raises KernelError where they can't be read."""
     data = entries.data
     walked = list(_walk(entries, family))
-    heads: dict[int, str] = {}  # by the place of a chain's first rule
-    for _, target, following in walked:
-        if data.startswith(b"ERROR\0", target + 2):
-            heads[following] = os.fsdecode(data[target + _TARGET.size : following].partition(b"\0")[0])
+    heads = _heads(data, walked)
     builtins = {entries.layout.starts[hook]: name for hook, name in _BUILTIN.items()}
     found: dict[str, Chain] = {}
     for name, rules in _chains(walked, heads, builtins):
@@ -152,6 +151,27 @@ def chains(entries: Entries, family: Family) -> Mapping[str, Chain]:
         elif name in builtins.values():
             found[name] = Chain(len(rules), b"", tuple(_leads(data, each, family, heads) for each in rules))
     return found
+
+
+def counters(entries: Entries, family: Family) -> Mapping[str, list[Count]]:
+    """What each rule of netpold's own chains has matched.  Raises KernelError where they can't be read."""
+    data = entries.data
+    _, last = xt_entry.changing(family)
+    walked = list(_walk(entries, family))
+    return {
+        name: [Count(*_COUNTERS.unpack_from(data, offset + last - _COUNTERS.size)) for offset, _, _ in rules]
+        for name, rules in _chains(walked, _heads(data, walked), {})
+        if name.startswith(CHAIN_PREFIXES)
+    }
+
+
+def _heads(data: bytes, walked: list[_Entry]) -> dict[int, str]:
+    """The names of chains by the places of their first rules."""
+    return {
+        following: os.fsdecode(data[target + _TARGET.size : following].partition(b"\0")[0])
+        for _, target, following in walked
+        if data.startswith(b"ERROR\0", target + 2)
+    }
 
 
 def _chains(

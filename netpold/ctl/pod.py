@@ -1,0 +1,81 @@
+"""`netpoldctl pod`: everything about one pod."""
+
+from __future__ import annotations
+
+import argparse
+
+from netpold.ctl import about
+from netpold.ctl.about import Json
+from netpold.ctl.failure import Exit
+from netpold.ctl.findings import number
+from netpold.ctl.output import paint, pairs
+from netpold.policy.model import Direction
+from netpold.printable import printable
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Raises Failure."""
+    found = about.answer(arguments, "pod")
+    if found is not None:
+        about.show(text(found), found)
+    return Exit.FINE
+
+
+def text(pod: Json) -> list[str]:
+    """The lines for a person."""
+    lines = [about.title(pod["pod"], pod), *pairs(_facts(pod))]
+    if pod["host_network"] or pod["finished"]:
+        return lines
+    for direction in Direction:
+        lines += ["", *_direction(pod[direction], direction, here=pod["here"])]
+    return lines
+
+
+def _facts(pod: Json) -> list[tuple[str, str]]:
+    node = f"{pod['on_node']}, this one" if pod["here"] and pod["on_node"] else pod["on_node"]
+    facts = [
+        ("addresses", ", ".join(pod["addresses"]) or "none yet"),
+        ("node", node or ("this one" if pod["here"] else "not said")),
+    ]
+    if pod["host_network"]:
+        facts.append(("network", "the host's: policies do not select it"))
+    if pod["finished"]:
+        facts.append(("phase", "finished: its addresses are no longer its own"))
+    if pod["here"]:
+        ports = [f"{each['name']}{' (bridge port)' if each['bridged'] else ''}" for each in pod["interfaces"]]
+        facts.append(("interface", ", ".join(ports) or "none found: enforced by address"))
+        if taken := [each for each in pod["addresses"] if each not in pod["enforced_addresses"]]:
+            facts.append(("not enforced", f"{', '.join(taken)}: the host's own"))
+    if pod["ports"]:
+        facts.append(("ports", ", ".join(f"{each['name']} {each['port']}/{each['protocol']}" for each in pod["ports"])))
+    facts += [
+        ("labels", about.labels(pod["labels"])),
+        ("of namespace", about.labels(pod["namespace_labels"])),
+        ("in force", about.in_force(pod)),
+    ]
+    return [(name, printable(value)) for name, value in facts]
+
+
+def _direction(found: Json, direction: Direction, *, here: bool) -> list[str]:
+    name = paint(direction, "bold")
+    if not found["isolated"]:
+        return [f"{name}: {paint('free', 'green')}, no policy isolates it"]
+    policies = found["policies"]
+    state = paint("audited only, NOT ENFORCED", "yellow") if found["audited"] else paint("isolated", "red")
+    lines = [f"{name}: {state}, by {number(len(policies), 'policy')}"]
+    facts = [
+        (
+            "policies",
+            ", ".join(
+                f"{each['policy']}{about.place(each)}{' (audited)' if each['audited'] else ''}" for each in policies
+            ),
+        )
+    ]
+    if here:
+        facts += [("judged", about.count(found["judged"])), ("dropped", about.count(found["dropped"]))]
+        facts += about.chains(found["chains"])
+    else:
+        facts.append(("where", "on its own node, which is not this one"))
+    lines += pairs([(name, printable(value)) for name, value in facts])
+    allowed = "  allowed" if found["rules"] else "  allowed: nothing"
+    return [*lines, allowed, *about.rules(found["rules"], with_policy=direction)]

@@ -1,0 +1,55 @@
+"""`netpoldctl policy`: everything about one policy."""
+
+from __future__ import annotations
+
+import argparse
+
+from netpold.ctl import about
+from netpold.ctl.about import Json
+from netpold.ctl.failure import Exit
+from netpold.ctl.findings import number
+from netpold.ctl.output import paint, pairs
+from netpold.policy.model import Direction
+from netpold.printable import printable
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Raises Failure."""
+    found = about.answer(arguments, "policy")
+    if found is not None:
+        about.show(text(found), found)
+    return Exit.FINE
+
+
+def text(policy: Json) -> list[str]:
+    """The lines for a person."""
+    lines = [about.title(policy["policy"], policy)]
+    facts = [
+        ("selects", about.some(policy["selects"])),
+        ("on this node", f"isolates {policy['here']} of them"),
+        ("in force", about.in_force(policy)),
+    ]
+    if policy["audited"]:
+        lines.append(paint("NOT ENFORCED: it is in audit mode; `netpoldctl audit` shows what it would drop", "yellow"))
+    facts += [
+        ("set", f"{each['name']}: {each['meaning']}; {number(each['members'], 'member')}") for each in policy["sets"]
+    ]
+    lines += pairs([(name, printable(value)) for name, value in facts])
+    for direction in Direction:
+        lines += ["", *_direction(policy[direction], direction)]
+    return lines
+
+
+def _direction(found: Json | None, direction: Direction) -> list[str]:
+    name = paint(direction, "bold")
+    if found is None:
+        return [f"{name}: not its business"]
+    lines = [f"{name}: isolates, and allows {'nothing' if not found['rules'] else 'what follows'}"]
+    if found["pods_here"]["count"]:
+        facts = [
+            ("pods here", about.some(found["pods_here"])),
+            ("dropped", about.count(found["dropped"])),
+            *about.chains(found["chains"]),
+        ]
+        lines += pairs([(name, printable(value)) for name, value in facts])
+    return [*lines, *about.rules(found["rules"])]

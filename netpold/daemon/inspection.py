@@ -1,0 +1,121 @@
+"""What can be asked that needs a look into the kernel: INSPECTIONS, by the ends of their URLs.
+
+pod, policy    name=NAMESPACE/NAME: everything about one
+
+
+The loop tells what should be there (questions.py), and whoever asks reads the kernel in a thread of their own: a table
+of many rules takes a while, in which the loop may have something better to do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netpold.daemon.inbox import Inbox, Question
+from netpold.daemon.questions import Facts, NoAnswer, Why, answer
+from netpold.daemon.questions_about import Held, Tally, about_pod, about_policy
+from netpold.host.drops import Drops
+from netpold.host.kernel.backend import Backend, KernelError
+from netpold.rules.counted import PodChains, Readings, by_pod, by_rule, pod_chains
+from netpold.rules.endpoint import Endpoint
+from netpold.rules.ruleset import FAMILIES, Ruleset
+
+ANSWER_S = 10.0  # how long who asks waits for the loop
+LEAST_PAUSE_S = 0.2  # between two readings of the kernel's counters
+
+Json = dict[str, Any]
+Parameters = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What is frozen of what the loop holds, so that other threads may look at it."""
+
+    ruleset: Ruleset
+    endpoints: Mapping[str, Endpoint]
+    chains: PodChains
+    held: Held
+
+
+class Inspection:
+    """`look`: see questions.Look; `hold`: the same for Held, for the loop's thread.  `ask` is for any thread."""
+
+    def __init__(
+        self, backend: Backend, drops: Drops, inbox: Inbox, look: Callable[[], Facts], hold: Callable[[], Held]
+    ) -> None:
+        self._backend = backend
+        self._drops = drops
+        self._inbox, self._look, self._hold = inbox, look, hold
+        self._lock = threading.Lock()  # one reading at a time; guards the next
+        self._read: tuple[float, Readings] = (0.0, {})
+
+    def ask(self, question: str, parameters: Parameters) -> Json:
+        """The answer to one of INSPECTIONS.  Raises NoAnswer."""
+        return INSPECTIONS[question](self, parameters)
+
+    def pod(self, parameters: Parameters) -> Json:
+        """Everything about one pod."""
+        name = _name(parameters)
+        tally, chains = self._tally()
+        return self._ask(lambda facts, _: about_pod(facts, self._hold(), tally, chains, name))
+
+    def policy(self, parameters: Parameters) -> Json:
+        """Everything about one policy."""
+        name = _name(parameters)
+        tally, chains = self._tally()
+        return self._ask(lambda facts, _: about_policy(facts, self._hold(), tally, chains, name))
+
+    def _tally(self) -> tuple[Tally, PodChains]:
+        """What was counted, for what is in force now."""
+        found = self._snapshot()
+        readings = self._readings()
+        rules = by_rule(found.ruleset, readings)
+        return Tally(rules, by_pod(found.ruleset, readings, found.chains), self._drops.totals(LEAST_PAUSE_S)), found.chains
+
+    def _snapshot(self) -> _Snapshot:
+        found: list[_Snapshot] = []
+
+        def take(facts: Facts, _: Parameters) -> Question[Json]:
+            held = self._hold()
+            chains = pod_chains(held.isolated, facts.endpoints)
+            found.append(_Snapshot(facts.ruleset, facts.endpoints, chains, held))
+            yield
+            return {}
+
+        self._ask(take)
+        return found[-1]
+
+    def _readings(self) -> Readings:
+        """Of the kernel's counters, as of at most LEAST_PAUSE_S ago."""
+        with self._lock:
+            at, readings = self._read
+            if time.monotonic() - at >= LEAST_PAUSE_S:
+                try:
+                    readings = {family: self._backend.counters(family) for family in FAMILIES}
+                except KernelError as error:
+                    raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
+                self._read = time.monotonic(), readings
+            return readings
+
+    def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
+        try:
+            return self._inbox.ask(answer(question, self._look, {}), ANSWER_S)
+        except TimeoutError as error:
+            hint = "try again in a moment; `netpoldctl status` says what it does"
+            raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {ANSWER_S:g} s", hint) from error
+
+
+INSPECTIONS: Mapping[str, Callable[[Inspection, Parameters], Json]] = {
+    "pod": Inspection.pod,
+    "policy": Inspection.policy,
+}
+
+
+def _name(parameters: Parameters) -> str:
+    if not parameters.get("name"):
+        raise NoAnswer(Why.WRONG, "name is missing", "add name=NAMESPACE/NAME to the URL")
+    return parameters["name"]

@@ -1,0 +1,251 @@
+"""Everything about one pod, or about one policy, as JSON (docs/json.md).
+
+Two questions to the loop, with what it holds beside Facts (`Held`); what the kernel has counted is read before, by
+whoever asks (inspection.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from netpold.daemon.inbox import Question
+from netpold.daemon.questions import Facts, NoAnswer, Why
+from netpold.daemon.status import finding_json
+from netpold.host.drops import DropTotals
+from netpold.policy.groups import EVERY_POD, PodGroup
+from netpold.policy.model import EVERYTHING, Direction, Finding, IPBlock, Pod, Policy, PolicyRule, Position
+from netpold.policy.words import peers_text, ports_text, rule_text
+from netpold.rules.count import Count, Isolated
+from netpold.rules.counted import RULES_PREFIX, PodChains, rules_chain
+from netpold.rules.ends import MOST_SIMILAR
+from netpold.rules.plan import Installed
+from netpold.rules.ruleset import FAMILIES, InSet, Origin
+
+MOST_NAMED = 100  # pods, of one policy or peer
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the loop holds beside Facts.  For its thread alone, but for what is frozen.
+
+    `installed`: what the kernel holds, all members known; `isolated`: of this node's pods; `findings`: all of them;
+    `as_before`: `Kind namespace/name` of what is in force in an earlier version; `audited`: the keys of policies.
+    """
+
+    installed: Installed
+    isolated: Sequence[Isolated]
+    findings: Sequence[Finding]
+    as_before: Sequence[str]
+    audited: Set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was counted: `rules`: what each has let pass; `judged`: for each isolated pod; `dropped`: since the daemon's
+    start."""
+
+    rules: Mapping[Origin, Count]
+    judged: Mapping[tuple[str, Direction], Count]
+    dropped: DropTotals
+
+
+def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: str) -> Question[Json]:
+    """Raises NoAnswer where no manifest declares it."""
+    pod = facts.world.pods.get(name)
+    if pod is None:
+        raise _unknown("pod", name, facts.world.pods)
+    yield
+    endpoint, namespace = facts.endpoints.get(name), facts.world.namespace(pod.namespace)
+    directions = {}
+    for direction in Direction:
+        isolating = facts.index.isolation(pod, direction) if pod.takes_part else None
+        policies = isolating.policies if isolating else ()
+        directions[str(direction)] = {
+            "isolated": bool(policies),
+            "audited": bool(policies) and all(each.key in held.audited for each in policies),
+            "policies": [_policy_place(each, held) for each in policies],
+            "rules": [
+                rule
+                for each in (policies if isolating and isolating.grants else ())
+                for rule in _rules(facts, tally, each, direction)
+            ],
+            "judged": _count(tally.judged.get((name, direction))),
+            "dropped": _count(tally.dropped.pods.get((name, direction))),
+            "chains": _pod_chains(facts, chains.get((name, direction), ())),
+        }
+        yield
+    return {
+        "pod": name,
+        **_place(pod.position),
+        "addresses": list(pod.addresses),
+        "enforced_addresses": list(endpoint.addresses) if endpoint else [],
+        "interfaces": [{"name": each.name, "bridged": each.bridged} for each in endpoint.interfaces]
+        if endpoint
+        else [],
+        "on_node": pod.node,
+        "here": endpoint is not None,
+        "host_network": pod.host_network,
+        "finished": pod.finished,
+        "ports": [{"name": each.name, "protocol": each.protocol, "port": each.port} for each in pod.ports],
+        "labels": dict(pod.labels),
+        "namespace_labels": dict(namespace.labels),
+        "in_force_as": _as("Pod", pod, held),
+        **directions,
+        "findings": _findings(held, f"Pod {name}"),
+    }
+
+
+def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: str) -> Question[Json]:
+    """Raises NoAnswer where no manifest declares it."""
+    policy = facts.world.policies.get(name)
+    if policy is None:
+        raise _unknown("policy", name, facts.world.policies)
+    yield
+    selected = sorted(facts.index.members(PodGroup(policy.namespace, EVERYTHING, policy.selector)))
+    isolated = {(each.pod, each.direction): each for each in held.isolated if name in each.policies}
+    yield
+    directions: Json = {}
+    for direction in Direction:
+        if policy.rules(direction) is None:
+            directions[str(direction)] = None
+            continue
+        here = sorted(pod for pod, way in isolated if way is direction)
+        found = {each for pod in here for each in chains.get((pod, direction), ())}
+        directions[str(direction)] = {
+            "pods_here": _some(here),
+            "rules": list(_rules(facts, tally, policy, direction)),
+            "dropped": _count(tally.dropped.policies.get((name, direction))),
+            "chains": _policy_chains(facts, found),
+        }
+        yield
+    return {
+        "policy": name,
+        **_place(policy.position),
+        "selects": _some(selected),
+        "here": len({pod for pod, _ in isolated}),
+        "audited": name in held.audited,
+        "in_force_as": _as("NetworkPolicy", policy, held),
+        **directions,
+        "sets": _sets(facts, held, name),
+        "findings": _findings(held, f"NetworkPolicy {name}"),
+    }
+
+
+def _rules(facts: Facts, tally: Tally, policy: Policy, direction: Direction) -> Iterable[Json]:
+    for number, rule in enumerate(policy.rules(direction) or ()):
+        origin = Origin(policy.key, direction, number)
+        yield {
+            "policy": policy.key,
+            "rule": number,
+            **_place(rule.position or policy.position),
+            "text": rule_text(rule, direction, policy.namespace),
+            "peers": peers_text(rule, direction, policy.namespace),
+            "ports": ports_text(rule),
+            "peer_pods": _peer_pods(facts, policy, rule),
+            "passed": _count(tally.rules.get(origin)),
+        }
+
+
+def _peer_pods(facts: Facts, policy: Policy, rule: PolicyRule) -> Json | None:
+    """The pods that a rule means by labels; None where it means none that way."""
+    if rule.peers is None:
+        return _some(sorted(facts.index.members(EVERY_POD)))
+    groups = {PodGroup.of(each, policy) for each in rule.peers if not isinstance(each, IPBlock)}
+    if not groups:
+        return None
+    return _some(sorted(set().union(*(facts.index.members(each) for each in groups))))
+
+
+def _pod_chains(facts: Facts, names: Iterable[str]) -> Json:
+    """By family, those that are in the kernel, and the one with the policies' rules."""
+    found: Json = {}
+    for family in FAMILIES:
+        chains = facts.ruleset.chains[family]
+        own = [name for name in names if name in chains]
+        shared = {each for name in own if (each := rules_chain(chains[name]))}
+        found[f"IPv{family}"] = [*own, *sorted(shared)]
+    return found
+
+
+def _policy_chains(facts: Facts, names: Iterable[str]) -> Json:
+    """By family, the chains with its rules."""
+    return {
+        f"IPv{family}": sorted(
+            {
+                each
+                for name in names
+                if name in facts.ruleset.chains[family] and (each := rules_chain(facts.ruleset.chains[family][name]))
+            }
+        )
+        for family in FAMILIES
+    }
+
+
+def _sets(facts: Facts, held: Held, policy: str) -> list[Json]:
+    """The sets that its rules look peers up in."""
+    used: dict[str, None] = {}
+    for family in FAMILIES:
+        for chain, rules in facts.ruleset.chains[family].items():
+            if chain.startswith(RULES_PREFIX) and facts.ruleset.uses[family].get(chain):
+                for rule in rules:
+                    if rule.origin is not None and rule.origin.policy == policy:
+                        used |= dict.fromkeys(each.name for each in rule.matches if isinstance(each, InSet))
+    sets = facts.ruleset.sets
+    return [
+        {
+            "name": held.installed.names.get(name, name),
+            "meaning": sets[name].meaning,
+            "members": len(sets[name].members),
+        }
+        for name in used
+        if name in sets
+    ]
+
+
+def _as(kind: str, found: Pod | Policy, held: Held) -> str:
+    """Whether it is in force as it is written."""
+    if found.quarantined:
+        return "closed"
+    return "last-good" if f"{kind} {found.key}" in held.as_before else "written"
+
+
+def _policy_place(policy: Policy, held: Held) -> Json:
+    audited = policy.key in held.audited
+    return {
+        "policy": policy.key,
+        **_place(policy.position),
+        "audited": audited,
+        "in_force_as": _as("NetworkPolicy", policy, held),
+    }
+
+
+def _findings(held: Held, subject: str) -> list[Json]:
+    return [finding_json(each) for each in held.findings if each.subject == subject]
+
+
+def _place(position: Position | None) -> Json:
+    return {"file": position.file if position else None, "line": position.line if position else None}
+
+
+def _count(count: Count | None) -> Json | None:
+    return None if count is None else {"packets": count.packets, "bytes": count.bytes}
+
+
+def _some(names: Sequence[str]) -> Json:
+    return {"count": len(names), "names": list(names[:MOST_NAMED])}
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> NoAnswer:
+    namespace = name.partition("/")[0] + "/"
+    keys = list(known)
+    own = [key for key in keys if key.startswith(namespace)][:MOST_SIMILAR]
+    bare = [key for key in keys if "/" not in name and key.endswith(f"/{name}")][:3]
+    near = bare or difflib.get_close_matches(name, own or islice(keys, MOST_SIMILAR), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "write it as namespace/name; `/v1/names` lists all"
+    return NoAnswer(Why.UNKNOWN, f"no manifest declares the {what} {name}", hint)

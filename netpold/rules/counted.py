@@ -1,0 +1,91 @@
+"""From what the kernel counts for each of its rules to what people ask about: policy rules, and pods.
+
+A rule of a pod's policies is met by the packets that go in the direction in which a flow was begun; answers pass
+before.  So all counts here are of such packets: a flow of a thousand packets to a pod and a thousand back counts a
+thousand.  Chains with the policies' rules are shared by pods, and a policy rule may be several rules in the kernel, in
+several chains: they are added up.  The rules that lead from a pod's own chain to the policies' tell how much of it was
+judged for the pod.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from netpold.policy.model import Direction, Family
+from netpold.rules.chains import address_chain, interface_chain
+from netpold.rules.count import Count, Isolated
+from netpold.rules.endpoint import Endpoint
+from netpold.rules.ruleset import FAMILIES, Goto, Jump, Origin, Rule, Ruleset
+
+RULES_PREFIX = "NP-RULES-"
+
+Readings = Mapping[Family, Mapping[str, Sequence[Count]]]  # by chain, for each of its rules
+PodChains = Mapping[tuple[str, Direction], tuple[str, ...]]
+
+
+def pod_chains(isolated: Iterable[Isolated], endpoints: Mapping[str, Endpoint]) -> PodChains:
+    """The names that the chains of isolated pods may have, by pod and direction: by interface, then by address."""
+    isolated = list(isolated)
+    claimed: dict[tuple[Direction, str], set[str]] = defaultdict(set)
+    for each in isolated:
+        for address in each.addresses:
+            claimed[each.direction, address].add(each.pod)
+    found: dict[tuple[str, Direction], tuple[str, ...]] = {}
+    for each in isolated:
+        interfaces = endpoints[each.pod].interfaces if each.pod in endpoints else ()
+        found[each.pod, each.direction] = (
+            *(interface_chain(interface.name, each.direction) for interface in interfaces),
+            *(
+                address_chain(address, sorted(claimed[each.direction, address]), each.direction)
+                for address in each.addresses
+            ),
+        )
+    return found
+
+
+def by_rule(ruleset: Ruleset, readings: Readings) -> dict[Origin, Count]:
+    """What each policy rule has let pass, of those that are in the kernel."""
+    found: dict[Origin, Count] = {}
+    for family in FAMILIES:
+        counted = readings.get(family, {})
+        for chain, rules in ruleset.chains[family].items():
+            if chain.startswith(RULES_PREFIX):
+                for rule, count in _paired(rules, counted.get(chain, ())):
+                    if rule.origin is not None:
+                        found[rule.origin] = add(found.get(rule.origin, Count()), count)
+    return found
+
+
+def by_pod(ruleset: Ruleset, readings: Readings, chains: PodChains) -> dict[tuple[str, Direction], Count]:
+    """What was judged for each isolated pod, whatever came of it; `chains` as `pod_chains` gives them."""
+    found: dict[tuple[str, Direction], Count] = {}
+    for key, names in chains.items():
+        total = Count()
+        for family in FAMILIES:
+            for name in names:
+                rules = ruleset.chains[family].get(name, ())
+                counts = _paired(rules, readings.get(family, {}).get(name, ()))
+                # where several pods have the address, the first one's policies see all of it
+                first = next((count for rule, count in counts if _judges(rule)), Count())
+                total = add(total, first)
+        found[key] = total
+    return found
+
+
+def rules_chain(rules: Iterable[Rule]) -> str | None:
+    """The chain with the policies' rules that a pod's own chain leads to; None where it leads to none."""
+    return next((rule.target.chain for rule in rules if _judges(rule) and isinstance(rule.target, Jump | Goto)), None)
+
+
+def add(one: Count, other: Count) -> Count:
+    return Count(one.packets + other.packets, one.bytes + other.bytes)
+
+
+def _judges(rule: Rule) -> bool:
+    return isinstance(rule.target, Jump | Goto) and rule.target.chain.startswith(RULES_PREFIX)
+
+
+def _paired(rules: Sequence[Rule], counts: Sequence[Count]) -> list[tuple[Rule, Count]]:
+    """The rules with their counts; nothing where another program has changed the chain."""
+    return list(zip(rules, counts, strict=True)) if len(rules) == len(counts) else []
