@@ -12,6 +12,7 @@ import pytest
 
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.reach import Reach
 from tests.lab import Lab
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
 
@@ -30,14 +31,15 @@ def asked(scene: Scene, question: str, **parameters: str) -> dict[str, Any]:
     return answer
 
 
+def cells(scene: Scene, **parameters: str) -> list[dict[str, Any]]:
+    return list(Reach.of(asked(scene, "matrix", **parameters)).cells())
+
+
 def test_explain_and_matrix_say_what_packets_find(lab: Lab) -> None:
     scene = Scene(lab, "nft")
     with scene.daemon:
         scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
-        found = {
-            (row["source"], row["destination"]): row["verdict"]
-            for row in asked(scene, "matrix", ports="80/TCP")["rows"]
-        }
+        found = {(row["source"], row["destination"]): row["verdict"] for row in cells(scene, ports="80/TCP")}
         pods = {"x/a": scene.a, "x/b": scene.b, "x/c": scene.c}
         assert {name for pair in found for name in pair} == pods.keys()
         for source, destination in ((one, other) for one in pods for other in pods if one != other):
@@ -62,8 +64,11 @@ def test_a_pod_of_another_node_is_judged_by_the_same_manifests(lab: Lab) -> None
         )
         assert answer["egress"]["in_force"] and not answer["ingress"]["in_force"]
         assert answer["ingress"]["node"] == "elsewhere"
-        rows = asked(scene, "matrix", ports="80/TCP", pods="x/away")["rows"]
-        assert any(row["destination"] == "x/away" for row in rows)
+        found = {
+            (row["source"], row["destination"]): row["verdict"] for row in cells(scene, pods="x/*", ports="80/TCP")
+        }
+        assert (found["x/a", "x/away"], found["x/a", "x/b"]) == ("deny", "allow")
+        assert not asked(scene, "matrix", pods="x/*")["in_force"] and asked(scene, "matrix")["in_force"]
 
 
 def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
@@ -78,7 +83,9 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         items = {"apiVersion": "v1", "kind": "List", "items": answer["manifests"]}
         (kept / "all.json").write_text(json.dumps(items))
         rows = scene.daemon.ctl("matrix", "-o", "json", "--manifests", str(kept), "--ports", "80/TCP").stdout
-        assert json.loads(rows)["rows"] == asked(scene, "matrix", ports="80/TCP")["rows"]
+        assert json.loads(rows)["rows"] == cells(scene, ports="80/TCP")
+        page = scene.daemon.ctl("matrix", "-o", "html").stdout
+        assert "what node" in page and "enforces, revision" in page
         where = {each["object"]: each["file"].rpartition("/")[2] for each in answer["where"]}
         assert where["NetworkPolicy x/deny-all"] == "deny.yaml" and where["Pod x/a"] == "pods.json"
         assert set(asked(scene, "names")["pods"]) == {"x/a", "x/b", "x/c"}
@@ -90,8 +97,8 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         ("explain", {"source": "x/a", "destination": "x/nobody", "port": "80/TCP"}, Exit.USAGE, "x/nobody"),
         ("explain", {"source": "x/a", "destination": "x/b", "port": "80"}, Exit.USAGE, "no port"),
         ("explain", {"source": "x/a", "port": "80/TCP"}, Exit.USAGE, "destination is missing"),
-        ("matrix", {}, Exit.USAGE, "no ports"),
-        ("matrix", {"ports": "80/TCP", "pods": "x/nobody"}, Exit.USAGE, "x/nobody"),
+        ("matrix", {"ports": "80"}, Exit.USAGE, "no port"),
+        ("matrix", {"addresses": "x/nobody"}, Exit.USAGE, "x/nobody"),
     ],
 )
 def test_questions_that_have_no_answer(

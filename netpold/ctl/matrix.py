@@ -23,7 +23,6 @@ from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import explained
 
-MOST_PODS = 1000
 Json = Mapping[str, Any]
 
 WAIT_S = 60.0
@@ -64,8 +63,8 @@ def _offline(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
     settings = settings_of(arguments)
     index = index_of(settings)
     pods = asked.pods(index.world, _list(arguments.namespace), _list(arguments.pods), arguments.node or None)
-    if len(pods) > MOST_PODS:
-        hint = f"choose up to {MOST_PODS:,} of them with --namespace, --node or --pods"
+    if len(pods) > asked.MOST_PODS:
+        hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
         raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
     others = _list(arguments.addresses)
     try:

@@ -19,12 +19,13 @@ from netpold.policy.canonical import KINDS, written
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
 from netpold.policy.model import World
-from netpold.rules import explain as rules_explain
-from netpold.rules import matrix as rules_matrix
-from netpold.rules.answers import explain_json, row_json
+from netpold.rules import asked
+from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ends import End, UnknownEndpoint, end, judges
+from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
+from netpold.rules.page import explained_in_steps
 from netpold.rules.port import NoPort, parse
 from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
@@ -142,34 +143,28 @@ def _node(facts: Facts, pods: Set[str]) -> str | None:
 
 
 def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
-    """Of this node's pods: `ports`, and further ends: `pods` (keys), `addresses`."""
-    ports = [_port(each) for each in _list(parameters, "ports")]
-    if not ports:
-        raise NoAnswer(Why.WRONG, "no ports are asked about", "give ports=80/TCP,53/UDP")
-    others = _list(parameters, "pods")
-    pods = sorted({*facts.endpoints, *others} & {key for key, each in facts.world.pods.items() if each.addresses})
-    if unknown := set(others) - facts.world.pods.keys():
-        raise NoAnswer(Why.UNKNOWN, f"no manifest declares the pod {min(unknown)}", "see /v1/names")
-    ruleset = facts.ruleset
-    away = set(pods) - facts.endpoints.keys()
-    if away:
-        ruleset = offline_ruleset(facts.index, pods, facts.settings)
-    rows: list[Json] = []
-    for port in ports:
-        try:
-            found = rules_matrix.matrix(facts.index, ruleset, pods, _list(parameters, "addresses"), [port])
-        except UnknownEndpoint as error:
-            raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
-        rows += map(row_json, found.rows())
-        yield
-    for row in rows:
-        if row["source"] == row["destination"] and row["source"] in facts.endpoints:
-            asked = row["source"], row["source"], row["protocol"], row["port"]
-            itself = end(facts.index, row["source"])
-            verdict = rules_explain.explain(facts.index, ruleset, *asked, _own(facts, itself, itself)).verdict
-            row.update(verdict=verdict, families=dict.fromkeys(row["families"], verdict))
-    rows.sort(key=lambda row: (row["source"], row["destination"]))  # stable: ports in the order that they are asked in
-    return {"rows": rows, "in_force": not away}
+    """Of this node's pods, or of others that are asked about: `namespace`, `pods` (patterns), `node`; `addresses`;
+    `ports`.  With `explained`, what `explain` says of each cell."""
+    world = facts.world
+    patterns, node = _list(parameters, "pods"), parameters.get("node") or None
+    pods = asked.pods(world, _list(parameters, "namespace"), patterns, node)
+    if not patterns and node is None:
+        pods = [key for key in pods if key in facts.endpoints]
+    if len(pods) > asked.MOST_PODS:
+        hint = f"choose up to {asked.MOST_PODS:,} of them with namespace, node or pods"
+        raise NoAnswer(Why.WRONG, f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint)
+    ports = [_port(each) for each in _list(parameters, "ports")] or asked.ports(world, pods)
+    in_force = facts.endpoints.keys() >= set(pods)
+    ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
+    try:
+        found = yield from matrix_in_steps(facts.index, ruleset, pods, _list(parameters, "addresses"), ports)
+    except UnknownEndpoint as error:
+        raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
+    what = f"what node {facts.node} enforces" if in_force else f"what node {facts.node} knows"
+    told = {**matrix_json(found), "in_force": in_force, "about": f"{what}, revision {facts.revision}"}
+    if parameters.get("explained"):
+        told["explained"] = yield from explained_in_steps(facts.index, ruleset, found)
+    return told
 
 
 def names(facts: Facts, parameters: Parameters) -> Question[Json]:

@@ -10,7 +10,7 @@ from netpold.policy.model import Family, Position
 from netpold.rules.endpoint import Interface
 from netpold.rules.ends import End
 from netpold.rules.explain import Judgement, explain
-from netpold.rules.matrix import Matrix, Row
+from netpold.rules.matrix import Matrix
 from netpold.rules.near import Miss
 from netpold.rules.ruleset import FAMILIES, Origin, Ruleset
 
@@ -37,19 +37,6 @@ def explain_json(
         "port": port,
         "egress": _judgement(index, answer.egress),
         "ingress": _judgement(index, answer.ingress),
-    }
-
-
-def row_json(row: Row) -> Json:
-    """A cell of a matrix."""
-    return {
-        "source": row.source,
-        "destination": row.destination,
-        "protocol": row.protocol,
-        "port": row.port,
-        "verdict": row.verdict,
-        "families": {f"IPv{family}": verdict for family, verdict in row.families},
-        "audit": row.audit,
     }
 
 

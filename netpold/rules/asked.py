@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from netpold.policy.model import World
 
+MOST_PODS = 1000
 MOST_PORTS = 12
 ANY_PORT = ("TCP", 80)  # where nothing names any: what no rule names is all the same
 

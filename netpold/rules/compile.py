@@ -96,6 +96,10 @@ class Compiler:
         assert self._ruleset is not None
         return Compiled(self._ruleset, changed, frozenset(lost), self._isolated)
 
+    def close(self) -> None:
+        """Have the index watch for this compiler no longer; it is not to be asked again."""
+        self._sets.retain(frozenset())
+
     def isolated(self) -> int:
         """How many local pods some policy isolates."""
         return sum(any(each.isolation.values()) for each in self._local.values())

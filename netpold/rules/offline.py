@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.rules.compile import compile_ruleset
+from netpold.rules.compile import Compiler
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
@@ -21,4 +22,7 @@ def offline_ruleset(
     world = index.world
     chosen = world.pods if pods is None else [key for key in pods if key in world.pods]
     endpoints = {key: Endpoint(key, world.pods[key].addresses, ()) for key in chosen if world.pods[key].takes_part}
-    return compile_ruleset(index, endpoints, settings or CompileSettings())
+    compiler = Compiler(index, settings or CompileSettings())
+    ruleset = compiler.update(Changes(), endpoints).ruleset
+    compiler.close()  # the index may be one that goes on
+    return ruleset
