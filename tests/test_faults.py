@@ -13,6 +13,7 @@ import re
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -515,6 +516,37 @@ def test_no_more_files_may_be_opened(lab: Lab, backend: Backend) -> None:
         resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE, limit)
         assert eventually(lambda: scene.state() == "enforcing", 40), scene.daemon.errors()
         assert eventually(lambda: scene.passes(scene.a, scene.b), 10)
+
+
+# A file system whose server never answers: mounted by a process that has its device open, and does nothing with it.
+DEAF = """
+import ctypes, os, sys, time
+device = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"deaf", sys.argv[1].encode(), b"fuse", 0, options):
+    sys.exit(os.strerror(ctypes.get_errno()))
+print(flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_system_that_does_not_answer_is_told(lab: Lab) -> None:
+    scene = Faulty(lab)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        inside = ["nsenter", "-t", str(scene.daemon.pid), "-m"]
+        command = [*inside, sys.executable, "-c", DEAF, str(scene.daemon.manifests)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout and server.stderr
+                assert server.stdout.readline(), server.stderr.read()
+                assert eventually(lambda: "does not answer" in (scene.status()["error"] or ""), 30)
+                assert not scene.passes(scene.b, scene.a)
+            finally:
+                server.kill()
+        subprocess.run([*inside, "umount", "-l", str(scene.daemon.manifests)], check=True)
+        assert eventually(lambda: scene.state() == "enforcing", 60)
 
 
 def test_what_is_in_force_is_told_from_the_start_on(lab: Lab, backend: Backend) -> None:

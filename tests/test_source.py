@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -629,6 +630,25 @@ def test_a_write_in_the_middle_of_reading(known: Follower, top: Path, monkeypatc
     assert not known.read(hints).changed
     known.settle(NOTHING_CHANGED)
     assert known.history == [{"a.yaml": ["half", "other"]}]
+
+
+def test_a_lease_of_another_program_holds_up_nobody(tmp_path: Path) -> None:
+    """It may take a minute to give it up; the file is read when it has."""
+    path = tmp_path / "a.yaml"
+    path.write_text(pod("p"))
+    holder = "import fcntl, os, signal, sys; signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
+    holder += "fd = os.open(sys.argv[1], os.O_RDWR); fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+    holder += "print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holder, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdin
+        process.stdout.readline()
+        started = time.monotonic()
+        source = Source(tmp_path, LIMIT)
+        reading = source.read_as_it_is()
+        assert time.monotonic() < started + 20, "it would be 45"
+        assert reading.moving == {str(path)} and not reading.changed.get(str(path), UNKNOWN).objects
+    assert source.read_as_it_is().changed[str(path)].objects
 
 
 def test_a_writer_that_comes_while_we_hold_the_lease(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from netpold.host.metrics import Metrics
 from netpold.rules.endpoint import Endpoint
 
 SLOW_S = 3.0  # a change of the kernel that takes longer is told while it lasts
+HANGS_S = 10.0  # a round that takes longer is told while it lasts
 
 
 class Warner(Protocol):
@@ -57,6 +58,7 @@ class Account:
         self._enforcer = enforcer
         self._followers = followers
         self._report = Report()
+        self.round_since: float | None = None  # time.monotonic(), while the loop is in a round
         self._metrics = Metrics(__version__, drops.totals)
         self._status = Status.starting(settings, backend)
 
@@ -71,6 +73,11 @@ class Account:
             error = (
                 f"a change, or a repair, has waited for {now - since:.0f} s for the kernel's rules or their tool: "
                 "see who has them locked (`fuser -v /run/xtables.lock`), or what hangs"
+            )
+        elif since is None and (since := self.round_since) is not None and now - since >= HANGS_S:
+            error = (
+                f"nothing has been done for {now - since:.0f} s, changes and repairs included: most likely the file "
+                f"system of {status.manifests} does not answer; see to it, or keep manifests on a local one"
             )
         elif (since := self._enforcer.fight.open_since) is not None:
             error = self._enforcer.fight.warning

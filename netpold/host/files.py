@@ -34,7 +34,10 @@ def read_file(path: str, expected: Fingerprint, is_sure: bool = True) -> bytes:
     with held(path, follow=True) as there:
         if fingerprint_of(os.fstat(there)) != expected:
             raise Moving
-        fd = _opened(there)
+        try:
+            fd = _opened(there)
+        except BlockingIOError as error:
+            raise Moving from error
     try:
         if (not is_sure or _is_recent(expected)) and is_open_for_writing(fd):
             raise Moving
@@ -66,8 +69,9 @@ def _is_recent(fingerprint: Fingerprint) -> bool:
 
 
 def _opened(there: int) -> int:
-    """Open a file for reading that is held.  Raises OSError."""
-    return os.open(f"/proc/self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC)
+    """Open a file for reading that is held.  Raises OSError; BlockingIOError while a program has a lease on it, which
+    it is asked to give up: to wait for that could take a minute (/proc/sys/fs/lease-break-time)."""
+    return os.open(f"/proc/self/fd/{there}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def is_being_written(path: str) -> bool:
@@ -77,6 +81,8 @@ def is_being_written(path: str) -> bool:
             if not stat.S_ISREG(os.fstat(there).st_mode):
                 return False
             fd = _opened(there)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
     try:
