@@ -291,6 +291,14 @@ VERBS = (
         "Where it is written, whom it selects, what its rules allow and have let pass, its chains and sets.",
     ),
     Verb(
+        "verify",
+        "netpold.ctl.verify",
+        "the kernel against what should be in it, chain by chain and set by set",
+        (_OUTPUT, _SOCKET),
+        "Reads all of netpold's rules and sets back.  Exits with 1 when anything is different; the daemon notices "
+        "that, too, and puts it back.",
+    ),
+    Verb(
         "render",
         "netpold.ctl.render",
         "the ruleset that manifests make",

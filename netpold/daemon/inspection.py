@@ -1,7 +1,7 @@
 """What can be asked that needs a look into the kernel: INSPECTIONS, by the ends of their URLs.
 
 pod, policy    name=NAMESPACE/NAME: everything about one
-
+verify         the kernel against the model, chain by chain and set by set
 
 The loop tells what should be there (questions.py), and whoever asks reads the kernel in a thread of their own: a table
 of many rules takes a while, in which the loop may have something better to do.
@@ -18,13 +18,14 @@ from typing import Any
 from netpold.daemon.inbox import Inbox, Question
 from netpold.daemon.questions import Facts, NoAnswer, Why, answer
 from netpold.daemon.questions_about import Held, Tally, about_pod, about_policy
+from netpold.daemon.verify import verify
 from netpold.host.drops import Drops
 from netpold.host.kernel.backend import Backend, KernelError
 from netpold.rules.counted import PodChains, Readings, by_pod, by_rule, pod_chains
-from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import FAMILIES, Ruleset
 
 ANSWER_S = 10.0  # how long who asks waits for the loop
+TRIES = 5  # at reading the kernel while it stays as it is
 LEAST_PAUSE_S = 0.2  # between two readings of the kernel's counters
 
 Json = dict[str, Any]
@@ -35,8 +36,8 @@ Parameters = Mapping[str, str]
 class _Snapshot:
     """What is frozen of what the loop holds, so that other threads may look at it."""
 
+    head: Json  # of an answer
     ruleset: Ruleset
-    endpoints: Mapping[str, Endpoint]
     chains: PodChains
     held: Held
 
@@ -69,25 +70,41 @@ class Inspection:
         tally, chains = self._tally()
         return self._ask(lambda facts, _: about_policy(facts, self._hold(), tally, chains, name))
 
+    def verify(self, parameters: Parameters) -> Json:
+        """The kernel against what should be there."""
+        for _ in range(TRIES):
+            snapshot = self._snapshot()
+            try:
+                found = verify(snapshot.held.installed, self._backend)
+            except KernelError as error:
+                raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
+            after = self._snapshot()
+            if found["same"] or after.held.installed is snapshot.held.installed:
+                return {**snapshot.head, **found}
+        raise NoAnswer(
+            Why.BUSY, "what is in force changes faster than it can be read", "try again when less is changing"
+        )
+
     def _tally(self) -> tuple[Tally, PodChains]:
         """What was counted, for what is in force now."""
         found = self._snapshot()
         readings = self._readings()
         rules = by_rule(found.ruleset, readings)
-        return Tally(rules, by_pod(found.ruleset, readings, found.chains), self._drops.totals(LEAST_PAUSE_S)), found.chains
+        return Tally(
+            rules, by_pod(found.ruleset, readings, found.chains), self._drops.totals(LEAST_PAUSE_S)
+        ), found.chains
 
     def _snapshot(self) -> _Snapshot:
-        found: list[_Snapshot] = []
+        found: list[tuple[Facts, Held]] = []
 
         def take(facts: Facts, _: Parameters) -> Question[Json]:
-            held = self._hold()
-            chains = pod_chains(held.isolated, facts.endpoints)
-            found.append(_Snapshot(facts.ruleset, facts.endpoints, chains, held))
+            found.append((facts, self._hold()))
             yield
             return {}
 
-        self._ask(take)
-        return found[-1]
+        head = self._ask(take)
+        facts, held = found[-1]
+        return _Snapshot(head, facts.ruleset, pod_chains(held.isolated, facts.endpoints), held)
 
     def _readings(self) -> Readings:
         """Of the kernel's counters, as of at most LEAST_PAUSE_S ago."""
@@ -112,6 +129,7 @@ class Inspection:
 INSPECTIONS: Mapping[str, Callable[[Inspection, Parameters], Json]] = {
     "pod": Inspection.pod,
     "policy": Inspection.policy,
+    "verify": Inspection.verify,
 }
 
 

@@ -112,11 +112,14 @@ _netpoldctl() {
         policy:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
+        verify:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
+            ;;
         render:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy verify render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

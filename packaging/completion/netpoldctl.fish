@@ -48,6 +48,7 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a audit -d 'what policies in 
 complete -c netpoldctl -n '__netpoldctl_after ""' -a suggest -d 'policies that allow the traffic that was seen'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a pod -d 'everything about one pod'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a policy -d 'everything about one policy'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a verify -d 'the kernel against what should be in it, chain by chain and set by set'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
 complete -c netpoldctl -n '__netpoldctl_after ""' -s h -l help -d 'show this help message and exit'
@@ -142,6 +143,10 @@ complete -c netpoldctl -n '__netpoldctl_after pod' -l socket -r -F -d 'the daemo
 complete -c netpoldctl -n '__netpoldctl_after policy' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after policy' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after policy' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+
+complete -c netpoldctl -n '__netpoldctl_after verify' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after verify' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after verify' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
