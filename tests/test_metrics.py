@@ -49,6 +49,11 @@ class Pods:
 
 
 @dataclass(frozen=True)
+class Audited:
+    policies: tuple[str, ...] = ("shop/deny-all", "shop/web")
+
+
+@dataclass(frozen=True)
 class Figures:
     """As netpold.daemon.status.Status."""
 
@@ -57,6 +62,7 @@ class Figures:
     revision: int = 7
     policies: Policies = Policies()
     pods: Pods = Pods()
+    audited: Audited = Audited()
     namespaces: int = 2
     rules: tuple[tuple[str, int], ...] | dict[str, int] = ()
     sets: int = 6
@@ -116,6 +122,7 @@ def test_what_the_status_says_is_told() -> None:
     assert value(text, "netpold_policies", result="accepted") == 3
     assert value(text, "netpold_policies", result="rejected") == 2
     assert value(text, "netpold_quarantined_policies") == 1
+    assert value(text, "netpold_audited_policies") == 2
     assert value(text, "netpold_pods") == 9
     assert value(text, "netpold_local_pods") == 5
     assert value(text, "netpold_isolated_pods") == 4

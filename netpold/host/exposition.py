@@ -98,6 +98,8 @@ def _inputs(figures: Figures) -> Iterator[Metric]:
     yield GaugeMetricFamily("netpold_quarantined_policies", quarantined, value=policies.quarantined)
     yield GaugeMetricFamily("netpold_pods", "Pods in the manifests.", value=pods.total)
     yield GaugeMetricFamily("netpold_local_pods", "Pods of this node.", value=pods.local)
+    audited = "Policies in audit mode: what they would drop is let through."
+    yield GaugeMetricFamily("netpold_audited_policies", audited, value=len(figures.audited.policies))
     isolated = "Pods of this node that policies isolate."
     yield GaugeMetricFamily("netpold_isolated_pods", isolated, value=pods.isolated)
     hidden = "Pods of this node that are enforced by address, as no interface is known for them."

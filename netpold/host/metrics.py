@@ -44,6 +44,13 @@ class PodFigures(Protocol):
     def without_interface(self) -> int: ...
 
 
+class AuditFigures(Protocol):
+    """`policies`: the keys of those that are not enforced."""
+
+    @property
+    def policies(self) -> tuple[str, ...]: ...
+
+
 class Figures(Protocol):
     """What is read of the daemon's status (netpold/daemon/status); `rules` by "IPv4" and "IPv6"."""
 
@@ -57,6 +64,8 @@ class Figures(Protocol):
     def policies(self) -> PolicyFigures: ...
     @property
     def pods(self) -> PodFigures: ...
+    @property
+    def audited(self) -> AuditFigures: ...
     @property
     def namespaces(self) -> int: ...
     @property

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -96,7 +97,8 @@ class Group:
                 + attribute(_CFG_THRESHOLD, _NUMBER.pack(BUFFER // 64))
                 + attribute(_CFG_FLAGS, struct.pack("!H", _SEQUENCE)),
             )
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, WAITING)
+            with suppress(PermissionError):  # in a user namespace; then fewer wait
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, WAITING)
             self._socket.setblocking(False)
         except OSError as error:
             self._socket.close()
@@ -118,6 +120,10 @@ class Group:
                 code = -_ERROR.unpack_from(data, start)[0]
                 if code in (errno.EBUSY, errno.EPERM):
                     raise Busy(f"another program reads NFLOG group {group}")
+                if code in (errno.EINVAL, errno.EOPNOTSUPP):  # of a subsystem that nfnetlink has no module for
+                    raise KernelError(
+                        "the kernel has no nfnetlink_log, dropped packets can't be shown: load that module"
+                    )
                 if code:
                     raise KernelError(f"NFLOG group {group} can't be read: {os.strerror(code)}")
                 return
