@@ -296,7 +296,10 @@ class _Handler(BaseHTTPRequestHandler):
         if method != "GET" and self.server.alone:
             error = "the machine has no thread to spare for what may take long"
             raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error, "try again later; `status` says how things are")
-        return serve(_Request(self.server.controlled, parse_qs(url.query), self.peer))
+        query = parse_qs(url.query)
+        if self.server.alone:
+            query.pop("wait", None)  # others wait to be connected
+        return serve(_Request(self.server.controlled, query, self.peer))
 
     def _pass_over_body(self) -> None:
         """No request needs a body; a short one is read and dropped, so that the connection can go on."""
