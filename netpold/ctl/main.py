@@ -64,6 +64,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _interval(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < 0.5:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short: from 0.5 to 3600 seconds")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:9]) < 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 999999")
+    return int(text)
+
+
 _FORMATS = {  # beside text and JSON
     "csv": "CSV",
     "dot": "Graphviz",
@@ -289,6 +302,21 @@ VERBS = (
         "everything about one policy",
         (_OUTPUT, _SOCKET, _argument("name", metavar="POLICY", help="namespace/policy")),
         "Where it is written, whom it selects, what its rules allow and have let pass, its chains and sets.",
+    ),
+    Verb(
+        "top",
+        "netpold.ctl.top",
+        "packets and bytes by policy rule, by policy or by pod, as they come",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument("--by", choices=("rule", "policy", "pod"), default="rule", help="what the rows are of (rule)"),
+            _argument("-n", type=_count, metavar="N", help="show so many rows (as many as fit)"),
+            _argument("--interval", type=_interval, metavar="S", default=2.0, help="from reading to reading (2)"),
+            _argument("--once", action="store_true", help="one page of two readings (so it is without a terminal)"),
+        ),
+        "Counted are packets in the direction in which their flow was begun; of pods, those that policies judged, "
+        "whatever came of it.  JSON is one object a line.",
     ),
     Verb(
         "verify",

@@ -1,6 +1,7 @@
 """What can be asked that needs a look into the kernel: INSPECTIONS, by the ends of their URLs.
 
 pod, policy    name=NAMESPACE/NAME: everything about one
+counters       what was counted by policy rule, by policy and by pod
 verify         the kernel against the model, chain by chain and set by set
 
 The loop tells what should be there (questions.py), and whoever asks reads the kernel in a thread of their own: a table
@@ -17,7 +18,7 @@ from typing import Any
 
 from netpold.daemon.inbox import Inbox, Question
 from netpold.daemon.questions import Facts, NoAnswer, Why, answer
-from netpold.daemon.questions_about import Held, Tally, about_pod, about_policy
+from netpold.daemon.questions_about import Held, Tally, about_pod, about_policy, counted
 from netpold.daemon.verify import verify
 from netpold.host.drops import Drops
 from netpold.host.kernel.backend import Backend, KernelError
@@ -61,13 +62,13 @@ class Inspection:
     def pod(self, parameters: Parameters) -> Json:
         """Everything about one pod."""
         name = _name(parameters)
-        tally, chains = self._tally()
+        tally, chains, _ = self._tally()
         return self._ask(lambda facts, _: about_pod(facts, self._hold(), tally, chains, name))
 
     def policy(self, parameters: Parameters) -> Json:
         """Everything about one policy."""
         name = _name(parameters)
-        tally, chains = self._tally()
+        tally, chains, _ = self._tally()
         return self._ask(lambda facts, _: about_policy(facts, self._hold(), tally, chains, name))
 
     def verify(self, parameters: Parameters) -> Json:
@@ -85,14 +86,18 @@ class Inspection:
             Why.BUSY, "what is in force changes faster than it can be read", "try again when less is changing"
         )
 
-    def _tally(self) -> tuple[Tally, PodChains]:
-        """What was counted, for what is in force now."""
+    def counters(self, parameters: Parameters) -> Json:
+        """What was counted."""
+        tally, _, at = self._tally()
+        return self._ask(lambda facts, _: counted(facts, self._hold(), tally, at))
+
+    def _tally(self) -> tuple[Tally, PodChains, float]:
+        """What was counted, for what is in force now; and when (time.monotonic())."""
         found = self._snapshot()
-        readings = self._readings()
+        at, readings = self._readings()
         rules = by_rule(found.ruleset, readings)
-        return Tally(
-            rules, by_pod(found.ruleset, readings, found.chains), self._drops.totals(LEAST_PAUSE_S)
-        ), found.chains
+        pods = by_pod(found.ruleset, readings, found.chains)
+        return Tally(rules, pods, self._drops.totals(LEAST_PAUSE_S)), found.chains, at
 
     def _snapshot(self) -> _Snapshot:
         found: list[tuple[Facts, Held]] = []
@@ -106,8 +111,8 @@ class Inspection:
         facts, held = found[-1]
         return _Snapshot(head, facts.ruleset, pod_chains(held.isolated, facts.endpoints), held)
 
-    def _readings(self) -> Readings:
-        """Of the kernel's counters, as of at most LEAST_PAUSE_S ago."""
+    def _readings(self) -> tuple[float, Readings]:
+        """When the kernel's counters were read, at most LEAST_PAUSE_S ago, and what they said."""
         with self._lock:
             at, readings = self._read
             if time.monotonic() - at >= LEAST_PAUSE_S:
@@ -116,7 +121,7 @@ class Inspection:
                 except KernelError as error:
                     raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
                 self._read = time.monotonic(), readings
-            return readings
+            return self._read
 
     def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
         try:
@@ -129,6 +134,7 @@ class Inspection:
 INSPECTIONS: Mapping[str, Callable[[Inspection, Parameters], Json]] = {
     "pod": Inspection.pod,
     "policy": Inspection.policy,
+    "counters": Inspection.counters,
     "verify": Inspection.verify,
 }
 

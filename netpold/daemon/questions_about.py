@@ -1,6 +1,6 @@
-"""Everything about one pod, or about one policy, as JSON (docs/json.md).
+"""Everything about one pod, or about one policy, and what was counted of all, as JSON (docs/json.md).
 
-Two questions to the loop, with what it holds beside Facts (`Held`); what the kernel has counted is read before, by
+Three questions to the loop, with what it holds beside Facts (`Held`); what the kernel has counted is read before, by
 whoever asks (inspection.py).
 """
 
@@ -25,6 +25,7 @@ from netpold.rules.ends import MOST_SIMILAR
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES, InSet, Origin
 
+STEP = 200  # rows between two pauses
 MOST_NAMED = 100  # pods, of one policy or peer
 
 Json = dict[str, Any]
@@ -135,6 +136,46 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
         "sets": _sets(facts, held, name),
         "findings": _findings(held, f"NetworkPolicy {name}"),
     }
+
+
+def counted(facts: Facts, held: Held, tally: Tally, at: float) -> Question[Json]:
+    """By policy rule, by policy and by pod; `at`: when that was, in seconds of some clock that only goes on."""
+    rules: list[Json] = []
+    for number, (origin, count) in enumerate(sorted(tally.rules.items(), key=_by_origin)):
+        policy = facts.world.policies.get(origin.policy)
+        found = (policy.rules(origin.direction) if policy else None) or ()
+        rule = found[origin.index] if origin.index < len(found) else None
+        where = (rule and rule.position) or (policy.position if policy else None)
+        of = {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index}
+        rules.append({**of, **_place(where), "passed": _count(count)})
+        if number % STEP == 0:
+            yield
+    isolated = {(key, each.direction) for each in held.isolated for key in each.policies}
+    policies = [
+        {
+            "policy": key,
+            "direction": str(direction),
+            "audited": key in held.audited,
+            "dropped": _count(tally.dropped.policies.get((key, direction))),
+        }
+        for key, direction in sorted(isolated)
+    ]
+    yield
+    pods = [
+        {
+            "pod": key,
+            "direction": str(direction),
+            "judged": _count(count),
+            "dropped": _count(tally.dropped.pods.get((key, direction))),
+        }
+        for (key, direction), count in sorted(tally.judged.items())
+    ]
+    return {"at": at, "rules": rules, "policies": policies, "pods": pods}
+
+
+def _by_origin(each: tuple[Origin, Count]) -> tuple[str, Direction, int]:
+    origin, _ = each
+    return origin.policy, origin.direction, origin.index
 
 
 def _rules(facts: Facts, tally: Tally, policy: Policy, direction: Direction) -> Iterable[Json]:

@@ -42,6 +42,7 @@ KINDS: dict[str, Kind] = {
     "NAMESPACE[/POD]": "word",
     "POD": "word",
     "POLICY": "word",
+    "N": "word",
     "TIME": "word",
     "S": "word",
     "SRC": "word",

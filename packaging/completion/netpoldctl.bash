@@ -17,7 +17,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        --timeout | --namespace | --pods | --node | --addresses | --for | --pod | --since)
+        --timeout | --namespace | --pods | --node | --addresses | --for | --pod | --since | -n | --interval)
             return
             ;;
         --ports)
@@ -36,13 +36,17 @@ _netpoldctl() {
             _netpoldctl_ports
             return
             ;;
+        --by)
+            COMPREPLY=($(compgen -W 'rule policy pod' -- "$cur"))
+            return
+            ;;
     esac
     $split && return
 
     local verb='' arguments=0 index
     for ((index = 1; index < cword; index++)); do
         case ${words[index]} in
-            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --for | --pod | --direction | --port | --since) ((index++)) ;;
+            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --for | --pod | --direction | --port | --since | --by | -n | --interval) ((index++)) ;;
             -*) ;;
             *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
         esac
@@ -112,6 +116,9 @@ _netpoldctl() {
         policy:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
+        top:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --by -n --interval --once' -- "$cur"))
+            ;;
         verify:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
@@ -119,7 +126,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy verify render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

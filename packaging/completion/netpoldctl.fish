@@ -7,7 +7,7 @@ function __netpoldctl_after
     set -l words (commandline -opc)
     while set --query words[2]
         set --erase words[1] # the program's name, and then what was looked at
-        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --from --for --pod --direction --port --since
+        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --from --for --pod --direction --port --since --by -n --interval
             set --erase words[1]
         else if not string match --quiet -- '-*' $words[1]
             set --append plain $words[1]
@@ -48,6 +48,7 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a audit -d 'what policies in 
 complete -c netpoldctl -n '__netpoldctl_after ""' -a suggest -d 'policies that allow the traffic that was seen'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a pod -d 'everything about one pod'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a policy -d 'everything about one policy'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a top -d 'packets and bytes by policy rule, by policy or by pod, as they come'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a verify -d 'the kernel against what should be in it, chain by chain and set by set'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
@@ -143,6 +144,14 @@ complete -c netpoldctl -n '__netpoldctl_after pod' -l socket -r -F -d 'the daemo
 complete -c netpoldctl -n '__netpoldctl_after policy' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after policy' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after policy' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+
+complete -c netpoldctl -n '__netpoldctl_after top' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after top' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l by -r -f -a 'rule policy pod' -d 'what the rows are of (rule)'
+complete -c netpoldctl -n '__netpoldctl_after top' -s n -r -f -d 'show so many rows (as many as fit)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l interval -r -f -d 'from reading to reading (2)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l once -d 'one page of two readings (so it is without a terminal)'
 
 complete -c netpoldctl -n '__netpoldctl_after verify' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after verify' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'

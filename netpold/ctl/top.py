@@ -1,0 +1,151 @@
+"""`netpoldctl top`: packets and bytes by policy rule, by policy or by pod, as they come.
+
+The daemon gives sums that only grow (GET /v1/counters); two readings of them give what came in a second.  A rule that
+was written anew counts from zero, so where a sum is smaller than before, it is what came since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from netpold.ctl.about import size
+from netpold.ctl.client import ask
+from netpold.ctl.failure import Exit
+from netpold.ctl.output import is_terminal, paint, say, say_json, table, width
+from netpold.ctl.screen import draw, height, page
+from netpold.printable import printable
+
+Json = Mapping[str, Any]
+By = Literal["rule", "policy", "pod"]
+Key = tuple[str, str, int | None]  # policy or pod, direction, number of the rule
+
+_HEADS: Mapping[By, tuple[str, ...]] = {
+    "rule": ("PACKETS/S", "BYTES/S", "PACKETS", "BYTES", "POLICY RULE", "WRITTEN AT"),
+    "policy": ("PACKETS/S", "BYTES/S", "PACKETS", "BYTES", "DROPPED/S", "DROPPED", "POLICY", "DIRECTION"),
+    "pod": ("PACKETS/S", "BYTES/S", "PACKETS", "BYTES", "DROPPED/S", "DROPPED", "POD", "DIRECTION"),
+}
+ROWS_WITHOUT_TERMINAL = 20
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Raises Failure."""
+    before = _reading(arguments)
+    if arguments.once or not (is_terminal() or arguments.output == "json"):
+        time.sleep(arguments.interval)
+        now = _reading(arguments)
+        if arguments.output == "json":
+            say_json(_answer(before, now, arguments))
+        else:
+            say(*_text(_answer(before, now, arguments), arguments))
+        return Exit.FINE
+    if arguments.output == "json":
+        _follow(before, arguments)
+    with page():
+        _follow(before, arguments)
+    return Exit.FINE
+
+
+def _follow(before: Json, arguments: argparse.Namespace) -> None:
+    """Until interrupted."""
+    while True:
+        time.sleep(arguments.interval)
+        now = _reading(arguments)
+        answer = _answer(before, now, arguments)
+        before = now
+        if arguments.output == "json":
+            print(json.dumps(answer), flush=True)
+        else:
+            draw(_text(answer, arguments))
+
+
+def _reading(arguments: argparse.Namespace) -> Json:
+    found: Json = ask(arguments.socket, "GET", "/v1/counters")
+    return found
+
+
+def _answer(before: Json, now: Json, arguments: argparse.Namespace) -> Json:
+    """The rows, those with the most bytes a second first (docs/json.md)."""
+    rows = list(rates(before, now, arguments.by))
+    rows.sort(key=lambda each: (-each["bytes_per_s"], -each["packets_per_s"], -each["dropped_per_s"], -each["bytes"]))
+    head = {name: now[name] for name in ("version", "revision", "state", "node")}
+    most = len(rows) if arguments.n is None and arguments.output == "json" else arguments.n
+    return {**head, "by": arguments.by, "seconds": now["at"] - before["at"], "rows": rows[:most]}
+
+
+def rates(before: Json, now: Json, by: By) -> Iterable[dict[str, Any]]:
+    """A row for each rule, policy or pod that is there now."""
+    seconds = now["at"] - before["at"]
+    was = {key: counts for key, _, *counts in _sums(before, by)}
+    for key, where, passed, dropped in _sums(now, by):
+        old_passed, old_dropped = was.get(key, (passed, dropped))
+        name, direction, rule = key
+        of = {"pod": name} if by == "pod" else {"policy": name}
+        yield {
+            **of,
+            "direction": direction,
+            **({"rule": rule, **where} if by == "rule" else {}),
+            "packets": passed["packets"],
+            "bytes": passed["bytes"],
+            "packets_per_s": _rate(old_passed["packets"], passed["packets"], seconds),
+            "bytes_per_s": _rate(old_passed["bytes"], passed["bytes"], seconds),
+            "dropped": dropped["packets"],
+            "dropped_per_s": _rate(old_dropped["packets"], dropped["packets"], seconds),
+        }
+
+
+def _sums(reading: Json, by: By) -> Iterable[tuple[Key, Json, Json, Json]]:
+    """Each with where it is written, what passed, and what was dropped."""
+    none = {"packets": 0, "bytes": 0}
+    if by == "pod":
+        for each in reading["pods"]:
+            yield (each["pod"], each["direction"], None), {}, each["judged"], each["dropped"] or none
+    elif by == "rule":
+        for each in reading["rules"]:
+            where = {"file": each["file"], "line": each["line"]}
+            yield (each["policy"], each["direction"], each["rule"]), where, each["passed"], none
+    else:
+        passed: dict[tuple[str, str], dict[str, int]] = {}
+        for each in reading["rules"]:
+            total = passed.setdefault((each["policy"], each["direction"]), dict(none))
+            for what in total:
+                total[what] += each["passed"][what]
+        for each in reading["policies"]:
+            key = each["policy"], each["direction"]
+            yield (*key, None), {}, passed.get(key, none), each["dropped"] or none
+
+
+def _rate(before: int, now: int, seconds: float) -> float:
+    return round((now - before if now >= before else now) / seconds, 2) if seconds > 0 else 0.0
+
+
+def _text(answer: Json, arguments: argparse.Namespace) -> list[str]:
+    head = _HEADS[arguments.by]
+    room = (height() - 2 if is_terminal() else ROWS_WITHOUT_TERMINAL) if arguments.n is None else arguments.n
+    rows = [_row(each, arguments.by) for each in answer["rows"][: max(room, 1)]]
+    more = len(answer["rows"]) - len(rows)
+    what = "judged" if arguments.by == "pod" else "passed"
+    said = (
+        f"{answer['node']}: revision {answer['revision']}; {what} within {answer['seconds']:.1f} s, by {arguments.by}"
+    )
+    lines = [paint(printable(f"{said}{f'; {more} more rows' if more > 0 else ''}"), "dim")]
+    return lines + [_cut(line) for line in table(head, rows)] if rows else [*lines, "No pod of this node is isolated."]
+
+
+def _row(each: Json, by: By) -> list[str]:
+    cells = [f"{each['packets_per_s']:.1f}", size(each["bytes_per_s"]), str(each["packets"]), size(each["bytes"])]
+    cells = [cell.rjust(len(name)) for cell, name in zip(cells, _HEADS[by], strict=False)]
+    if by == "rule":
+        place = f"{each['file']}:{each['line']}" if each["file"] else ""
+        return [*cells, printable(f"{each['policy']} {each['direction']}[{each['rule']}]"), printable(place)]
+    drops = [f"{each['dropped_per_s']:.1f}".rjust(9), str(each["dropped"]).rjust(7)]
+    return [*cells, *drops, printable(each[by]), each["direction"]]
+
+
+def _cut(line: str) -> str:
+    """To the terminal's width, so that a row is one line."""
+    columns = width()
+    return line if columns is None or len(line) <= columns or "\x1b" in line else line[:columns]

@@ -1,0 +1,67 @@
+"""What comes by policy rule, policy and pod: between two readings of the kernel's counters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from netpold.ctl.client import ask
+from netpold.ctl.top import rates
+from tests.lab import Backend, Lab
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene
+
+
+def reading(at: float, passed: int, dropped: int) -> dict[str, Any]:
+    count = {"packets": passed, "bytes": 100 * passed}
+    rule = {"policy": "x/p", "direction": "ingress", "rule": 0, "file": "p.yaml", "line": 7, "passed": count}
+    return {
+        "at": at,
+        "rules": [rule, {**rule, "rule": 1}],
+        "policies": [
+            {"policy": "x/p", "direction": "ingress", "dropped": {"packets": dropped, "bytes": dropped}},
+            {"policy": "x/q", "direction": "egress", "dropped": None},
+        ],
+        "pods": [{"pod": "x/a", "direction": "ingress", "judged": count, "dropped": {"packets": dropped, "bytes": 0}}],
+    }
+
+
+def test_rates_are_of_what_came_between() -> None:
+    before, now = reading(100.0, 10, 4), reading(102.0, 40, 5)
+    first, second = rates(before, now, "rule")
+    assert (first["packets_per_s"], first["bytes_per_s"], first["packets"]) == (15.0, 1500.0, 40)
+    assert (first["file"], first["line"], second["rule"]) == ("p.yaml", 7, 1)
+    policy, other = rates(before, now, "policy")
+    assert (policy["packets"], policy["packets_per_s"], policy["dropped_per_s"]) == (80, 30.0, 0.5)
+    assert (other["policy"], other["packets"], other["dropped"]) == ("x/q", 0, 0)
+    (pod,) = rates(before, now, "pod")
+    assert (pod["pod"], pod["packets_per_s"], pod["dropped_per_s"]) == ("x/a", 15.0, 0.5)
+
+
+def test_a_rule_that_was_written_anew_counts_from_zero() -> None:
+    first, _ = rates(reading(100.0, 1000, 0), reading(101.0, 7, 0), "rule")
+    assert first["packets_per_s"] == 7.0
+
+
+@pytest.mark.kernel
+def test_top_counts_the_packets_that_came(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        before = ask(scene.daemon.socket, "GET", "/v1/counters")
+        assert scene.passes(scene.a, scene.b) and not scene.passes(scene.c, scene.b)
+        now = ask(scene.daemon.socket, "GET", "/v1/counters")
+        seconds = now["at"] - before["at"]
+        came = {
+            (each["policy"], each["direction"]): each["packets_per_s"] * seconds for each in rates(before, now, "rule")
+        }
+        assert came["x/a-out", "egress"] == came["x/a-to-b", "ingress"] > 1
+        drops = {each["pod"]: each["dropped"] for each in rates(before, now, "pod") if each["direction"] == "egress"}
+        assert drops["x/c"] > 0 and drops["x/a"] == 0
+        done = scene.daemon.ctl("top", "--interval", "0.5")
+        assert "x/a-to-b ingress[0]" in done.stdout and "allow.yaml:" in done.stdout and done.returncode == 0
+        told = json.loads(
+            scene.daemon.ctl("top", "--once", "--by", "pod", "-n", "2", "--interval", "0.5", "-o", "json").stdout
+        )
+        assert told["by"] == "pod" and len(told["rows"]) == 2 and told["seconds"] >= 0.4
