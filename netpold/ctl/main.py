@@ -170,7 +170,7 @@ VERBS = (
         "netpold.ctl.matrix",
         "who reaches whom",
         (
-            _output("csv", "markdown", "html"),
+            _output("csv", "markdown", "dot", "svg", "html"),
             _SOCKET,
             _MANIFESTS,
             _argument(

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from netpold.config import compile_settings
-from netpold.ctl import in_force, matrix_page, matrix_text, ports
+from netpold.ctl import in_force, matrix_dot, matrix_page, matrix_svg, matrix_text, ports
 from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.graph import graph
 from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import say, say_json
 from netpold.ctl.reach import Reach
@@ -48,6 +49,8 @@ FORMATS: Mapping[str, Callable[[Json], Iterable[str]]] = {
     "text": lambda answer: matrix_text.text(Reach.of(answer)),
     "csv": _csv,
     "markdown": lambda answer: matrix_text.markdown(Reach.of(answer)),
+    "dot": lambda answer: matrix_dot.dot(graph(Reach.of(answer))),
+    "svg": lambda answer: matrix_svg.svg(graph(Reach.of(answer))),
     "html": lambda answer: [matrix_page.page(answer, answer["about"]).removesuffix("\n")],
 }
 

@@ -1,0 +1,184 @@
+"""A matrix as a graph that can be read: pods that are alike are one node, and what all may do is no edge.
+
+Alike are pods of one namespace that reach the same and are reached by the same, so that a Deployment's replicas become
+one node.  Whom everybody reaches on some ports is told at the node; where all of a namespace reach it, the edge begins
+at the namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from netpold.ctl import ports
+from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.reach import Reach
+
+MOST_ENDS = 300
+
+Ports = tuple[int, ...]  # numbers of ports
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Ends that are alike.  `cluster`: their namespace, '' for addresses; `members`: their names without it."""
+
+    cluster: str
+    members: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """`web`, `web-*` for several that begin so, or `api and 2 more`."""
+        if len(self.members) == 1:
+            return self.members[0]
+        pairs = zip(min(self.members), max(self.members), strict=False)
+        common = "".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return f"{common}*" if len(common) > 1 else f"{self.members[0]} and {len(self.members) - 1} more"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """`source`: the number of a node, or the name of a namespace, all of whose pods are meant."""
+
+    source: int | str
+    destination: int
+    ports: Ports
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """`open_on`: by node, the ports that everybody reaches it on (none where there is nobody else); edges are about
+    others.  `ports`: their names."""
+
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
+    open_on: Mapping[int, Ports]
+    ports: Sequence[str]
+
+    def clusters(self) -> dict[str, list[int]]:
+        """The numbers of the nodes in each namespace."""
+        found: dict[str, list[int]] = {}
+        for number, node in enumerate(self.nodes):
+            found.setdefault(node.cluster, []).append(number)
+        return found
+
+    def named(self, numbers: Ports) -> str:
+        """`80/TCP, 53/UDP`; `all ports` for every one that was asked about."""
+        if len(numbers) == len(self.ports) > 1:
+            return "all ports"
+        return ", ".join(self.ports[number] for number in numbers)
+
+
+def graph(reach: Reach) -> Graph:
+    """The graph.  Raises Failure where there would be too much to see."""
+    if len(reach.ends) > MOST_ENDS:
+        hint = "choose fewer with --namespace or --pods, or see them all with -o html"
+        raise Failure(f"a graph of {len(reach.ends)} ends can't be read", hint, Exit.USAGE)
+    passes = _Passes(reach)
+    groups = _alike(reach, passes)
+    nodes = [Node(reach.ends[group[0]].namespace, tuple(_short(reach, each) for each in group)) for group in groups]
+    reached = {
+        (source, destination): tuple(
+            port for port in range(len(reach.ports)) if passes.between(port, groups[source], groups[destination])
+        )
+        for source in range(len(groups))
+        for destination in range(len(groups))
+    }
+    edges: list[Edge] = []
+    open_on: dict[int, Ports] = {}
+    for destination in range(len(nodes)):
+        open_on[destination], found = _into(nodes, reached, destination)
+        edges += found
+    return Graph(nodes, edges, open_on, [ports.show(port) for port in reach.ports])
+
+
+class _Passes:
+    """The rows and columns of a matrix as bits: what each end reaches, and what reaches it."""
+
+    def __init__(self, reach: Reach) -> None:
+        numbers = range(len(reach.ends))
+        self.out = [
+            [sum(1 << to for to in numbers if reach.verdict(port, each, to) == "allow") for each in numbers]
+            for port in range(len(reach.ports))
+        ]
+        self.into = [
+            [sum((rows[source] >> each & 1) << source for source in numbers) for each in numbers] for rows in self.out
+        ]
+
+    def between(self, port: int, sources: Sequence[int], destinations: Sequence[int]) -> bool:
+        """Whether some of the sources reach some others among the destinations; of groups that are alike: all do."""
+        wanted = sum(1 << each for each in destinations)
+        return any(self.out[port][each] & wanted & ~(1 << each) for each in sources)
+
+
+def _alike(reach: Reach, passes: _Passes) -> list[list[int]]:
+    """Ends in groups: coarse ones, split until all of a group have the same to do with each group.
+
+    First by how many of each group an end has to do with, which tells apart what is different and leaves together what
+    is alike; then, where it is neither all nor none, by which.
+    """
+    classes = [each.namespace if each.pod else each.name for each in reach.ends]
+    classes = _split(_split(classes, passes, int.bit_count), passes, lambda some: some)
+    groups: dict[str, list[int]] = {}
+    for number, name in enumerate(classes):
+        groups.setdefault(name, []).append(number)
+    return list(groups.values())
+
+
+def _split(classes: list[str], passes: _Passes, sign: Callable[[int], int]) -> list[str]:
+    """Split classes until nothing more is split."""
+    while True:
+        masks: dict[str, int] = {}
+        for number, name in enumerate(classes):
+            masks[name] = masks.get(name, 0) | 1 << number
+        split: dict[object, str] = {}
+        renamed = []
+        for number, name in enumerate(classes):
+            about = name, tuple(_towards(number, rows, masks, sign) for rows in (*passes.out, *passes.into))
+            renamed.append(split.setdefault(about, f"{name} {len(split)}"))
+        if len(split) == len(masks):
+            return classes
+        classes = renamed
+
+
+def _towards(number: int, rows: Sequence[int], masks: Mapping[str, int], sign: Callable[[int], int]) -> tuple[int, ...]:
+    """What an end has to do with each class: with none of it (0), with all (-1), or with some of it, but for itself."""
+    row, others = rows[number], ~(1 << number)
+    found = []
+    for mask in masks.values():
+        some = row & mask & others
+        found.append(-1 if some and some == mask & others else sign(some))
+    return tuple(found)
+
+
+def _into(
+    nodes: Sequence[Node], reached: Mapping[tuple[int, int], Ports], destination: int
+) -> tuple[Ports, Iterator[Edge]]:
+    """On which ports everybody reaches a node (where it is several, they themselves, too), and the edges for others."""
+    several = len(nodes[destination].members) > 1
+    others = [number for number in range(len(nodes)) if number != destination or several]
+    here = {source: reached[source, destination] for source in others}
+    every = set.intersection(*(set(found) for found in here.values())) if others else set()
+    return tuple(sorted(every)), _edges(nodes, here, destination, every)
+
+
+def _edges(nodes: Sequence[Node], here: Mapping[int, Ports], destination: int, every: set[int]) -> Iterator[Edge]:
+    clusters: dict[str, list[int]] = {}
+    for source in here:
+        clusters.setdefault(nodes[source].cluster, []).append(source)
+    for name, members in clusters.items():
+        of_all = set.intersection(*(set(here[source]) for source in members)) - every
+        if of_all and len(members) > 1 and name:
+            yield Edge(name, destination, tuple(sorted(of_all)))
+        else:
+            of_all = set()
+        for source in members:
+            own = tuple(port for port in here[source] if port not in every and port not in of_all)
+            if own:
+                yield Edge(source, destination, own)
+
+
+def _short(reach: Reach, number: int) -> str:
+    each = reach.ends[number]
+    return each.name.removeprefix(f"{each.namespace}/")
