@@ -14,6 +14,7 @@ from netpold.ctl.findings import count, line, number
 from netpold.ctl.junit import Case, Suite, junit
 from netpold.ctl.offline import Manifests, read, settings_of
 from netpold.ctl.output import say, say_json
+from netpold.ctl.progress import progress
 from netpold.ctl.sarif import sarif
 from netpold.daemon.status import finding_json
 from netpold.policy.findings import MOST_IN_ALL, Findings
@@ -25,8 +26,9 @@ _Finding = Mapping[str, Any]
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
-    manifests = read(arguments.paths, settings_of(arguments))
-    found: list[_Finding] = [*manifests.findings, *_lint(manifests)]
+    with progress("checking"):
+        manifests = read(arguments.paths, settings_of(arguments))
+        found: list[_Finding] = [*manifests.findings, *_lint(manifests)]
     found.sort(key=lambda each: (each["file"], each["line"], each["column"], each["code"], each["path"]))
     bad = {"error", "warning"} if arguments.strict else {"error"}
     match arguments.output:

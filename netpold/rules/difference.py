@@ -13,14 +13,14 @@ free, whatever the policies say.  Each family is a world of its own; changes tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Family, IPBlock, Mode
 from netpold.rules.judged import Judged, Judges
-from netpold.rules.pieces import Pieces, Said, ends
+from netpold.rules.pieces import Pieces, Said, ends, ones
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.services import Services, Span
 
@@ -84,6 +84,7 @@ def difference(old: Index, new: Index, mode: Mode = "enforce") -> list[Change]:
     return [_change(same, shapes, services) for same, shapes in found.items()]
 
 
+_FEW = 8  # ends or parts that are looked at one by one
 _Causes = frozenset[Cause]
 _NONE: _Causes = frozenset()
 
@@ -131,18 +132,25 @@ class _Between(NamedTuple):
     after: int
 
 
-class _Side(NamedTuple):
-    """Ends that are judged alike in a direction."""
+class _Side:
+    """Ends that are judged alike in a direction: `mask`; and what is said of other ends, in parts."""
 
-    direction: Direction
-    mask: int
-    before: Judges | None
-    after: Judges | None
-    says: tuple[_Between, ...]
+    def __init__(
+        self, direction: Direction, mask: int, before: Judges | None, after: Judges | None, says: Iterable[_Between]
+    ) -> None:
+        self.direction, self.mask, self.before, self.after = direction, mask, before, after
+        self._says = list(says)
+        self.changed = [each for each in self._says if each.before != each.after]
+        self._at: dict[int, _Between] | None = None
 
-    @property
-    def changes(self) -> bool:
-        return any(each.before != each.after for each in self.says)
+    def parts(self, ends: int) -> Iterable[_Between]:
+        """The parts that any of these ends is in."""
+        if len(self._says) <= _FEW or ends.bit_count() > _FEW:
+            return [part for part in self._says if part.ends & ends]
+        if self._at is None:
+            self._at = {bit: part for part in self._says for bit in ones(part.ends)}
+        found = {id(part): part for bit in ones(ends) if (part := self._at.get(bit))}
+        return found.values()
 
 
 class _Comparison:
@@ -157,9 +165,9 @@ class _Comparison:
     def into(self, found: dict[_Same, dict[Family, _Shape]]) -> None:
         effects: dict[_Effect, list[_Rectangle]] = defaultdict(list)
         senders, receivers = self._sides(Direction.EGRESS), self._sides(Direction.INGRESS)
-        changing = [each for each in receivers if each.changes]
+        changing = [each for each in receivers if each.changed]
         for sender in senders:
-            for receiver in receivers if sender.changes else changing:
+            for receiver in receivers if sender.changed else changing:
                 self._meet(sender, receiver, effects)
         for effect, rectangles in effects.items():
             for rectangle in _joined(rectangles):
@@ -169,23 +177,20 @@ class _Comparison:
         """All ends, by what judges them; addresses that are no pods' are judged by nobody."""
         pieces = self._pieces
         sides = [
-            _Side(direction, mask, before, after, tuple(_compared(pieces.says(0, before), pieces.says(1, after))))
+            _Side(direction, mask, before, after, _compared(pieces.says(0, before), pieces.says(1, after)))
             for (before, after), mask in pieces.by_judges(direction).items()
         ]
         nobody = (_Between(pieces.everything, self._everything, self._everything),)
         return [*sides, _Side(direction, pieces.outside, None, None, nobody)]
 
     def _meet(self, sender: _Side, receiver: _Side, effects: dict[_Effect, list[_Rectangle]]) -> None:
-        for sent in sender.says:
+        for sent in sender.parts(receiver.mask):
             destinations = sent.ends & receiver.mask
-            if not destinations:
-                continue
-            for got in receiver.says:
+            few = sent.before == sent.after and len(receiver.changed) <= _FEW
+            for got in receiver.changed if few else receiver.parts(sender.mask):
                 before, after = sent.before & got.before, sent.after & got.after
-                if before == after:
-                    continue
                 sources = got.ends & sender.mask
-                if not sources:
+                if before == after or not sources:
                     continue
                 opens, closes = after & ~before, before & ~after
                 why = [
@@ -243,15 +248,19 @@ class _Comparison:
             found[same][pieces.family] = shape
 
 
-def _compared(before: Said, after: Said) -> Iterable[_Between]:
+def _compared(before: Said, after: Said) -> Iterator[_Between]:
     """The ends by what is said of them before and after."""
-    if before is after:
-        yield from (_Between(some, services, services) for services, some in before.items())
-        return
-    for was, some in before.items():
-        for now, others in after.items():
-            if both := some & others:
-                yield _Between(both, was, now)
+    for services, some in before.items():
+        same = some & after.get(services, 0)
+        if same:
+            yield _Between(same, services, services)
+        rest = some & ~same
+        for now, others in after.items() if rest else ():
+            if both := rest & others:
+                yield _Between(both, services, now)
+                rest &= ~both
+                if not rest:
+                    break
 
 
 def _joined(rectangles: Iterable[_Rectangle]) -> list[_Rectangle]:

@@ -33,6 +33,7 @@ class Judges:
 
 
 _Key = tuple[Direction, Family, tuple[tuple[tuple[str, ...], bool, tuple[ContainerPort, ...]], ...], frozenset[str]]
+_FREE = Isolation(())
 _NO_PORTS: tuple[ContainerPort, ...] = ()
 
 
@@ -45,8 +46,10 @@ class Judged:
         self._sets = Sets(index)
         self._rules = PolicyRules(self._sets)
         self._isolations = Isolations(index)
-        self._enforced: dict[tuple[str, ...], bool] = {}
+        self._enforced: dict[int, bool] = {}  # by isolation
         self._known: dict[_Key, Judges] = {}
+        self._by_rules: dict[object, Judges] = {}
+        self._seen: dict[object, Judges] = {}  # the same, by the isolations themselves: these are kept as long
 
     def judges(self, pod: Pod, address: str, direction: Direction) -> Judges:
         """Who judges what this pod sends from, or gets at, that address of its."""
@@ -57,19 +60,38 @@ class Judged:
         isolated = [(each, isolation) for each in pods if (isolation := self._isolation(each, direction))]
         if isolated and self._shares(pods):
             own = frozenset.intersection(*(frozenset(each.addresses) for each, _ in isolated))
+        ports = direction is Direction.INGRESS
+        same = (
+            direction,
+            family,
+            own,
+            tuple([(id(isolation), each.ports if ports else ()) for each, isolation in isolated]),
+        )
+        found = self._seen.get(same)
+        if found is None:
+            found = self._seen[same] = self._judges(isolated, direction, family, own)
+        return found
+
+    def _judges(
+        self, isolated: list[tuple[Pod, Isolation]], direction: Direction, family: Family, own: frozenset[str]
+    ) -> Judges:
         key = (direction, family, tuple([self._key(each, isolation, direction) for each, isolation in isolated]), own)
         found = self._known.get(key)
         if found is None:
             isolating = tuple(dict.fromkeys(policy.key for _, each in isolated for policy in each.policies))
             rules = tuple(tuple(self._allowing(each, isolation, direction, family)) for each, isolation in isolated)
-            found = self._known[key] = Judges(rules, isolating, own)
+            # pods with other ports have the same rules where these name none
+            same = isolating, own, tuple([tuple(map(id, each)) for each in rules])
+            found = self._known[key] = self._by_rules.setdefault(same, Judges(rules, isolating, own))
         return found
 
     def rules(self) -> Iterator[Rule]:
-        """All rules of those that were asked about."""
+        """All rules of those that were asked about, each once."""
+        found: dict[int, Rule] = {}
         for each in self._known.values():
             for rules in each.rules:
-                yield from rules
+                found.update(zip(map(id, rules), rules, strict=True))
+        yield from found.values()
 
     def own(self) -> frozenset[str]:
         """The addresses with which anything is free to any of those that were asked about."""
@@ -77,7 +99,7 @@ class Judged:
 
     def fill(self) -> None:
         """Make the sets of these rules."""
-        self._sets.retain(sets_used(rules for each in self._known.values() for rules in each.rules))
+        self._sets.retain(sets_used([tuple(self.rules())]))
 
     @property
     def sets(self) -> dict[str, IPSet]:
@@ -94,13 +116,12 @@ class Judged:
         found = self._isolations.of(pod, direction)
         if not found:
             return found
-        keys = tuple([policy.key for policy in found.policies])
-        enforced = self._enforced.get(keys)
+        enforced = self._enforced.get(id(found))
         if enforced is None:
             world = self.index.world
             enforced = not all(is_audited(policy, world, self._mode) for policy in found.policies)
-            self._enforced[keys] = enforced
-        return found if enforced else Isolation(())
+            self._enforced[id(found)] = enforced
+        return found if enforced else _FREE
 
     def _key(
         self, pod: Pod, isolation: Isolation, direction: Direction

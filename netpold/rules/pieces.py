@@ -19,6 +19,10 @@ from netpold.rules.services import Services
 from netpold.rules.space import Space
 
 Said = dict[int, int]  # services -> the ends for which just these are allowed
+# rules by the bit of each end, where there are few; and those with many ends
+_Origins = tuple[dict[int, list[tuple[int, Origin]]], list[tuple[int, int, Origin]]]
+
+_FEW = 8
 
 
 class End(NamedTuple):
@@ -87,6 +91,7 @@ class Pieces:
         self._sort(ends)
         self.everything = self.outside | (((1 << len(self._classes)) - 1) << self._first)
         self._said: dict[tuple[int, int], Said] = {}
+        self._origins: dict[tuple[int, int], _Origins] = {}
         self._of_rule: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._pods: dict[int, frozenset[str]] = {}
         self._blocks: dict[int, tuple[IPBlock, ...]] = {}
@@ -137,7 +142,7 @@ class Pieces:
         found = self._pods.get(some)
         if found is None:
             found = self._pods[some] = frozenset(
-                end.pod for number in _bits(some >> self._first) for end in self._classes[number]
+                end.pod for bit in ones(some >> self._first) for end in self._classes[bit.bit_length() - 1]
             )
         return found
 
@@ -183,20 +188,53 @@ class Pieces:
         return found
 
     def _one_says(self, world: int, rules: tuple[Rule, ...]) -> Said:
-        said: Said = {0: self.everything}
+        """What one judge's rules allow.  Most name a few ends, and are looked at end by end; the others one by one."""
+        together: dict[int, int] = defaultdict(int)  # by ends, the services
         for rule in rules:
             for some, services in self._allowed_by(world, rule):
+                together[some] |= services
+        said: Said = {0: self.everything}
+        single: dict[int, int] = defaultdict(int)  # by the bit of an end
+        for some, services in together.items():
+            if some.bit_count() <= _FEW:
+                for end in ones(some):
+                    single[end] |= services
+            else:
                 said = _widened(said, some, services)
-        return said
+        moved: Said = defaultdict(int)
+        for end, services in single.items():
+            given = next((given for given, where in said.items() if where & end), None)
+            if given is not None and given | services != given:
+                said[given] &= ~end
+                moved[given | services] |= end
+        for services, some in moved.items():
+            said[services] = said.get(services, 0) | some
+        return {services: some for services, some in said.items() if some}
 
-    def allowing(self, world: int, judges: Judges, peers: int, services: int) -> list[Origin]:
+    def allowing(self, world: int, judges: Judges, peers: int, services: int) -> set[Origin]:
         """The policy rules that allow any of these services from or to any of these ends."""
-        return [
-            rule.origin
-            for rules in judges.rules
-            for rule in rules
-            if rule.origin and any(some & peers and given & services for some, given in self._allowed_by(world, rule))
-        ]
+        key = world, id(judges)
+        if key not in self._origins:
+            self._origins[key] = self._sorted_rules(world, judges)
+        few, many = self._origins[key]
+        ends = ones(peers) if peers.bit_count() <= len(few) else (end for end in few if end & peers)
+        found = {origin for end in ends for given, origin in few.get(end, ()) if given & services}
+        found.update(origin for some, given, origin in many if some & peers and given & services)
+        return found
+
+    def _sorted_rules(self, world: int, judges: Judges) -> _Origins:
+        few: dict[int, list[tuple[int, Origin]]] = defaultdict(list)
+        many: list[tuple[int, int, Origin]] = []
+        for rule in (rule for rules in judges.rules for rule in rules):
+            for some, services in self._allowed_by(world, rule):
+                if rule.origin is None:
+                    continue
+                if some.bit_count() <= _FEW:
+                    for end in ones(some):
+                        few[end].append((services, rule.origin))
+                else:
+                    many.append((some, services, rule.origin))
+        return few, many
 
     def _allowed_by(self, world: int, rule: Rule) -> list[tuple[int, int]]:
         """What one rule allows: ends, and services."""
@@ -281,8 +319,9 @@ def _both(one: Said, other: Said) -> Said:
     return found
 
 
-def _bits(number: int) -> Iterator[int]:
+def ones(number: int) -> Iterator[int]:
+    """Each bit, as a number with that bit alone."""
     while number:
         low = number & -number
-        yield low.bit_length() - 1
+        yield low
         number ^= low
