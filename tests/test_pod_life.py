@@ -4,7 +4,6 @@ after allow."""
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
 from functools import partial
@@ -19,7 +18,6 @@ from tests.test_daemon import DENY_ALL, eventually, policy
 pytestmark = pytest.mark.kernel
 
 CLOSING = 'pod_interfaces = ["veth*", "br0"]\n'
-WIRINGS = ("routed", "bridged")
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 ONLY_TO_B = policy(
@@ -82,11 +80,13 @@ class Scene:
         assert not self.lab.differences(expected)
 
 
-@pytest.fixture(params=WIRINGS)
-def wiring(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+EACH = pytest.mark.parametrize(
+    ("backend", "wiring"),
+    [("nft", "routed"), ("legacy", "bridged"), *(slow(*each) for each in (("nft", "bridged"), ("legacy", "routed")))],
+)
 
 
+@EACH
 def test_an_interface_that_no_pod_claims_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring, CLOSING)
     node, outside = scene.node, scene.outside
@@ -111,6 +111,7 @@ def test_an_interface_that_no_pod_claims_is_closed(lab: Lab, backend: Backend, w
         scene.expect({(a, c): False, (a, b): True, (c, b): True, (outside, c): True, (node, c): True})
 
 
+@EACH
 def test_a_pod_keeps_its_policies_until_its_interface_is_gone(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring)
     a, b, c = (scene.pod(name) for name in "abc")
@@ -132,6 +133,7 @@ def test_a_pod_keeps_its_policies_until_its_interface_is_gone(lab: Lab, backend:
         scene.expect({(heir, c): True, (c, heir): True})
 
 
+@EACH
 def test_a_pod_that_is_gone_is_nobodys_peer(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring)
     a, b, c = (scene.pod(name) for name in "abc")
@@ -144,6 +146,7 @@ def test_a_pod_that_is_gone_is_nobodys_peer(lab: Lab, backend: Backend, wiring: 
         scene.expect({(a, b): False, (c, b): False, (a, c): True})
 
 
+@EACH
 @pytest.mark.parametrize("order", ["at once", slow("new first"), slow("finished")])
 def test_an_address_that_moves_takes_no_rights_along(lab: Lab, backend: Backend, wiring: str, order: str) -> None:
     """The new pod goes on with the old one's connection: same addresses, same ports, known to conntrack."""
@@ -168,6 +171,7 @@ def test_an_address_that_moves_takes_no_rights_along(lab: Lab, backend: Backend,
         assert not flow.moving(0.5)
 
 
+@EACH
 def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring)
     a, b, c = (scene.pod(name) for name in "abc")
@@ -186,6 +190,7 @@ def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, bac
         scene.expect({(a, b): True, (a, c): True, (c, a): True})
 
 
+@EACH
 def test_a_pod_whose_manifest_gets_another_address_keeps_its_policies(lab: Lab, backend: Backend, wiring: str) -> None:
     """The new address is nowhere yet: a StatefulSet's next pod while the old one still ends, or a slip of the pen."""
     scene = Scene(lab, backend, wiring)
@@ -205,6 +210,7 @@ def test_a_pod_whose_manifest_gets_another_address_keeps_its_policies(lab: Lab, 
         scene.expect({(a, b): True, (a, c): False, (c, b): True})
 
 
+@EACH
 def test_the_interface_that_a_pod_leaves_for_a_new_one_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
     """As CNI plugins do it: the new one comes while the old one is there, and before the manifests change."""
     scene = Scene(lab, backend, wiring)
@@ -328,6 +334,7 @@ class Flood:
         self._receiver.close()
 
 
+@EACH
 def test_no_window_as_a_pod_starts_moves_and_stops(lab: Lab, backend: Backend, wiring: str) -> None:
     """Whatever comes first: what the manifests before and after both forbid never gets through."""
     scene = Scene(lab, backend, wiring)
