@@ -1,6 +1,7 @@
 """Questions about what was seen: sums of what audited policies let through, and policies from it.
 
-They are answered by the loop (questions.py) from what was gathered beside it: sums (seen.py) and open flows.
+They are answered by the loop (questions.py) from what was gathered beside it: sums (seen.py) and open flows.  Their
+`suggestions` are not JSON yet, for to write them takes long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from netpold.daemon.questions import Facts, NoAnswer, Why
 from netpold.daemon.seen import Pair, Party, Times, moment
 from netpold.daemon.sights import PROTOCOLS, WITH_PORTS
 from netpold.policy.model import Direction
-from netpold.policy.suggest import Member, Suggestion, Use, suggest
+from netpold.policy.suggest import Member, Suggestion, Use, suggest_in_steps
 from netpold.rules.audit import is_audited
 from netpold.rules.ends import UnknownEndpoint
 from netpold.rules.explain import explain
@@ -53,7 +54,7 @@ def audit(facts: Facts, sums: Sums, flows: Iterable[Flow], since: float) -> Ques
     return {
         "audited": {"count": len(audited), "policies": audited[:MOST_NAMED]},
         "rows": rows,
-        "suggestions": [_suggestion(each) for each in suggest(world, uses)],
+        "suggestions": (yield from suggest_in_steps(world, uses)),
     }
 
 
@@ -107,7 +108,7 @@ def _row(pair: Pair, times: Times | None, isolating: tuple[str, ...]) -> Json:
     }
 
 
-def _suggestion(found: Suggestion) -> Json:
+def suggestion_json(found: Suggestion) -> Json:
     return {
         "pods": list(found.pods),
         "policy": found.manifest,
@@ -146,10 +147,12 @@ def suggested(facts: Facts, wanted: Wanted, flows: Iterable[Flow], sums: Sums, o
             seen[use]["open"] += 1
         if number % STEP == 0:
             yield
-    for pair, (times, _) in sums.items():
+    for number, (pair, (times, _)) in enumerate(sums.items()):
         if pair.verdict != "drop" or wanted.dropped:
             for use in _uses(pair, ""):  # one packet may have been seen as it was sent, and as it came
                 seen[use][pair.verdict] = max(seen[use][pair.verdict], times.packets)
+        if number % STEP == 0:
+            yield
     free = _free(facts, own)
     uses = [
         Use(use.pod, use.direction, use.peer, use.protocol, use.port, _words(counts))
@@ -158,9 +161,9 @@ def suggested(facts: Facts, wanted: Wanted, flows: Iterable[Flow], sums: Sums, o
         and use.direction in wanted.directions
         and not (isinstance(use.peer, str) and (use.direction, use.peer) in free)
     ]
-    found = suggest(facts.world, uses, tuple(wanted.directions))
+    found = yield from suggest_in_steps(facts.world, uses, tuple(wanted.directions))
     of = {key for each in found for key in each.pods}
-    return {"suggestions": [_suggestion(each) for each in found], "unseen": sorted(set(here) - of)}
+    return {"suggestions": found, "unseen": sorted(set(here) - of)}
 
 
 def _free(facts: Facts, own: Collection[str]) -> set[tuple[Direction, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from netpold.config import Settings
 from netpold.daemon.inbox import Inbox, Question
-from netpold.daemon.observed import Wanted, audit, suggested
+from netpold.daemon.observed import Wanted, audit, suggested, suggestion_json
 from netpold.daemon.observer import Observer
 from netpold.daemon.questions import Facts, NoAnswer, Why, answer
 from netpold.daemon.seen import News, moment
@@ -96,7 +96,8 @@ class Sightings:
 
     def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
         try:
-            return self._inbox.ask(answer(question, self._look, {}), ANSWER_S)
+            told = self._inbox.ask(answer(question, self._look, {}), ANSWER_S)
+            return {**told, "suggestions": [suggestion_json(each) for each in told.get("suggestions", ())]}
         except TimeoutError as error:
             hint = "try again in a moment; `netpoldctl status` says what it does"
             raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {ANSWER_S:g} s", hint) from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -55,6 +55,7 @@ PASSING = frozenset(
 )
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 MOST_NAME = 60  # characters of a made-up name
+STEP = 200  # pods or uses between two pauses
 
 Json = dict[str, Any]
 Labels = Mapping[str, str]
@@ -99,7 +100,7 @@ class Suggestion:
         return comments + yaml.dump(self.manifest, Dumper=_Dumper, sort_keys=False, default_flow_style=False)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """No anchors for parts that come twice (netpold reads none), and y and n in quotes."""
 
     def ignore_aliases(self, data: object) -> bool:
@@ -129,16 +130,23 @@ class _Group:
 class Inventory:
     """The pods that there are, by namespace, and the policies, whose names are taken."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, policies: Mapping[str, Policy]) -> None:
         self._groups: dict[str, set[_Group]] = defaultdict(set)
-        self._policies: Mapping[str, Policy] = world.policies
+        self._policies = policies
         self._taken: set[str] = set()
-        for pod in world.pods.values():
-            if pod.takes_part:
-                self._groups[pod.namespace].add(_Group.of(Member.of(pod)))
+        self._selectors: dict[_Group, Json] = {}
+
+    def add(self, pod: Pod) -> None:
+        if pod.takes_part:
+            self._groups[pod.namespace].add(_Group.of(Member.of(pod)))
 
     def selector(self, group: _Group) -> Json:
         """Selects this group and none of the others that there are."""
+        if group not in self._selectors:
+            self._selectors[group] = self._selector(group)
+        return self._selectors[group]
+
+    def _selector(self, group: _Group) -> Json:
         own = dict(group.labels)
         others = [dict(each.labels) for each in self._groups[group.namespace] if each != group]
         chosen = {key: own[key] for key in IDENTITY if key in own} or dict(own)
@@ -174,12 +182,34 @@ class Inventory:
 def suggest(world: World, uses: Iterable[Use], directions: Sequence[Direction] | None = None) -> list[Suggestion]:
     """A policy for each group of pods that is used.  `directions`: in which it isolates; None: in those that anything
     was seen of."""
-    inventory = Inventory(world)
+    steps = suggest_in_steps(world, uses, directions)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: list[Suggestion] = end.value
+            return found
+
+
+def suggest_in_steps(
+    world: World, uses: Iterable[Use], directions: Sequence[Direction] | None = None
+) -> Generator[None, None, list[Suggestion]]:
+    """The same, with a pause every few milliseconds, for who has other things to do; the world may not change."""
+    inventory = Inventory(world.policies)
+    for number, pod in enumerate(world.pods.values()):
+        inventory.add(pod)
+        if number % STEP == 0:
+            yield
     groups: dict[_Group, list[Use]] = defaultdict(list)
-    for use in uses:
+    for number, use in enumerate(uses):
         groups[_Group.of(use.pod)].append(use)
-    ordered = sorted(groups, key=lambda each: (each.namespace, each.labels))
-    return [_suggestion(inventory, group, groups[group], directions) for group in ordered]
+        if number % STEP == 0:
+            yield
+    found = []
+    for group in sorted(groups, key=lambda each: (each.namespace, each.labels)):
+        found.append(_suggestion(inventory, group, groups[group], directions))
+        yield
+    return found
 
 
 def _suggestion(
