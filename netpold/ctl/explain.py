@@ -10,16 +10,11 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from netpold.config import compile_settings
 from netpold.ctl import in_force, ports
-from netpold.ctl.failure import Exit, Failure
-from netpold.ctl.offline import index_of, settings_of
+from netpold.ctl.failure import Exit
 from netpold.ctl.output import paint, pairs, say, say_json, word
 from netpold.policy.model import Direction
 from netpold.printable import printable
-from netpold.rules.answers import explain_json
-from netpold.rules.ends import UnknownEndpoint, end, judges
-from netpold.rules.offline import offline_ruleset
 
 Json = Mapping[str, Any]
 
@@ -28,7 +23,7 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     port = ports.parse(arguments.port)
     words = {"source": arguments.source, "destination": arguments.destination, "port": ports.show(port)}
-    answer: Json = in_force.answer(arguments, "/v1/explain", words) or _offline(arguments, port)
+    answer: Json = in_force.answer(arguments, "/v1/explain", words) or _from_manifests(arguments, port)
     if arguments.output == "json":
         say_json(answer)
     else:
@@ -36,15 +31,10 @@ def run(arguments: argparse.Namespace) -> Exit:
     return Exit.FINE if answer["verdict"] == "allow" else Exit.NO
 
 
-def _offline(arguments: argparse.Namespace, port: ports.Port) -> Json:
-    settings = settings_of(arguments)
-    index = index_of(settings)
-    try:
-        ends = end(index, arguments.source), end(index, arguments.destination)
-        ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
-        return explain_json(index, ruleset, arguments.source, arguments.destination, *port)
-    except UnknownEndpoint as error:
-        raise Failure(str(error), error.hint, Exit.USAGE) from error
+def _from_manifests(arguments: argparse.Namespace, port: ports.Port) -> Json:
+    from netpold.ctl.without_daemon import explain_answer  # the compiler: not where the daemon answers
+
+    return explain_answer(arguments, port)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -70,11 +60,14 @@ def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
         rule, miss = judgement["allowed_by"], judgement["nearest_miss"]
         if rule:
             facts.append(("allowed by", _located(f"{rule['policy']} {rule['direction']}[{rule['rule']}]", rule)))
-        elif judgement["verdict"] == "deny":
+        elif judgement["verdict"] == "deny" or judgement["audit"]:
             facts.append(("allowed by", "no rule of these policies"))
             facts.append(
                 ("nearest miss", _located(miss["text"], miss) if miss else "none: no rule lacks just one thing")
             )
+    if not judgement.get("in_force", True):
+        node = judgement.get("node")
+        facts.append(("judged", f"as {node} does, its own node" if node else "as its own node does"))
     if judgement["chain"]:
         facts.append(("chain", judgement["chain"]))
     if judgement["rule"]:

@@ -10,19 +10,11 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from netpold.config import compile_settings
 from netpold.ctl import in_force, matrix_dot, matrix_page, matrix_svg, matrix_text, ports
-from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.failure import Exit
 from netpold.ctl.graph import graph
-from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import say, say_json
 from netpold.ctl.reach import Reach
-from netpold.rules import asked
-from netpold.rules.answers import matrix_json
-from netpold.rules.ends import UnknownEndpoint, end, judges
-from netpold.rules.matrix import matrix
-from netpold.rules.offline import offline_ruleset
-from netpold.rules.page import explained
 
 Json = Mapping[str, Any]
 
@@ -32,7 +24,9 @@ WAIT_S = 60.0
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     wanted = ports.parse_list(arguments.ports) if arguments.ports else []
-    answer: Json = in_force.answer(arguments, "/v1/matrix", _words(arguments), WAIT_S) or _offline(arguments, wanted)
+    answer: Json | None = in_force.answer(arguments, "/v1/matrix", _words(arguments), WAIT_S)
+    if answer is None:
+        answer = _from_manifests(arguments, wanted)
     if arguments.output == "json":
         say_json({"version": 1, "rows": list(Reach.of(answer).cells())})
     else:
@@ -62,25 +56,7 @@ def _words(arguments: argparse.Namespace) -> dict[str, str]:
     return words | ({"explained": "1"} if arguments.output == "html" else {})
 
 
-def _offline(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
-    settings = settings_of(arguments)
-    index = index_of(settings)
-    pods = asked.pods(index.world, _list(arguments.namespace), _list(arguments.pods), arguments.node or None)
-    if len(pods) > asked.MOST_PODS:
-        hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
-        raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
-    others = _list(arguments.addresses)
-    try:
-        ends = [end(index, name) for name in (*pods, *others)]
-        ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
-        found = matrix(index, ruleset, pods, others, wanted or asked.ports(index.world, pods))
-    except UnknownEndpoint as error:
-        raise Failure(str(error), error.hint, Exit.USAGE) from error
-    answer = matrix_json(found) | {"about": f"what {settings.manifests} says"}
-    if arguments.output == "html":
-        answer["explained"] = explained(index, ruleset, found)
-    return answer
+def _from_manifests(arguments: argparse.Namespace, wanted: list[ports.Port]) -> Json:
+    from netpold.ctl.without_daemon import matrix_answer  # the compiler: not where the daemon answers
 
-
-def _list(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
+    return matrix_answer(arguments, wanted)

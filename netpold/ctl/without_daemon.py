@@ -1,0 +1,63 @@
+"""explain and matrix from manifests: read and compiled here, for the pods in question as if they ran on this node.
+
+Apart from the verbs, so that a question to the daemon need not wait for the compiler to be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from netpold.config import compile_settings
+from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.offline import index_of, settings_of
+from netpold.ctl.progress import progress
+from netpold.rules import asked
+from netpold.rules.answers import explain_json, matrix_json
+from netpold.rules.ends import UnknownEndpoint, end, judges
+from netpold.rules.matrix import matrix
+from netpold.rules.offline import offline_ruleset
+from netpold.rules.page import explained
+from netpold.rules.port import Port
+
+Json = dict[str, Any]
+
+
+def explain_answer(arguments: argparse.Namespace, port: Port) -> Json:
+    """What `GET /v1/explain` would say.  Raises Failure."""
+    settings = settings_of(arguments)
+    with progress(f"reading {settings.manifests}"):
+        index = index_of(settings)
+    try:
+        ends = end(index, arguments.source), end(index, arguments.destination)
+        ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
+        return explain_json(index, ruleset, arguments.source, arguments.destination, *port)
+    except UnknownEndpoint as error:
+        raise Failure(str(error), error.hint, Exit.USAGE) from error
+
+
+def matrix_answer(arguments: argparse.Namespace, ports: list[Port]) -> Json:
+    """What `GET /v1/matrix` would say of all pods, or of those that are chosen.  Raises Failure."""
+    settings = settings_of(arguments)
+    with progress(f"reading {settings.manifests}"):
+        index = index_of(settings)
+    pods = asked.pods(index.world, _list(arguments.namespace), _list(arguments.pods), arguments.node or None)
+    if len(pods) > asked.MOST_PODS:
+        hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
+        raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
+    others = _list(arguments.addresses)
+    with progress("judging"):
+        try:
+            ends = [end(index, name) for name in (*pods, *others)]
+            ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
+            found = matrix(index, ruleset, pods, others, ports or asked.ports(index.world, pods))
+        except UnknownEndpoint as error:
+            raise Failure(str(error), error.hint, Exit.USAGE) from error
+        answer = matrix_json(found) | {"about": f"what {settings.manifests} says"}
+        if arguments.output == "html":
+            answer["explained"] = explained(index, ruleset, found)
+    return answer
+
+
+def _list(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
