@@ -83,7 +83,7 @@ complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(_
 complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
 
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this help message and exit'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown html' -d 'text for a person, JSON, CSV, Markdown or HTML (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown dot svg html' -d 'text for a person, JSON, CSV, Markdown, Graphviz, SVG or HTML (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (those that are named)'
