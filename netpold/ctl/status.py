@@ -14,12 +14,13 @@ from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import Colour, is_terminal, paint, pairs, say, say_json, word, wrapped
+from netpold.ctl.screen import draw, page
 from netpold.printable import printable
 
 WATCH_S = 1.0
 FINDINGS_SHOWN = 50
 LAST_GOOD_SHOWN = 5
-MOST_NAMED = 5  # interfaces
+MOST_NAMED = 5  # interfaces, or pods
 
 _STATES: dict[str, Colour] = {"enforcing": "green", "starting": "yellow", "degraded": "red"}
 
@@ -37,7 +38,12 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 def _watch(arguments: argparse.Namespace) -> None:
-    """Show the status whenever it changes, until interrupted: JSON one object a line, text on a cleared screen."""
+    """Show the status until interrupted: on a terminal as it is now, elsewhere each change, JSON one object a line."""
+    if arguments.output != "json" and is_terminal():
+        with page():
+            while True:
+                draw(text(ask(arguments.socket, "GET", "/v1/status"), datetime.now(UTC)))
+                time.sleep(WATCH_S)
     before: Any = None
     while True:
         status = ask(arguments.socket, "GET", "/v1/status")
@@ -46,7 +52,7 @@ def _watch(arguments: argparse.Namespace) -> None:
             if arguments.output == "json":
                 say(json.dumps(status))
             else:
-                say(("\x1b[H\x1b[2J" if is_terminal() else "") + "\n".join(text(status, datetime.now(UTC))), "")
+                say(*text(status, datetime.now(UTC)), "")
             sys.stdout.flush()
         time.sleep(WATCH_S)
 
@@ -105,6 +111,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         ("backend", status["backend"]),
         ("revision", f"{status['revision']}{applied}"),
         ("manifests", status["manifests"]),
+        *([("commit", _commit(status["git"]))] if status["git"] else []),
         ("policies", f"{policies['accepted']} accepted, {policies['rejected']} rejected"),
         (
             "pods",
@@ -114,6 +121,18 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         ("namespaces", str(status["namespaces"])),
         ("rules", f"{families}; {number(status['sets'], 'set')}"),
     ]
+    if status["other_tables"]:
+        tables = ", ".join(f"{each['backend']} {each['family']}" for each in status["other_tables"])
+        facts.append(("besides", f"the filter tables of another backend are in force, too: {tables}"))
+    if status["without_interface"]["count"]:
+        facts.append(("by address", f"{_named(status['without_interface'], 'pod')}: no interface was found"))
+    if status["interfaces_without_pod"]["count"]:
+        facts.append(("no pod has", _named(status["interfaces_without_pod"], "interface")))
+    if status["drift"]:
+        drift = status["drift"]
+        who = ", ".join(drift["by"]) or "another program"
+        times = f"{number(drift['repairs'], 'time')} since the start"
+        facts.append(("drift", f"put back {times}, last {_when(drift['last'], now)}: {who} had changed it"))
     if lingering:
         facts.append(("lingering", f"{number(lingering, 'pod')} without a manifest, whose interfaces are still there"))
     if closed:
@@ -124,6 +143,16 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     if kinds:
         facts.append(("passed over", ", ".join(f"{count} {kind}" for kind, count in kinds)))
     return [(name, printable(str(value))) for name, value in facts]
+
+
+def _commit(git: dict[str, Any]) -> str:
+    branch = f"branch {git['branch']}" if git["branch"] else "no branch"
+    return f"{git['commit'][:12]}, {branch}, of {git['repository']}"
+
+
+def _named(some: dict[str, Any], what: str) -> str:
+    more = ", ..." if some["count"] > MOST_NAMED else ""
+    return f"{number(some['count'], what)}: {', '.join(some['names'][:MOST_NAMED])}{more}"
 
 
 def _last_good(last_good: dict[str, Any]) -> str:

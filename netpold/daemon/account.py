@@ -7,7 +7,7 @@ the last round: warnings that come and go by themselves, and a change that the k
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -17,12 +17,14 @@ from netpold.config import Settings
 from netpold.daemon.enforce import Applied, Enforcer
 from netpold.daemon.known import Known
 from netpold.daemon.report import Report
-from netpold.daemon.status import LastApply, Status, timestamp
+from netpold.daemon.status import Drifted, LastApply, Status, Table, timestamp
 from netpold.host import journal
 from netpold.host.drops import Drops
-from netpold.host.kernel.apply import legacy_in_use
+from netpold.host.git_commit import GitCommit, commit_of
+from netpold.host.kernel.apply import OTHER, other_in_use
 from netpold.host.metrics import Metrics
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.ruleset import Ruleset
 
 SLOW_S = 3.0  # a change of the kernel that takes longer is told while it lasts
 HANGS_S = 10.0  # a round that takes longer is told while it lasts
@@ -61,6 +63,8 @@ class Account:
         self.round_since: float | None = None  # time.monotonic(), while the loop is in a round
         self._metrics = Metrics(__version__, drops.totals)
         self._status = Status.starting(settings, backend)
+        self._manifests = settings.manifests
+        self._git: GitCommit | None = None
 
     @property
     def current(self) -> Status:
@@ -96,6 +100,7 @@ class Account:
 
     def updated(self, before: Mapping[str, Endpoint]) -> None:
         """What is known was brought up to date; `before`: the local pods as they were placed until then."""
+        self._git = commit_of(self._manifests)
         self._report.changed(self._known.changes, before, self._known.places.endpoints)
         self._found()
 
@@ -171,7 +176,13 @@ class Account:
             "last_apply": LastApply(timestamp(datetime.now(UTC)), round(applied.took_s * 1000, 1)),
             "rules": rules,
             "sets": len(applied.ruleset.sets),
+            "tables": tuple(_tables(self._backend, applied.ruleset)),
+            **({"drift": self._drift()} if applied.repaired else {}),
         }
+
+    def _drift(self) -> Drifted:
+        fight = self._enforcer.fight
+        return Drifted(fight.repairs, timestamp(datetime.now(UTC)), fight.who)
 
     def _publish(self, **changes: object) -> None:
         """Say how things are; `changes` are fields of Status beyond what the inputs tell."""
@@ -179,6 +190,8 @@ class Account:
         fields: dict[str, Any] = {
             "since": self._status.since if same else timestamp(datetime.now(UTC)),
             "warnings": self._host_warnings(),
+            "git": self._git,
+            "others": tuple((OTHER[self._backend], f"IPv{family}") for family in other_in_use(self._backend)),
             **self._known.told(),
             **changes,
         }
@@ -189,6 +202,13 @@ class Account:
         found += [each.warning for each in self._followers if each.warning]
         if self._enforcer.fight.warning:
             found.append(self._enforcer.fight.warning)
-        if self._backend == "nft" and any(legacy_in_use()):
-            found.append("iptables-legacy has a filter table too, whose rules are in force as well")
+        if any(other_in_use(self._backend)):
+            found.append(f"iptables-{OTHER[self._backend]} has a filter table too, whose rules are in force as well")
         return tuple(found)
+
+
+def _tables(backend: str, ruleset: Ruleset) -> Iterator[Table]:
+    """What is in the filter table of each family."""
+    for family, chains in ruleset.chains.items():
+        sets = sum(each.family == family for each in ruleset.sets.values())
+        yield Table(backend, f"IPv{family}", len(chains), sum(map(len, chains.values())), sets)

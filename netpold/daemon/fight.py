@@ -45,6 +45,7 @@ class Fight:
     def __init__(self) -> None:
         self._left = float(FREE)
         self._level = 0  # how many repairs had to wait
+        self.repairs = 0  # all there were
         self.open_since: float | None = None  # when the first of them was of what opens
         self._last = float("-inf")
         self._settled = 0.0
@@ -71,6 +72,7 @@ class Fight:
                 self.open_since = now
         if opens:
             self._opened.append(now)
+        self.repairs += 1
         names = tuple(sorted({each.name for each in by}))
         self._last, self._by = now, names or self._by
         told = self._told.setdefault(names, _Told())
@@ -86,6 +88,11 @@ class Fight:
                 yield Repairs(names, told.last, told.repairs, told.longest)
                 told.repairs, told.longest, told.next = 0, 0.0, now + told.pause
                 told.pause = min(told.pause * 2, TELL_MOST_S)
+
+    @property
+    def who(self) -> tuple[str, ...]:
+        """The names of the programs that it was last, as far as they are known."""
+        return self._by
 
     @property
     def due(self) -> float | None:

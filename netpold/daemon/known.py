@@ -54,6 +54,7 @@ class Known:
         self.changes = Changes()  # what the last update took in
         self.moment = 0  # how often something changed in the world or where its pods are
         self._as_before: tuple[str, ...] = ()  # `Kind namespace/name` of what is in force in an earlier version
+        self._without_pod: tuple[str, ...] = ()  # interfaces that look like a pod's, and are none's
         self._unfiltered: list[str] = []  # which bridged packets iptables does not see, in words
 
     def update(self, reading: Reading | None, view: HostView) -> Compiled:
@@ -76,6 +77,7 @@ class Known:
         if elsewhere:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
             self._unfiltered = list(_unfiltered(view)) if bridged else []
+            self._without_pod = tuple(_without_pod(view, self.endpoints.values()))
             self._view = view
         if reading and (reading.changed or reading.findings != self._source_findings):
             self._source_findings = reading.findings
@@ -210,6 +212,8 @@ class Known:
                 without_interface=sum(not each.interfaces for each in endpoints.values()),
                 lingering=len(self._lingering.past.pods),
             ),
+            "without_interface": tuple(sorted(key for key, each in endpoints.items() if not each.interfaces)),
+            "without_pod": self._without_pod,
             "unclaimed": self.unclaimed,
             "namespaces": len(world.namespaces),
             "passed_over": dict((+self._assembly.passed_over).most_common(MOST_KINDS)),
@@ -232,6 +236,12 @@ def _links(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[tuple[str,
     for interface in (interface for each in endpoints for interface in each.interfaces):
         if interface.name in view.links:
             yield interface.name, view.links[interface.name].index
+
+
+def _without_pod(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[str]:
+    """The interfaces whose other end is in another network namespace, as a pod's is, and that no pod has."""
+    of_pods = {interface.name for each in endpoints for interface in each.interfaces}
+    return (name for name, link in sorted(view.links.items()) if link.away and name not in of_pods)
 
 
 def _unfiltered(view: HostView) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
 from netpold import __version__
 from netpold.config import Settings
+from netpold.host.git_commit import GitCommit
 from netpold.policy.model import Finding
 from netpold.printable import printable
 
@@ -59,6 +60,27 @@ class LastApply:
     duration_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What netpold has in the filter table of a family ("IPv4", "IPv6")."""
+
+    backend: str
+    family: str
+    chains: int
+    rules: int
+    sets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """What other programs changed and was put back: how often since the start, when last (ISO 8601, UTC), and by which
+    programs then, as far as they are known."""
+
+    repairs: int
+    last: str
+    by: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The daemon at one moment.
@@ -66,7 +88,9 @@ class Status:
     `state`: `starting` until the first round is done; `enforcing`: what the manifests say is in the kernel;
     `degraded`: it is not, `error` says why, and the rules from before stay in force.  `since`: when it came to that
     state (ISO 8601, UTC).  `revision` goes up with every change of the kernel.  `passed_over`: objects of other kinds,
-    counted by kind.  `rules`: by "IPv4" and "IPv6".
+    counted by kind.  `rules`: by "IPv4" and "IPv6".  `git`: what the manifests are a work tree of, as of the last time
+    that they were read.  `without_interface`: local pods that are enforced by address; `without_pod`: interfaces that
+    look like a pod's and are none's.  `others`: the backend and family of tables that are in force beside.
     """
 
     state: State
@@ -83,6 +107,12 @@ class Status:
     rules: Mapping[str, int] = field(default_factory=lambda: {"IPv4": 0, "IPv6": 0})
     sets: int = 0
     last_apply: LastApply | None = None
+    tables: tuple[Table, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
+    git: GitCommit | None = None
+    without_interface: tuple[str, ...] = ()
+    without_pod: tuple[str, ...] = ()
+    drift: Drifted | None = None
     error: str | None = None
     last_good: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -115,11 +145,17 @@ class Status:
             "quarantined": self.policies.quarantined,
             "last_good": {"count": len(self.last_good), "objects": list(self.last_good[:MOST_NAMED])},
             "pods": asdict(self.pods),
+            "without_interface": _some(self.without_interface),
+            "interfaces_without_pod": _some(self.without_pod),
             "unclaimed_interfaces": list(self.unclaimed),
             "namespaces": self.namespaces,
             "passed_over": dict(self.passed_over),
             "rules": dict(self.rules),
             "sets": self.sets,
+            "tables": [asdict(each) for each in self.tables],
+            "other_tables": [{"backend": backend, "family": family} for backend, family in self.others],
+            "git": asdict(self.git) if self.git else None,
+            "drift": {**asdict(self.drift), "by": list(self.drift.by)} if self.drift else None,
             "last_apply": asdict(self.last_apply) if self.last_apply else None,
             "error": self.error,
             "findings": [finding_json(each) for each in self.findings],
@@ -145,6 +181,10 @@ class Status:
             f"{self.policies.accepted} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
             f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
         )
+
+
+def _some(names: Sequence[str]) -> dict[str, object]:
+    return {"count": len(names), "names": list(names[:MOST_NAMED])}
 
 
 def finding_json(finding: Finding) -> dict[str, object]:

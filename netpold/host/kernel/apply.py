@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from netpold.host.kernel import ipset
+from netpold.host.kernel import ipset, nf_tables
 from netpold.host.kernel.backend import Backend, Commit, KernelError, Trouble
 from netpold.host.run import run
 from netpold.policy.model import Family
@@ -104,6 +104,20 @@ def legacy_in_use() -> Iterable[Family]:
             continue
         if "filter" in names:
             yield family  # type: ignore[misc]
+
+
+OTHER = {"nft": "legacy", "legacy": "nft"}  # by the backend in use
+
+
+def other_in_use(backend: str) -> Iterable[Family]:
+    """The families in which the other backend than that one has rules, too (or of iptables-legacy, a table)."""
+    if backend == "nft":
+        yield from legacy_in_use()
+    elif Path("/sys/module/nf_tables").exists():  # to ask for it would load it
+        for family in FAMILIES:
+            with suppress(KernelError):
+                if nf_tables.leads(family):
+                    yield family
 
 
 def choose(wanted: str) -> str:
