@@ -36,7 +36,7 @@ def reach_of(world: World, others: tuple[str, ...] = ()) -> Reach:
     return Reach.of(json.loads(json.dumps(matrix_json(found))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_cells_and_csv_are_the_rows(world: World) -> None:
     index = Index(world)
@@ -57,7 +57,7 @@ def test_cells_and_csv_are_the_rows(world: World) -> None:
         assert (passed, every) == (sum(each[4] == "allow" for each in own), len(own))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_a_graph_says_what_the_matrix_says(world: World) -> None:
     reach = reach_of(world, OUTSIDE[:1])

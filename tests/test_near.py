@@ -126,7 +126,7 @@ def with_rule(world: World, policy: Policy, miss: Miss, **fields: Any) -> World:
     return replace(world, policies={**world.policies, policy.key: changed})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(selector=pod_selectors, have=labels)
 def test_satisfying_changes_what_it_must(selector: Any, have: Mapping[str, str]) -> None:
     found = satisfying(selector, have)

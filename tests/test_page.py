@@ -84,7 +84,7 @@ def peer_status(table: Json, clause: Json, family: str, far: int) -> int | None:
     return next((status for status, mask in masks if mask >> far & 1), None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES), mode=st.sampled_from(("enforce", "enforce", "audit")))
 def test_each_cell_is_what_explain_says(world: World, mode: str) -> None:
     index, ruleset, page = page_of(world, mode)

@@ -33,7 +33,7 @@ def on_one_node(world: World) -> World:
     return replace(world, pods={key: replace(pod, node="n") for key, pod in world.pods.items()})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     world=worlds(EVERYTHING_GOES).flatmap(lambda world: st.sampled_from((world, on_one_node(world)))),
     compile_settings=some_settings,
