@@ -147,6 +147,10 @@ def repository(tmp_path: Path) -> Path:
     root.mkdir()
     git(root, "init", "-q")
     copytree(GUESTBOOK, root / "m", symlinks=True)
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere/office.yaml").write_text(
+        (GUESTBOOK / "50-office.yaml").read_text().replace("port: 80", "port: 1")
+    )
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "all")
     (root / "m/40-monitoring.yaml").unlink()
@@ -155,6 +159,7 @@ def repository(tmp_path: Path) -> Path:
 
 def test_a_revision_of_the_other_one(repository: Path) -> None:
     done = ctl("diff", "git:HEAD", repository / "m")
+    assert not done.stderr
     assert "- policy guestbook/from-monitoring (HEAD:m/40-monitoring.yaml:5)" in done.stdout
     assert "closes  monitoring/prometheus -> guestbook/api" in done.stdout
     back = ctl("diff", repository / "m", "git:HEAD")
@@ -176,7 +181,7 @@ def test_two_revisions(repository: Path) -> None:
     [
         ("git:nonesuch", "git knows no revision 'nonesuch'"),
         ("git:--output=x", "git knows no revision '--output=x'"),
-        ("git:HEAD:elsewhere", "there are no manifests at elsewhere in "),
+        ("git:HEAD:nowhere", "there are no manifests at nowhere in "),
         ("git:HEAD:../..", "is not inside the repository"),
     ],
 )

@@ -137,10 +137,11 @@ _ends = st.one_of(
     st.builds(lambda name, pods: Selected(name, EVERYTHING, pods), st.sampled_from(("", *NAMESPACES)), _selectors),
     st.sampled_from([*_NETWORKS, *map(ip_network, OUTSIDE)]),
 )
+_ANYBODY = (Selected("", EVERYTHING, EVERYTHING), *_NETWORKS[-2:])
 _groups = st.builds(
     lambda ends, excepts: Group(tuple(ends), tuple(excepts)),
-    st.lists(_ends, min_size=1, max_size=2),
-    st.lists(_ends, max_size=1),
+    st.one_of(st.just(_ANYBODY), st.lists(_ends, min_size=1, max_size=2)),
+    st.lists(_ends, max_size=2),
 )
 _SERVICES = (None, (Span("TCP", 80, 80),), (Span("TCP", 1, 80), Span("UDP", 81, 8080)), (Span("other", 0, 0),))
 
@@ -171,7 +172,7 @@ def _in(block: object, address: str) -> bool:
     return where in block.cidr and not any(where in each for each in block.excepts)  # type: ignore[attr-defined]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(world=worlds(EVERYTHING_GOES), source=_groups, destination=_groups, data=st.data())
 def test_as_the_rules_judge(world: World, source: Group, destination: Group, data: st.DataObject) -> None:
     verdict = data.draw(st.sampled_from(("allow", "deny")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from netpold.policy.assemble import Assembly
 from netpold.policy.codes import CODES, LINT
 from netpold.policy.covered import covered
+from netpold.policy.covers import implies
 from netpold.policy.index import Index
 from netpold.policy.lint import lint
 from netpold.policy.manifest import parse
-from netpold.policy.model import Finding, Policy, World
+from netpold.policy.model import Finding, Operator, Policy, Requirement, Selector, World
+from netpold.policy.selector import matches
 from tests.reference import allowed
-from tests.strategies import PLAIN, sample_packets, worlds
+from tests.strategies import KEYS, PLAIN, VALUES, sample_packets, worlds
 
 ROOT = Path(__file__).parent.parent
 
@@ -219,6 +222,34 @@ def test_what_is_covered_can_be_taken_out(world: World, data: st.DataObject) -> 
     fewer = replace(world, policies={key: without(each) for key, each in world.policies.items()})
     for packet in sample_packets(world, 40):
         assert allowed(fewer, packet) == allowed(world, packet), str(packet)
+
+
+_LABELS = [
+    {key: value for key, value in zip(KEYS, values, strict=True) if value is not None}
+    for values in product((*VALUES, None), repeat=len(KEYS))
+]
+
+
+_VALUES = [(one,) for one in VALUES] + list(combinations(sorted(VALUES), 2))
+_REQUIREMENTS = [
+    Requirement(key, operator, values)
+    for key in KEYS
+    for operator in Operator
+    for values in (_VALUES if operator in (Operator.IN, Operator.NOT_IN) else [()])
+]
+
+
+def test_what_implies_what() -> None:
+    """Each single requirement with each other one, and with two: told exactly, with values that nobody names."""
+    others = [{key: "else" if value == "" else value for key, value in labels.items()} for labels in _LABELS]
+    everybody = [*_LABELS, *others]
+    for one, other in product(_REQUIREMENTS, repeat=2):
+        narrow, wide = Selector((one,)), Selector((other,))
+        within = all(matches(wide, labels) for labels in everybody if matches(narrow, labels))
+        assert implies(narrow, wide) == within, (one, other)
+        both = Selector((one, other))
+        assert implies(both, wide) and implies(both, narrow)
+        assert implies(wide, both) == implies(wide, narrow)
 
 
 # The table of codes ---------------------------------------------------------------------------------------------------
