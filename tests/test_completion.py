@@ -9,13 +9,14 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from netpold.ctl import main as ctl
 from netpold.daemon import main as daemon
+from netpold.daemon.control import Control
 
 ROOT = Path(__file__).parent.parent
 COMPLETION = ROOT / "packaging/completion"
@@ -169,3 +170,49 @@ def test_files_and_directories(shell: Shell, tmp_path: Path, monkeypatch: pytest
         assert found(line) == (everything if shell is fish else manifests)
     assert found("netpold --state-dir x") == directories
     assert found("netpold --config x") == everything
+
+
+KNOWN = {
+    "pods": [f"shop/{name}" for name in ("api", "db", "web")] + [f"mail/box-{number}" for number in range(300)],
+    "policies": ["shop/deny-all"],
+    "namespaces": ["empty"],
+}
+
+
+class Named:
+    """What the completions ask of the daemon, and no more."""
+
+    def ask(self, question: str, parameters: dict[str, str]) -> dict[str, object]:
+        assert question == "names"
+        return {"version": 1, **KNOWN}
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A netpoldctl on the PATH, and the socket of a daemon that knows some names."""
+    script = tmp_path / "netpoldctl"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m netpold.ctl "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    server = Control(tmp_path / "run", Named())  # type: ignore[arg-type]
+    server.start()
+    yield server.path
+    server.close()
+
+
+@in_each_shell
+def test_names_that_the_daemon_knows(shell: Shell, served: Path) -> None:
+    line = f"netpoldctl --socket {served}"
+    assert shell(f"{line} pod shop/") == {"shop/api", "shop/db", "shop/web"}
+    assert shell(f"{line} pod ") == {"shop/", "mail/"}, "too many to be listed"
+    assert shell(f"{line} policy ") == {"shop/deny-all"}
+    assert shell(f"{line} explain shop/web shop/d") == {"shop/db"}
+    assert shell(f"{line} explain mail/box-29") == {"mail/box-29", *(f"mail/box-29{number}" for number in range(10))}
+    assert shell(f"{line} monitor --pod shop/a") == {"shop/api"}
+    assert shell(f"{line} monitor --namespace ") == {"empty", "mail", "shop"}
+    assert shell(f"{line} suggest s") == {"shop"}
+
+
+@in_each_shell
+def test_without_a_daemon_there_is_nothing_to_offer(shell: Shell, served: Path) -> None:
+    assert shell(f"netpoldctl --socket {served}.absent pod ") == set()

@@ -360,7 +360,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code; argparse exits with 2 itself."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    parsed = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["complete"]:  # for the shells, on every press of a key
+        return int(importlib.import_module("netpold.ctl.complete").run(words[1:]))
+    parsed = parser().parse_args(words)
     try:
         code = int(importlib.import_module(parsed.module).run(parsed))
         sys.stdout.flush()

@@ -21,14 +21,15 @@ sys.path.insert(0, str(HERE.parent.parent))
 from netpold.ctl import main as ctl  # noqa: E402
 from netpold.daemon import main as daemon  # noqa: E402
 
-Kind = Literal["choice", "directory", "file", "manifests", "port", "ports", "word"]
+Kind = Literal["choice", "directory", "file", "manifests", "namespaces", "pods", "policies", "port", "ports", "word"]
 
-# What is to be completed, by metavar.  `word`: nothing that a shell could know.
+# What is to be completed, by metavar.  `word`: nothing that a shell could know; `pods`, `policies`, `namespaces`: what
+# the daemon knows (netpold/ctl/complete.py).
 KINDS: dict[str, Kind] = {
     "A,...": "word",
     "DIR": "directory",
     "DIR...": "manifests",  # files, too
-    "DST": "word",
+    "DST": "pods",
     "FILE": "file",
     "FILE...": "manifests",
     "NAME": "word",
@@ -39,14 +40,16 @@ KINDS: dict[str, Kind] = {
     "PATH": "file",
     "PORT/PROTO": "port",
     "PORT/PROTO,...": "ports",
-    "NAMESPACE[/POD]": "word",
-    "POD": "word",
-    "POLICY": "word",
+    "NAMESPACE[/POD]": "namespaces",
+    "POD": "pods",
+    "POLICY": "policies",
     "N": "word",
     "TIME": "word",
     "S": "word",
-    "SRC": "word",
+    "SRC": "pods",
 }
+
+NAMES: tuple[Kind, ...] = ("pods", "policies", "namespaces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ def _value(action: argparse.Action) -> Value:
         return Value("choice", action.dest, tuple(action.choices))
     many = action.nargs == "+"
     metavar = str(action.metavar)
+    if metavar == "NAME" and "--namespace" in action.option_strings:
+        return Value("namespaces", metavar)
     return Value(KINDS[f"{metavar}..." if many else metavar], metavar, many=many)
 
 
@@ -155,6 +160,15 @@ _netpoldctl_ports() {
 """
 
 
+_BASH_NAMES = """
+# Names that the daemon knows: pods, policies or namespaces.
+_netpoldctl_names() {
+    COMPREPLY=($(netpoldctl complete "$1" "$cur" "${words[@]}" 2>/dev/null))
+    [[ ${COMPREPLY[0]} != */ ]] || compopt -o nospace
+}
+"""
+
+
 def bash(program: Program) -> str:
     """For bash-completion 2.11 and later."""
     name = program.name
@@ -176,7 +190,7 @@ def bash(program: Program) -> str:
     else:
         lines.append(f"    {_bash_words(_names(program.top))}")
     lines.append(f"}} && complete -F _{name} {name}")
-    return "\n".join(lines) + "\n" + (_BASH_PORTS if _has_ports(program) else "")
+    return "\n".join(lines) + "\n" + (_BASH_PORTS + _BASH_NAMES if _has_ports(program) else "")
 
 
 def _bash_options(program: Program) -> list[str]:
@@ -201,6 +215,7 @@ def _bash_value(value: Value) -> str:
         "manifests": "_filedir '@(yaml|yml|json)'",
         "port": "_netpoldctl_ports",
         "ports": "_netpoldctl_ports list",
+        **{kind: f"_netpoldctl_names {kind}" for kind in NAMES},
     }
     return calls.get(value.kind, "")
 
@@ -227,11 +242,21 @@ _netpoldctl_ports() {
 """
 
 
+_ZSH_NAMES = """
+# Names that the daemon knows: pods, policies or namespaces, which the last argument says.
+_netpoldctl_names() {
+    local -a names=(${(f)"$(netpoldctl complete $@[-1] "$PREFIX" ${(Q)${(z)LBUFFER}} 2>/dev/null)"})
+    compadd "$@[1,-2]" -S '' -- ${(M)names:#*/}
+    compadd "$@[1,-2]" -- ${names:#*/}
+}
+"""
+
+
 def zsh(program: Program) -> str:
     name = program.name
     lines = [f"#compdef {name}", _heading("zsh", name)]
     if _has_ports(program):
-        lines += [_ZSH_PORTS.strip(), ""]
+        lines += [_ZSH_PORTS.strip(), "", _ZSH_NAMES.strip(), ""]
     lines += [f"_{name}() {{"]
     if program.verbs:
         lines += ["    local context curcontext=$curcontext state state_descr line", "    typeset -A opt_args", ""]
@@ -277,6 +302,7 @@ def _zsh_value(value: Value) -> str:
         "port": "_netpoldctl_ports one",
         "ports": "_netpoldctl_ports list",
         "word": "",
+        **{kind: f"_netpoldctl_names {kind}" for kind in NAMES},
     }
     return f"{value.metavar.lower()}:{calls[value.kind]}"
 
@@ -320,13 +346,23 @@ end
 """
 
 
+_FISH_NAMES = """
+# Names that the daemon knows: pods, policies or namespaces.
+function __netpoldctl_names
+    command --query netpoldctl; or return
+    set -l word (commandline -ct)
+    netpoldctl complete $argv[1] "$word" (commandline -opc) 2>/dev/null
+end
+"""
+
+
 def fish(program: Program) -> str:
     name = program.name
     lines = [_heading("fish", name).rstrip()]
     if program.verbs:
         lines.append(_FISH_VERB.replace("{with_value}", " ".join(_with_value(program))).rstrip())
     if _has_ports(program):
-        lines.append(_FISH_PORTS.rstrip())
+        lines += [_FISH_PORTS.rstrip(), _FISH_NAMES.rstrip()]
     lines += ["", f"complete -c {name} -f"]
     for verb in program.verbs:
         lines.append(f"complete -c {name} -n {_fish_after('')} -a {verb.name} -d {_quoted(verb.help)}")
@@ -359,6 +395,7 @@ def _fish_value(value: Value) -> str:
         "manifests": " -F",
         "port": " -f -a '(__netpoldctl_ports)'",
         "ports": " -f -a '(__netpoldctl_ports list)'",
+        **{kind: f" -f -a '(__netpoldctl_names {kind})'" for kind in NAMES},
     }
     return calls.get(value.kind, "")
 

@@ -17,15 +17,23 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        --timeout | --namespace | --pods | --node | --addresses | --for | --pod | --since | -n | --interval)
+        --timeout | --pods | --node | --addresses | --for | --since | -n | --interval)
             return
             ;;
         --ports)
             _netpoldctl_ports list
             return
             ;;
+        --namespace)
+            _netpoldctl_names namespaces
+            return
+            ;;
         --fail-on)
             COMPREPLY=($(compgen -W 'open any never' -- "$cur"))
+            return
+            ;;
+        --pod)
+            _netpoldctl_names pods
             return
             ;;
         --direction)
@@ -74,6 +82,12 @@ _netpoldctl() {
         explain:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests' -- "$cur"))
             ;;
+        explain:0:*)
+            _netpoldctl_names pods
+            ;;
+        explain:1:*)
+            _netpoldctl_names pods
+            ;;
         explain:2:*)
             _netpoldctl_ports
             ;;
@@ -110,11 +124,20 @@ _netpoldctl() {
         suggest:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --direction --without-drops' -- "$cur"))
             ;;
+        suggest:0:*)
+            _netpoldctl_names namespaces
+            ;;
         pod:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
+        pod:0:*)
+            _netpoldctl_names pods
+            ;;
         policy:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
+            ;;
+        policy:0:*)
+            _netpoldctl_names policies
             ;;
         top:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --by -n --interval --once' -- "$cur"))
@@ -146,4 +169,10 @@ _netpoldctl_ports() {
         ports=("${BASH_REMATCH[0]}"/{TCP,UDP,SCTP})
     fi
     COMPREPLY=($(compgen -P "$before" -W "${ports[*]}" -- "$last"))
+}
+
+# Names that the daemon knows: pods, policies or namespaces.
+_netpoldctl_names() {
+    COMPREPLY=($(netpoldctl complete "$1" "$cur" "${words[@]}" 2>/dev/null))
+    [[ ${COMPREPLY[0]} != */ ]] || compopt -o nospace
 }

@@ -33,6 +33,13 @@ function __netpoldctl_ports
     end
 end
 
+# Names that the daemon knows: pods, policies or namespaces.
+function __netpoldctl_names
+    command --query netpoldctl; or return
+    set -l word (commandline -ct)
+    netpoldctl complete $argv[1] "$word" (commandline -opc) 2>/dev/null
+end
+
 complete -c netpoldctl -f
 complete -c netpoldctl -n '__netpoldctl_after ""' -a status -d 'what the daemon enforces, and what it found wrong'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a wait -d 'until everything that is on disk now is enforced or rejected'
@@ -80,6 +87,8 @@ complete -c netpoldctl -n '__netpoldctl_after explain' -s h -l help -d 'show thi
 complete -c netpoldctl -n '__netpoldctl_after explain' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after explain' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after explain 1' -f -a '(__netpoldctl_names pods)'
+complete -c netpoldctl -n '__netpoldctl_after explain 2' -f -a '(__netpoldctl_names pods)'
 complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
 
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this help message and exit'
@@ -121,8 +130,8 @@ complete -c netpoldctl -n '__netpoldctl_after monitor' -l socket -r -F -d 'the d
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l follow -d 'go on until interrupted (so it is on a terminal)'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l for -r -f -d 'what comes within 90s, 15m, 2h'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l allowed -d 'first packets that are allowed, too'
-complete -c netpoldctl -n '__netpoldctl_after monitor' -l pod -r -f -d 'from or to this pod (namespace/name) or address only'
-complete -c netpoldctl -n '__netpoldctl_after monitor' -l namespace -r -f -d 'from or to pods of this namespace only'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l pod -r -f -a '(__netpoldctl_names pods)' -d 'from or to this pod (namespace/name) or address only'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l namespace -r -f -a '(__netpoldctl_names namespaces)' -d 'from or to pods of this namespace only'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l direction -r -f -a 'ingress egress' -d 'judged in this direction only'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l port -r -f -a '(__netpoldctl_ports)' -d 'to this port only: 80/TCP'
 
@@ -136,14 +145,17 @@ complete -c netpoldctl -n '__netpoldctl_after suggest' -s o -l output -r -f -a '
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l direction -r -f -a 'ingress egress' -d 'for this direction only (both)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l without-drops -d 'leave out what policies drop now'
+complete -c netpoldctl -n '__netpoldctl_after suggest 1' -f -a '(__netpoldctl_names namespaces)'
 
 complete -c netpoldctl -n '__netpoldctl_after pod' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after pod' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after pod' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after pod 1' -f -a '(__netpoldctl_names pods)'
 
 complete -c netpoldctl -n '__netpoldctl_after policy' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after policy' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after policy' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after policy 1' -f -a '(__netpoldctl_names policies)'
 
 complete -c netpoldctl -n '__netpoldctl_after top' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after top' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
