@@ -565,6 +565,28 @@ class TestMatrix:
             "",
         ]
 
+    def test_what_is_chosen(self, manifests: Path) -> None:
+        words = ("matrix", "--manifests", manifests, "-o", "csv", "--ports", "80/TCP")
+        assert len(ctl(*words, "--namespace", "shop").stdout.splitlines()) == 1 + 4
+        assert ctl(*words, "--pods", "*/db").stdout.splitlines()[1:] == ["shop/db,shop/db,TCP,80,allow,allow,allow"]
+        assert len(ctl(*words, "--node", "n1", "--addresses", "192.0.2.1").stdout.splitlines()) == 1 + 3
+        for chosen in (("--namespace", "shpo"), ("--pods", "shop/x*"), ("--node", "n3")):
+            done = ctl(*words, *chosen)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert done.stderr.startswith("netpoldctl: no pod that takes part is so called\nhint: ")
+
+    def test_ports_are_those_that_are_named(self, manifests: Path) -> None:
+        value = json.loads(ctl("matrix", "--manifests", manifests, "-o", "json").stdout)
+        assert {(row["protocol"], row["port"]) for row in value["rows"]} == {("TCP", 5432)}
+
+    @pytest.mark.parametrize(
+        ("form", "begins"), [("html", "<!doctype html>"), ("svg", "<svg "), ("dot", "digraph"), ("markdown", "### ")]
+    )
+    def test_other_forms(self, manifests: Path, form: str, begins: str) -> None:
+        done = ctl("matrix", "--manifests", manifests, "-o", form)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(begins)
+
 
 class TestRender:
     def test_text_is_what_iptables_takes(self, manifests: Path) -> None:

@@ -99,6 +99,7 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         ("explain", {"source": "x/a", "port": "80/TCP"}, Exit.USAGE, "destination is missing"),
         ("matrix", {"ports": "80"}, Exit.USAGE, "no port"),
         ("matrix", {"addresses": "x/nobody"}, Exit.USAGE, "x/nobody"),
+        ("matrix", {"pods": "y/*"}, Exit.USAGE, "no pod that takes part"),
     ],
 )
 def test_questions_that_have_no_answer(

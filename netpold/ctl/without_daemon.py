@@ -45,6 +45,8 @@ def matrix_answer(arguments: argparse.Namespace, ports: list[Port]) -> Json:
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
         raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
+    if not pods and (arguments.namespace or arguments.pods or arguments.node):
+        raise Failure(*asked.NO_POD, Exit.USAGE)
     others = _list(arguments.addresses)
     with progress("judging"):
         try:

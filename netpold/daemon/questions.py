@@ -153,6 +153,8 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with namespace, node or pods"
         raise NoAnswer(Why.WRONG, f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint)
+    if not pods and (patterns or node or parameters.get("namespace")):
+        raise NoAnswer(Why.UNKNOWN, *asked.NO_POD)
     ports = [_port(each) for each in _list(parameters, "ports")] or asked.ports(world, pods)
     in_force = facts.endpoints.keys() >= set(pods)
     ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)

@@ -10,6 +10,7 @@ from netpold.policy.model import World
 
 MOST_PODS = 1000
 MOST_PORTS = 12
+NO_POD = "no pod that takes part is so called", "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
 ANY_PORT = ("TCP", 80)  # where nothing names any: what no rule names is all the same
 
 
