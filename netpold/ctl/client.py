@@ -31,11 +31,24 @@ class _Connection(http.client.HTTPConnection):
 
 def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S) -> Any:
     """The answer's JSON.  Raises Failure (NotRunning where there is no daemon); a 504 is TIMED_OUT."""
+    return _value(path, *_asked(path, method, url, timeout))
+
+
+def ask_text(path: Path, url: str, timeout: float = ANSWER_S) -> str:
+    """What GET gives that is no JSON.  Raises Failure, as `ask`."""
+    status, body = _asked(path, "GET", url, timeout)
+    if status != 200:
+        _value(path, status, body)
+    return body.decode(errors="replace")
+
+
+def _asked(path: Path, method: str, url: str, timeout: float) -> tuple[int, bytes]:
+    """The answer's status and body."""
     connection = _Connection(path, timeout)
     try:
         connection.request(method, url)
         answer = connection.getresponse()
-        status, body = answer.status, answer.read()
+        return answer.status, answer.read()
     except (FileNotFoundError, ConnectionRefusedError) as error:
         hint = "start it with `systemctl start netpold`, or name its socket with --socket"
         raise NotRunning(f"netpold does not run: nobody serves {path}", hint, Exit.NOT_RUNNING) from error
@@ -51,7 +64,6 @@ def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S) -> Any:
         raise Failure(f"{path} does not answer as netpold does: {error}", hint, Exit.NOT_RUNNING) from error
     finally:
         connection.close()
-    return _value(path, status, body)
 
 
 def _value(path: Path, status: int, body: bytes) -> Any:

@@ -327,6 +327,19 @@ VERBS = (
         "that, too, and puts it back.",
     ),
     Verb(
+        "support-bundle",
+        "netpold.ctl.support_bundle",
+        "what is needed to find a fault, in one archive",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument("--with-manifests", action="store_true", help="the manifests in force, as netpold reads them"),
+            _argument("file", nargs="?", type=Path, metavar="FILE", help="FILE.tar.gz (a new one in this directory)"),
+        ),
+        "Status, settings, netpold's own rules, sets and journal, versions, interfaces.  README.txt in it lists all; "
+        "never in it are annotations and environment variables of pods, and rules of others.",
+    ),
+    Verb(
         "render",
         "netpold.ctl.render",
         "the ruleset that manifests make",

@@ -145,11 +145,17 @@ _netpoldctl() {
         verify:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
+        support-bundle:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --with-manifests' -- "$cur"))
+            ;;
+        support-bundle:0:*)
+            _filedir
+            ;;
         render:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify support-bundle render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

@@ -57,6 +57,7 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a pod -d 'everything about on
 complete -c netpoldctl -n '__netpoldctl_after ""' -a policy -d 'everything about one policy'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a top -d 'packets and bytes by policy rule, by policy or by pod, as they come'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a verify -d 'the kernel against what should be in it, chain by chain and set by set'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a support-bundle -d 'what is needed to find a fault, in one archive'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
 complete -c netpoldctl -n '__netpoldctl_after ""' -s h -l help -d 'show this help message and exit'
@@ -168,6 +169,12 @@ complete -c netpoldctl -n '__netpoldctl_after top' -l once -d 'one page of two r
 complete -c netpoldctl -n '__netpoldctl_after verify' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after verify' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after verify' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+
+complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after support-bundle' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after support-bundle' -l with-manifests -d 'the manifests in force, as netpold reads them'
+complete -c netpoldctl -n '__netpoldctl_after support-bundle 1' -F
 
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
