@@ -238,12 +238,13 @@ def test_a_mount_is_noticed_at_once(tmp_path: Path) -> None:
     other.mkdir()
     try:
         sync.run("mount", "--bind", tmp_path, other)
+        sync.run("mount", "--make-private", other)  # what is mounted below the one is not to be below the other
         assert not woken.wait(0.3)  # a mount that does not matter
         there.become(tree("new", 0))
         assert woken.wait(5)
         assert watcher.take().everything
     finally:
-        sync.run("umount", "-l", other)
+        sync.run("umount", other)
         there.close()
         watcher.close()
 

@@ -191,11 +191,13 @@ class Observer:
         due = [sight for sight in self._waiting if sight not in self._told]
         if not due:
             return
-        names = dict(socket.if_nameindex())
         try:
+            names = dict(socket.if_nameindex())
             described = self._ask(self._describe(due, names), ANSWER_S)
-        except (TimeoutError, CancelledError, NoAnswer):
-            return  # nothing is in force yet, or the loop is long about something; it is asked again
+        except (TimeoutError, CancelledError, NoAnswer, OSError):
+            # nothing is in force yet, the loop is long about something, or the machine has no socket to give: it is
+            # asked again
+            return
         for sight in set(due) - {each.sight for each in described}:
             del self._waiting[sight]
         for each in sorted(described, key=lambda each: self._waiting[each.sight].first):

@@ -84,7 +84,10 @@ class Group:
     def __init__(self, group: int) -> None:
         self.lost = 0  # packets that the kernel threw away
         self._next: int | None = 0
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        except OSError as error:
+            raise KernelError(f"logged packets can't be read by netlink: {error.strerror}") from error
         try:
             self._socket.bind((0, 0))
             self._configure(group, attribute(_CFG_CMD, bytes([_BIND])))
@@ -146,7 +149,7 @@ class Group:
             raise KernelError(f"logged packets can't be read: {error.strerror}") from error
         try:
             found = list(decode(data))
-        except (struct.error, UnicodeDecodeError, ValueError) as error:
+        except (struct.error, LookupError, ValueError) as error:
             raise KernelError(f"a logged packet can't be read: {data[:64].hex()}") from error
         for each in found:
             if self._next is not None:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,9 @@ def _boot() -> str:
     return _BOOT_ID.read_text().strip()
 
 
+@cache
 def _network() -> str:
-    """The network namespace of this thread; '' where the kernel does not tell."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket, suppress(OSError):
+    """The network namespace that this process is in; '' where the kernel does not tell."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as any_socket:
         return any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex()
     return ""
