@@ -143,7 +143,7 @@ class Node(Host):
         except LabError as error:
             if "in kernel doesn't exist" not in str(error):
                 raise
-        return self.run(command)  # legacy asks for the names of sets after it has read the rules, which changed meanwhile
+        return self.run(command)  # legacy asks for the sets' names after it has read the rules, which have changed
 
     def ipset_save(self) -> str:
         return self.run(["ipset", "save"])
