@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 from hypothesis import given, settings
 
-from netpold.ctl.groups_text import Names, services
+from netpold.ctl.groups_text import Names
+from netpold.ctl.services_text import services
 from netpold.ctl.sides import world_in_force
 from netpold.policy.canonical import written
-from netpold.policy.model import Pod, World
+from netpold.policy.model import Namespace, Operator, Pod, Policy, Requirement, Selector, World
 from netpold.rules.services import Span
 from tests.strategies import EVERYTHING_GOES, worlds
 from tests.test_ctl import CTL, ROOT, ctl
@@ -254,30 +256,56 @@ def test_services(spans: tuple[Span, ...], words: str) -> None:
     assert services(spans) == words
 
 
+APPS = ("x", "y", "z")
 PODS = {
-    key: Pod(*key.split("/"), {"app": app, "version": version}, (f"10.0.0.{number}",))
-    for number, (key, app, version) in enumerate(
-        (f"{space}/{app}{number}", app, f"v{number % 2}")
-        for space in ("a", "b")
-        for app in ("x", "y")
-        for number in range(4)
-    )
+    f"{space}/{app}{number}": Pod(space, f"{app}{number}", {"app": app, "tier": f"t{number % 2}"}, ("10.0.0.1",))
+    for space in "abcdef"
+    for app in APPS
+    for number in range(4)
 }
+SPACES = {name: Namespace(name, {"stage": "prod" if name in "cdef" else name}) for name in "abcdef"}
+ASKING = Policy("a", "p", Selector(tuple(Requirement(key, Operator.EXISTS) for key in ("app", "tier"))), (), None)
+
+
+def those(spaces: str, app: str = "xyz", numbers: str = "0123") -> frozenset[str]:
+    return frozenset(key for key in PODS if key[0] in spaces and key[2] in app and key[3] in numbers)
 
 
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        ([*PODS], "every pod"),
-        (["a/x0"], "a/x0"),
-        ([key for key in PODS if key.startswith("a/")], "a/* (8 pods)"),
-        ([key for key in PODS if key.startswith("a/x")], "a/{app=x} (4 pods)"),
-        ([key for key in PODS if "/x" in key], "a/{app=x}, b/{app=x} (8 pods)"),
-        ([key for key in PODS if key != "a/x0"][:7], "a/x1, a/x2 and 5 more of a (7 pods)"),
+        (those("abcdef"), "every pod"),
+        (those("a", "x", "0"), "a/x0"),
+        (those("ab", "x", "0"), "a/x0, b/x0"),
+        (those("a"), "a/* (12 pods)"),
+        (those("a", "x"), "a/{app=x} (4 pods)"),
+        (those("a", "xy"), "a/{app in (x,y)} (8 pods)"),
+        (those("a", "xy", "02"), "a/{tier=t0,app in (x,y)} (4 pods)"),
+        (those("a") - those("a", "x", "02"), "a/* but {app=x,tier=t0} (10 pods)"),
+        (those("a", "x", "0") | those("a", "yz", "12"), "a/x0, a/y1 and 3 more of a (5 pods)"),
+        (those("ab", "x"), "a/{app=x}, b/{app=x} (8 pods)"),
+        (those("abcdef") - those("a", "x"), "every pod but a/{app=x} (68 pods)"),
+        (those("abcdef", "x"), "{app=x} of every namespace (24 pods)"),
+        (those("abcde", "x"), "{app=x} of every namespace but f (20 pods)"),
+        (those("cdef", "x"), "{app=x} of every namespace but a, b (16 pods)"),
+        (those("abcdef") - those("abcdef", "x"), "{app in (y,z)} of every namespace (48 pods)"),
     ],
 )
-def test_groups_of_pods(chosen: list[str], words: str) -> None:
-    assert Names(PODS, {"app"}).pods(frozenset(chosen)) == words
+def test_groups_of_pods(chosen: frozenset[str], words: str) -> None:
+    assert Names(PODS, World(PODS, SPACES, {ASKING.key: ASKING})).pods(chosen) == words
+
+
+def test_namespaces_by_a_label() -> None:
+    pods = {
+        f"{key}{more}": replace(pod, namespace=f"{pod.namespace}{more}") for key, pod in PODS.items() for more in "12"
+    }
+    pods = {each.key: each for each in pods.values()}
+    spaces = {
+        name: Namespace(name, {"stage": "prod" if name < "c" else "test"})
+        for name in {p.namespace for p in pods.values()}
+    }
+    some = frozenset(key for key, pod in pods.items() if pod.namespace < "c" and pod.labels["app"] == "x")
+    assert Names(pods, World(pods, spaces)).pods(some) == "{app=x} of namespaces with stage=prod (16 pods)"
 
 
 def test_no_daemon(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from netpold.config import compile_settings
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
-from netpold.ctl.groups_text import Names, asked_labels, services
+from netpold.ctl.groups_text import Names
 from netpold.ctl.offline import settings_of
 from netpold.ctl.output import paint, say, say_json, wrapped
 from netpold.ctl.progress import progress
+from netpold.ctl.services_text import services
 from netpold.ctl.sides import Side, sides
 from netpold.policy.index import Index
 from netpold.policy.model import Family, IPBlock, Policy, World
@@ -29,7 +30,6 @@ Kind = Literal["opens", "changes", "closes"]
 _KINDS: tuple[Kind, ...] = ("opens", "changes", "closes")
 _MOST_SHOWN = 40  # changes of a kind, for a person
 _MOST_CAUSES = 4
-_NAMED = {"allows": "allows it", "allowed": "allowed it", "isolates": "isolates now", "isolated": "isolated before"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _compared(old: Side, new: Side, changes: list[Change]) -> _Diff:
     policies = [(key, before.policies.get(key), after.policies.get(key)) for key in keys]
     policies = [(key, was, now) for key, was, now in policies if was != now]
     both = {key: pod for key, pod in after.pods.items() if pod.takes_part and key in before.pods}
-    names = Names(both, {each for world in (before, after) for each in asked_labels(world)})
+    names = Names(both, World(after.pods, after.namespaces, {**before.policies, **after.policies}))
     added, gone = sorted(after.pods.keys() - before.pods.keys()), sorted(before.pods.keys() - after.pods.keys())
     ordered = sorted(changes, key=lambda each: (_KINDS.index(_kind(each)), _causes_key(each), -each.pairs))
     return _Diff(old, new, policies, added, gone, ordered, len(both), names)
@@ -105,24 +105,32 @@ def _kind(change: Change) -> Kind:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _cause(found: _Diff, cause: Cause) -> str:
-    side = found.new if cause.does in ("allows", "isolates") else found.old
-    policy = side.index.world.policies[cause.policy]
-    position = policy.position
-    what = cause.policy
-    if cause.rule >= 0:
-        rules = policy.rules(cause.direction) or ()
-        position = rules[cause.rule].position or position
-        what = f"{cause.policy} {cause.direction}[{cause.rule}]"
-    place = side.place(position)
-    does = _NAMED[cause.does] if cause.rule >= 0 else f"{_NAMED[cause.does]} for {cause.direction}"
-    return f"{what}{f' ({place})' if place else ''} {does}"
-
-
 def _causes(found: _Diff, change: Change) -> list[str]:
-    told = [_cause(found, cause) for cause in change.causes[:_MOST_CAUSES]]
-    more = len(change.causes) - len(told)
-    return [*told, f"{more} more"] if more else told
+    """A line for each policy rule, and for each policy that isolates now, or did."""
+    together: dict[tuple[str, str, str], list[Cause]] = {}
+    for cause in change.causes:
+        rule = f"{cause.direction}[{cause.rule}]" if cause.rule >= 0 else ""
+        together.setdefault((cause.policy, rule, cause.does), []).append(cause)
+    told = [_cause(found, causes) for causes in list(together.values())[:_MOST_CAUSES]]
+    more = len(together) - len(told)
+    return [*told, f"and {more} more"] if more else told
+
+
+def _cause(found: _Diff, causes: list[Cause]) -> str:
+    first = causes[0]
+    side = found.new if first.does in ("allows", "isolates") else found.old
+    policy = side.index.world.policies[first.policy]
+    what, position = first.policy, policy.position
+    directions = " and ".join(str(cause.direction) for cause in causes)
+    does = {"allows": "allows it", "allowed": "allowed it before", "isolates": f"isolates for {directions} now"}.get(
+        first.does
+    )
+    if first.rule >= 0:
+        rules = policy.rules(first.direction) or ()
+        position = rules[first.rule].position or position
+        what = f"{first.policy} {first.direction}[{first.rule}]"
+    place = side.place(position)
+    return f"{what}{f' ({place})' if place else ''} {does or f'no longer isolates for {directions}'}"
 
 
 def _families(found: _Diff, change: Change) -> str:
@@ -130,7 +138,7 @@ def _families(found: _Diff, change: Change) -> str:
     if len(change.families) == 2:
         return ""
     other: Family = 4 if change.families[0] == 6 else 6
-    both = all(found.names.has(other, party) for party in (change.source, change.destination))
+    both = all(found.names.could(other, party) for party in (change.source, change.destination))
     return f" (IPv{change.families[0]} only)" if both else ""
 
 

@@ -12,19 +12,22 @@ from itertools import combinations
 
 from netpold.policy.model import Family, Pod, PodPeer, World
 from netpold.rules.difference import Party
-from netpold.rules.services import Span
 
 _MOST_NAMED = 3
 _MOST_GROUPS = 3
+_MOST_VALUES = 4
+_NOBODY: set[str] = set()
 
 
 class Names:
     """The words for groups of these pods (by key)."""
 
-    def __init__(self, pods: Mapping[str, Pod], asked: Set[str]) -> None:
-        """`asked`: keys of labels that selectors ask for, which are the words that people know."""
+    def __init__(self, pods: Mapping[str, Pod], world: World) -> None:
+        """`pods`: all that there are to tell apart; `world`: what they are in, and whose policies have the words that
+        people know."""
         self._pods = pods
-        self._asked = asked
+        self._spaces = {pod.namespace: world.namespace(pod.namespace) for pod in pods.values()}
+        self._asked = frozenset(_asked_labels(world))
         self._all = frozenset(pods)
         self._by_namespace: dict[str, set[str]] = defaultdict(set)
         for key, pod in pods.items():
@@ -39,15 +42,16 @@ class Names:
         """One side of a change."""
         parts = [self.pods(party.pods)] if party.pods else []
         blocks = [str(block.cidr) + _excepts(block.excepts) for block in party.outside]
-        families = {block.cidr.version for block in party.outside}
-        if all(block.cidr.prefixlen == 0 and not block.excepts for block in party.outside) and blocks:
-            blocks = ["anywhere outside" if len(families) == 2 else f"anywhere outside (IPv{families.pop()})"]
+        if is_anywhere(party):
+            blocks = ["anywhere outside"]
         if len(blocks) > _MOST_NAMED:
             blocks = [*blocks[:_MOST_NAMED], f"{len(blocks) - _MOST_NAMED} more blocks"]
         return ", ".join([*parts, *blocks])
 
-    def has(self, family: Family, party: Party) -> bool:
-        """Whether any of the pods has an address of that family."""
+    def could(self, family: Family, party: Party) -> bool:
+        """Whether any of the pods has an address of that family, or where there are none, it is about anywhere."""
+        if not party.pods:
+            return is_anywhere(party)
         addresses = (address for key in party.pods for address in self._pods[key].addresses)
         return any((":" in address) == (family == 6) for address in addresses)
 
@@ -66,18 +70,20 @@ class Names:
         spaces: dict[str, set[str]] = defaultdict(set)
         for key in some:
             spaces[self._pods[key].namespace].add(key)
-        count = f"({len(some)} pods)"
+        return f"{self._in_words(some, spaces)} ({len(some)} pods)"
+
+    def _in_words(self, some: frozenset[str], spaces: Mapping[str, set[str]]) -> str:
         if len(spaces) <= _MOST_GROUPS:
-            return f"{', '.join(self._in_namespace(name, spaces[name]) for name in sorted(spaces))} {count}"
-        partly = {name for name, keys in self._by_namespace.items() if len(spaces.get(name, ())) < len(keys)}
-        if 0 < len(partly) <= _MOST_GROUPS:
+            return ", ".join(self._in_namespace(name, spaces[name]) for name in sorted(spaces))
+        partly = [name for name, keys in self._by_namespace.items() if len(spaces.get(name, ())) < len(keys)]
+        if len(partly) <= _MOST_GROUPS:
             missing = [self._in_namespace(name, self._by_namespace[name] - some) for name in sorted(partly)]
-            return f"every pod but {', '.join(missing)} {count}"
-        common = self._common(some)
-        label = next((each for each in common if len(self._by_label[each]) == len(some)), None)
-        if label:
-            return f"every pod with {label[0]}={label[1]} {count}"
-        return f"{len(some)} pods of {len(spaces)} namespaces ({', '.join(sorted(some)[:2])}, ...)"
+            return f"every pod but {', '.join(missing)}"
+        everybody = set().union(*(self._by_namespace[name] for name in spaces))
+        labels = "every pod" if some == everybody else self._labels(some, everybody)
+        if labels:
+            return f"{labels.replace('*', 'every pod', 1)} of {self._namespaces_in_words(set(spaces))}"
+        return f"{', '.join(sorted(some)[:2])} and others of {self._namespaces_in_words(set(spaces))}"
 
     def _in_namespace(self, name: str, keys: set[str]) -> str:
         """Pods of one namespace."""
@@ -86,12 +92,50 @@ class Names:
             return f"{name}/*"
         if len(keys) <= _MOST_NAMED:
             return ", ".join(sorted(keys))
-        common = self._common(keys)
-        for size in (1, 2, 3):
-            for labels in combinations(common, size):
-                if set.intersection(*(self._by_label[label] & everybody for label in labels)) == keys:
-                    return f"{name}/{{{','.join(f'{key}={value}' for key, value in labels)}}}"
+        if labels := self._labels(keys, everybody):
+            return f"{name}/{labels}"
         return f"{', '.join(sorted(keys)[:2])} and {len(keys) - 2} more of {name}"
+
+    def _namespaces_in_words(self, names: set[str]) -> str:
+        everybody = self._by_namespace.keys()
+        if names == everybody:
+            return "every namespace"
+        if len(everybody - names) <= _MOST_GROUPS:
+            return f"every namespace but {', '.join(sorted(everybody - names))}"
+        first, *rest = (self._spaces[name].labels.items() for name in names)
+        for key, value in sorted(set(first).intersection(*rest)):
+            if sum(self._spaces[name].labels.get(key) == value for name in everybody) == len(names):
+                return f"namespaces with {key}={value}"
+        return f"{len(names)} namespaces ({', '.join(sorted(names)[:2])}, ...)"
+
+    # Labels that just some pods have ------------------------------------------------------------------------------
+
+    def _labels(self, keys: Set[str], everybody: Set[str]) -> str:
+        """What of everybody only these have: `{app=web}`, `{app in (a,b)}`, `* but {app=web}`; or ''."""
+        if found := self._all_of(keys, everybody):
+            return found
+        without = self._all_of(everybody - keys, everybody)
+        return without and f"* but {without}"
+
+    def _all_of(self, keys: Set[str], everybody: Set[str]) -> str:
+        common = self._common(keys)
+        for size in (1, 2):
+            for labels in combinations(common, size):
+                if self._count(labels, everybody) == len(keys):
+                    return _braced(f"{key}={value}" for key, value in labels)
+        for label in (None, *common):
+            for key in sorted(self._asked):
+                values = {self._pods[pod].labels.get(key, "") for pod in keys}
+                if not 1 < len(values) <= _MOST_VALUES:
+                    continue
+                others = [label] if label else []
+                if sum(self._count([*others, (key, value)], everybody) for value in values) == len(keys):
+                    some = f"{key} in ({','.join(sorted(values))})"
+                    return _braced([*(f"{key}={value}" for key, value in others), some])
+        return ""
+
+    def _count(self, labels: Iterable[tuple[str, str]], everybody: Set[str]) -> int:
+        return len(set.intersection(*(self._by_label.get(label, _NOBODY) for label in labels)) & everybody)
 
     def _common(self, keys: Iterable[str]) -> list[tuple[str, str]]:
         """The labels that all of them have: first those that are asked for, and of these the rarest."""
@@ -101,10 +145,19 @@ class Names:
             common &= labels
             if not common:
                 break
-        return sorted(common, key=lambda label: (label[0] not in self._asked, len(self._by_label[label]), label))[:8]
+        return sorted(common, key=lambda label: (label[0] not in self._asked, len(self._by_label[label]), label))[:6]
 
 
-def asked_labels(world: World) -> Iterator[str]:
+def is_anywhere(party: Party) -> bool:
+    """Whether it is about all addresses that are no pods'."""
+    return bool(party.outside) and all(not block.cidr.prefixlen and not block.excepts for block in party.outside)
+
+
+def _braced(words: Iterable[str]) -> str:
+    return f"{{{','.join(words)}}}"
+
+
+def _asked_labels(world: World) -> Iterator[str]:
     """The keys of labels that policies ask pods for."""
     for policy in world.policies.values():
         rules = (*(policy.ingress or ()), *(policy.egress or ()))
@@ -118,45 +171,3 @@ def _excepts(excepts: Iterable[object]) -> str:
     if len(listed) > _MOST_NAMED:
         listed = [*listed[:_MOST_NAMED], f"{len(listed) - _MOST_NAMED} more"]
     return f" except {' and '.join(listed)}" if listed else ""
-
-
-_PROTOCOLS = ("TCP", "UDP", "SCTP", "other")
-_LAST = 65535
-
-
-def services(spans: tuple[Span, ...]) -> str:
-    """Protocols and ports: `80/TCP, 8000-8999/TCP`, `everything`, `everything but 22/TCP`."""
-    by_protocol = {protocol: [span for span in spans if span.protocol == protocol] for protocol in _PROTOCOLS}
-    missing = [gap for protocol, given in by_protocol.items() for gap in _gaps(protocol, given)]
-    if not missing:
-        return "everything"
-    if len(missing) < len(spans) and sum(span.is_whole for span in missing) < 2:
-        return f"everything but {', '.join(map(_span, missing))}"
-    words: list[str] = []
-    for protocol, given in by_protocol.items():
-        gaps = _gaps(protocol, given)
-        if given and len(gaps) < len(given) and not given[0].is_whole:
-            ports = ", ".join(_ports(gap) for gap in gaps)
-            words.append(f"every {protocol} port but {ports}")
-        else:
-            words += map(_span, given)
-    return ", ".join(words)
-
-
-def _gaps(protocol: str, given: list[Span]) -> list[Span]:
-    """What a protocol has beside these spans, which are in order."""
-    if protocol == "other":
-        return [] if given else [Span(protocol, 0, 0)]
-    ends = [0, *(number for span in given for number in (span.first - 1, span.last)), _LAST]
-    pairs = zip(ends[::2], ends[1::2], strict=True)
-    return [Span(protocol, low + 1, high) for low, high in pairs if low < high]
-
-
-def _span(span: Span) -> str:
-    if span.protocol == "other":
-        return "ICMP and other protocols"
-    return f"every {span.protocol} port" if span.is_whole else f"{_ports(span)}/{span.protocol}"
-
-
-def _ports(span: Span) -> str:
-    return f"{span.first}-{span.last}" if span.first != span.last else str(span.first)

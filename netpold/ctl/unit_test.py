@@ -20,11 +20,12 @@ from netpold.config import compile_settings
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import line, number
-from netpold.ctl.groups_text import Names, asked_labels, services
+from netpold.ctl.groups_text import Names
 from netpold.ctl.junit import Case, Suite, junit
 from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.output import paint, say, say_json, wrapped
 from netpold.ctl.progress import progress
+from netpold.ctl.services_text import services
 from netpold.ctl.sides import in_force
 from netpold.daemon.status import finding_json
 from netpold.policy.index import Index
@@ -63,7 +64,7 @@ class _Asked:
     def __init__(self, index: Index, settings: CompileSettings, socket: Path | None) -> None:
         self.index, self._settings, self.socket = index, settings, socket
         pods = {key: pod for key, pod in index.world.pods.items() if pod.takes_part}
-        self.names = Names(pods, set(asked_labels(index.world)))
+        self.names = Names(pods, index.world)
 
     def explain(self, source: str, destination: str, port: Port) -> Mapping[str, Any]:
         """As `netpoldctl explain` says it.  Raises Failure."""
