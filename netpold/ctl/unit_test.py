@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 from netpold.config import compile_settings
 from netpold.ctl.client import ask
+from netpold.ctl.diff_json import party_json
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import line, number
 from netpold.ctl.groups_text import Names
@@ -63,7 +64,7 @@ class _Asked:
 
     def __init__(self, index: Index, settings: CompileSettings, socket: Path | None) -> None:
         self.index, self._settings, self.socket = index, settings, socket
-        pods = {key: pod for key, pod in index.world.pods.items() if pod.takes_part}
+        pods = {key: pod for key, pod in index.world.pods.items() if pod.takes_part and pod.addresses}
         self.names = Names(pods, index.world)
 
     def explain(self, source: str, destination: str, port: Port) -> Mapping[str, Any]:
@@ -256,8 +257,8 @@ def _test_json(asked: _Asked, done: _Done) -> dict[str, Any]:
         "reasons": list(done.reasons),
         "wrong": [
             {
-                "source": _party_json(asked, source),
-                "destination": _party_json(asked, destination),
+                "source": party_json(asked.names, source),
+                "destination": party_json(asked.names, destination),
                 "ports": services(wrong.services),
                 "family": f"IPv{wrong.family}",
             }
@@ -265,8 +266,3 @@ def _test_json(asked: _Asked, done: _Done) -> dict[str, Any]:
             for source, destination in (_parties(wrong),)
         ],
     }
-
-
-def _party_json(asked: _Asked, party: Party) -> dict[str, Any]:
-    blocks = [{"cidr": str(each.cidr), "except": [str(net) for net in each.excepts]} for each in party.outside]
-    return {"text": asked.names.party(party), "pods": sorted(party.pods), "addresses": blocks}

@@ -1,0 +1,78 @@
+"""What `diff` finds, as JSON (docs/json.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netpold.ctl.compared import Diff, cause_place, kind_of
+from netpold.ctl.groups_text import Names
+from netpold.ctl.sides import Side
+from netpold.policy.model import IPBlock, Policy, Position
+from netpold.rules.difference import Cause, Change, Party
+from netpold.rules.services import Span
+
+
+def diff_json(found: Diff) -> dict[str, Any]:
+    """The shape of `netpoldctl diff -o json`."""
+    return {
+        "version": 1,
+        "old": found.old.name,
+        "new": found.new.name,
+        "policies": [_policy_json(found, *each) for each in found.policies],
+        "pods": {"only_in_old": found.gone, "only_in_new": found.added},
+        "changes": [_change_json(found, change) for change in found.changes],
+    }
+
+
+def _policy_json(found: Diff, key: str, was: Policy | None, now: Policy | None) -> dict[str, Any]:
+    side, policy = (found.new, now) if now else (found.old, was)
+    change = "added" if was is None else "changed" if now else "removed"
+    return {"policy": key, "change": change, **_placed(side, policy.position if policy else None)}
+
+
+def _change_json(found: Diff, change: Change) -> dict[str, Any]:
+    return {
+        "kind": kind_of(change),
+        "source": party_json(found.names, change.source),
+        "destination": party_json(found.names, change.destination),
+        "opens": [_span_json(span) for span in change.opens],
+        "closes": [_span_json(span) for span in change.closes],
+        "families": [f"IPv{family}" for family in change.families],
+        "because": [_cause_json(found, cause) for cause in change.causes],
+    }
+
+
+def party_json(names: Names, party: Party) -> dict[str, Any]:
+    """Pods and addresses, and both in words."""
+    return {
+        "text": names.party(party),
+        "pods": sorted(party.pods),
+        "addresses": [_block_json(block) for block in party.outside],
+    }
+
+
+def _block_json(block: IPBlock) -> dict[str, Any]:
+    return {"cidr": str(block.cidr), "except": [str(each) for each in block.excepts]}
+
+
+def _span_json(span: Span) -> dict[str, Any]:
+    if span.protocol == "other":
+        return {"protocol": "other", "port": None, "end_port": None}
+    return {"protocol": span.protocol, "port": span.first, "end_port": span.last}
+
+
+def _cause_json(found: Diff, cause: Cause) -> dict[str, Any]:
+    side, position = cause_place(found, cause)
+    return {
+        "policy": cause.policy,
+        "direction": str(cause.direction),
+        "rule": cause.rule if cause.rule >= 0 else None,
+        "does": cause.does,
+        **_placed(side, position),
+    }
+
+
+def _placed(side: Side, position: Position | None) -> dict[str, Any]:
+    if position is None or not position.line:
+        return {"file": None, "line": None}
+    return {"file": side.file(position), "line": position.line}
