@@ -97,9 +97,13 @@ class NewFlows:
     def __init__(self) -> None:
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        except OSError as error:
+            raise KernelError(f"new flows can't be followed by netlink: {error.strerror}") from error
+        try:
             self._socket.bind((0, _NEW_FLOWS))
             self._socket.setblocking(False)
         except OSError as error:
+            self._socket.close()
             raise KernelError(f"new flows can't be followed by netlink: {error.strerror}") from error
 
     def fileno(self) -> int:
