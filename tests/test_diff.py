@@ -169,6 +169,16 @@ def test_a_revision_of_the_other_one(repository: Path) -> None:
     assert "opens  monitoring/prometheus" in back.stdout
 
 
+def test_errors_of_a_revision_are_told_with_its_own_files(repository: Path) -> None:
+    (repository / "m/bad.yaml").write_text("kind: Pod\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "bad")
+    (repository / "m/bad.yaml").unlink()
+    done = ctl("diff", "git:HEAD", repository / "m")
+    assert done.returncode == 0
+    assert "HEAD:m/bad.yaml:1:1: error: " in done.stderr
+
+
 def test_two_revisions(repository: Path) -> None:
     git(repository, "commit", "-q", "-a", "-m", "less")
     words = [*CTL, "diff", "git:HEAD~1:m", "git:HEAD:./m"]
@@ -213,7 +223,7 @@ def test_pods_from_elsewhere(changed: Path, tmp_path: Path) -> None:
     copytree(GUESTBOOK, old, symlinks=True)
     for directory in (old, changed):
         (directory / "10-pods.yaml").unlink()
-    assert "no pairs to compare" in ctl("diff", old, changed).stdout
+    assert "no pods are on both sides, so nothing was compared" in ctl("diff", old, changed).stdout
     done = ctl("diff", "--inventory", GUESTBOOK / "10-pods.yaml", old, changed)
     assert "opens  10.72.10.0/24 -> guestbook/ui" in done.stdout
 

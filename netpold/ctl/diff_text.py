@@ -67,7 +67,7 @@ def _policy(found: Diff, key: str, was: Policy | None, now: Policy | None) -> tu
 def _notes(found: Diff) -> Iterator[str]:
     """What is not compared."""
     if not found.old.index.world.pods and not found.new.index.world.pods:
-        yield "there are no pods in these manifests, so no pairs to compare: name some with --inventory DIR"
+        yield "there are no pods in these manifests: name a directory that has them with --inventory DIR"
     for names, side in ((found.added, found.new), (found.gone, found.old)):
         if names:
             some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -75,6 +75,8 @@ def _notes(found: Diff) -> Iterator[str]:
 
 
 def _summary(found: Diff) -> str:
+    if not found.compared:
+        return "no pods are on both sides, so nothing was compared"
     if not found.changes:
         return f"nothing opens and nothing closes between {number(found.compared, 'pod')}, or from or to any address"
     counts = [(kind, len(found.of(kind))) for kind in KINDS]

@@ -19,7 +19,7 @@ from typing import Any
 from netpold.config import Settings
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit, Failure
-from netpold.ctl.findings import count
+from netpold.ctl.findings import line, number
 from netpold.ctl.offline import read
 from netpold.ctl.progress import progress
 from netpold.ctl.revision import revision, write
@@ -32,6 +32,7 @@ from netpold.printable import printable
 NODE = "node"
 _GIT = "git:"
 _TIMEOUT_S = 60.0
+_MOST_ERRORS = 3  # of each side that are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +72,26 @@ def _side(name: str, beside: Path | None, inventory: Path | None, settings: Sett
             answer = _in_force(socket)
         return Side(name, Index(world_in_force(answer)), node=answer.get("node"))
     if not name.startswith(_GIT):
-        return _read(name, Path(name), inventory, settings)
+        return _read(Path(name), inventory, settings, name)
     with tempfile.TemporaryDirectory(prefix="netpoldctl-") as directory:
         found = revision(name.removeprefix(_GIT), beside)
         path = write(found, Path(directory))
         path.mkdir(parents=True, exist_ok=True) if not path.exists() else None
-        side = _read(name, path, inventory, settings)
-        return Side(name, side.index, f"{directory}/", f"{name.split(':')[1]}:")
+        return _read(path, inventory, settings, name, f"{directory}/", f"{name.split(':')[1]}:")
 
 
-def _read(name: str, path: Path, inventory: Path | None, settings: Settings) -> Side:
-    with progress(f"reading {name}"):
+def _read(
+    path: Path, inventory: Path | None, settings: Settings, name: str, directory: str = "", shown: str = ""
+) -> Side:
+    with progress(f"reading {printable(name)}"):
         manifests = read([path, *([inventory] if inventory else [])], settings)
-    if any(each["severity"] == "error" for each in manifests.findings):
-        hint = "`netpoldctl check` shows them" if name.startswith(_GIT) else f"`netpoldctl check {name}` shows them"
-        print(f"netpoldctl: {count(manifests.findings)} in {name}; {hint}", file=sys.stderr)
-    return Side(name, manifests.index)
+    side = Side(name, manifests.index, directory, shown)
+    errors = [each for each in manifests.findings if each["severity"] == "error"]
+    for each in errors[:_MOST_ERRORS]:
+        print(line({**each, "file": side.file(Position(each["file"], 1))}), file=sys.stderr)
+    if len(errors) > _MOST_ERRORS:
+        print(f"netpoldctl: {number(len(errors) - _MOST_ERRORS, 'more error')} in {printable(name)}", file=sys.stderr)
+    return side
 
 
 def in_force(socket: Path) -> Index:
