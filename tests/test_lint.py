@@ -18,9 +18,9 @@ from netpold.policy.covers import implies
 from netpold.policy.index import Index
 from netpold.policy.lint import lint
 from netpold.policy.manifest import parse
-from netpold.policy.model import Finding, Operator, Policy, Requirement, Selector, World
+from netpold.policy.model import Direction, Finding, Operator, PodPeer, Policy, Requirement, Selector, World
 from netpold.policy.selector import matches
-from tests.reference import allowed
+from tests.reference import allowed, pod_is_peer, policy_selects
 from tests.strategies import KEYS, PLAIN, VALUES, sample_packets, worlds
 
 ROOT = Path(__file__).parent.parent
@@ -205,7 +205,7 @@ def test_a_policy_for_fewer_pods_does_not_cover_one_for_more() -> None:
     assert finding.subject == "NetworkPolicy shop/a"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(world=worlds(PLAIN), data=st.data())
 def test_what_is_covered_can_be_taken_out(world: World, data: st.DataObject) -> None:
     """All of it at once: no packet is judged otherwise."""
@@ -222,6 +222,46 @@ def test_what_is_covered_can_be_taken_out(world: World, data: st.DataObject) -> 
     fewer = replace(world, policies={key: without(each) for key, each in world.policies.items()})
     for packet in sample_packets(world, 40):
         assert allowed(fewer, packet) == allowed(world, packet), str(packet)
+
+
+@settings(max_examples=50, deadline=None)
+@given(world=worlds(PLAIN))
+def test_who_selects_nobody_is_told_of_just_those(world: World) -> None:
+    """By the naive evaluator, for every policy, peer and port name."""
+    pods = [pod for pod in world.pods.values() if pod.takes_part]
+    expected: set[tuple[str, str, str]] = set()
+    for key, policy in world.policies.items() if pods else ():
+        selected = [pod for pod in pods if policy_selects(policy, pod)]
+        if not selected:
+            expected.add((f"NetworkPolicy {key}", "", "selects-no-pod"))
+            continue
+        for direction in Direction:
+            for number, rule in enumerate(policy.rules(direction) or ()):
+                path = f"spec.{direction}[{number}]"
+                peers = [peer for peer in rule.peers or () if isinstance(peer, PodPeer)]
+                far = [
+                    pod
+                    for pod in pods
+                    if rule.peers is None or any(pod_is_peer(world, policy, each, pod) for each in peers)
+                ]
+                if any(not any(pod_is_peer(world, policy, peer, pod) for pod in pods) for peer in peers):
+                    expected.add((f"NetworkPolicy {key}", path, "nobody"))
+                owners = selected if direction is Direction.INGRESS else far
+                names = {(each.name, each.protocol) for pod in owners for each in pod.ports}
+                asked = [port for port in rule.ports or () if isinstance(port.port, str)]
+                if owners and any((port.port, port.protocol) not in names for port in asked):
+                    expected.add((f"NetworkPolicy {key}", path, "no-such-port"))
+    codes = {"peer-selects-no-pod": "nobody", "selects-no-namespace": "nobody"}
+    told = {
+        (
+            each.subject,
+            ".".join(each.path.split(".")[:2]) if "gress" in each.path else "",
+            codes.get(each.code, each.code),
+        )
+        for each in lint(Index(world))
+        if each.code in (*codes, "selects-no-pod", "no-such-port")
+    }
+    assert told == expected
 
 
 _LABELS = [
