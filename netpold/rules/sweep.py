@@ -57,6 +57,9 @@ class Sweeper:
         self._addresses = fan.addresses
         self._varying: Side = fan.varying
         self._everything = fan.everything
+        self._at: dict[str, int] = {}
+        for number, address in enumerate(fan.addresses):
+            self._at[address] = self._at.get(address, 0) | 1 << number
         self._packets = [_with(fan.packet, fan.varying, address) for address in fan.addresses]
         self._masks = masks
         self._port_masks: dict[Match, int] = {}
@@ -118,6 +121,9 @@ class Sweeper:
     def _mask(self, match: Match, packet: Packet) -> int:
         """The packets that meet a match."""
         match match:
+            case Address(side, host, negate) if side == self._varying and "/" not in host:
+                here = self._at.get(host, 0)  # as each pod's own address is looked at
+                return self._everything & ~here if negate else here
             case Address(side) | InSet(_, "src" | "dst" as side) if side == self._varying:
                 return self._varied(match, self._masks)
             case InSet(_, "dst,dst") if self._varying == "dst":
