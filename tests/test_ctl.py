@@ -445,6 +445,16 @@ class TestExplain:
             "allow",
         )
 
+    def test_audited(self, manifests: Path) -> None:
+        text = MANIFESTS.replace(
+            "{name: db, namespace: shop}\nspec:", "{name: db, namespace: shop, annotations: AUDIT}\nspec:"
+        )
+        (manifests / "shop.yaml").write_text(text.replace("AUDIT", "{netpold.io/mode: audit}"))
+        done = ctl("explain", "shop/web", "shop/db", "80/TCP", "--manifests", manifests)
+        assert done.returncode == 0, done.stderr
+        assert "ingress: allow, but for audit mode deny\n" in done.stdout
+        assert "nearest miss  shop/db ingress[1] would allow it but for the port: it has 5432/TCP" in done.stdout
+
     @pytest.mark.parametrize(
         ("source", "destination", "port", "code"),
         [

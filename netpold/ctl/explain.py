@@ -47,7 +47,8 @@ def text(answer: Json) -> list[str]:
     lines = [f"{word(answer['verdict'])}  {source} -> {destination} {port}"]
     for direction in (Direction.EGRESS, Direction.INGRESS):
         judgement = answer[direction]
-        lines += ["", f"{paint(direction, 'bold')}: {word(judgement['verdict'])}"]
+        audited = paint(", but for audit mode deny", "yellow") if judgement["audit"] else ""
+        lines += ["", f"{paint(direction, 'bold')}: {word(judgement['verdict'])}{audited}"]
         far = answer["destination" if direction is Direction.EGRESS else "source"]
         lines += pairs([(name, printable(value)) for name, value in _facts(judgement, far)])
     return lines
