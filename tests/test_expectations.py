@@ -192,7 +192,7 @@ def test_as_the_rules_judge(world: World, source: Group, destination: Group, dat
                 if not _is_meant(world, source, *one) or not _is_meant(world, destination, *other):
                     continue
                 tested = True
-                told = [each for each in outcome.wrong if _tells(each, one, other)]
+                told = [each for each in outcome.wrong if family in each.families and _tells(each, one, other)]
                 for packet in packets(one[1], other[1]):
                     protocol = "other" if packet.port is None else packet.protocol.upper()
                     asked = _SERVICES[0] is services or any(_holds(span, protocol, packet.port) for span in services)

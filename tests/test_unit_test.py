@@ -77,7 +77,7 @@ def test_json(failing: Path) -> None:
             "source": {"text": "monitoring/prometheus", "pods": ["monitoring/prometheus"], "addresses": []},
             "destination": {"text": "guestbook/db", "pods": ["guestbook/db"], "addresses": []},
             "ports": "everything",
-            "family": "IPv4",
+            "families": ["IPv4"],
         }
     ]
 
@@ -126,3 +126,27 @@ def test_live_asks_the_node_and_nothing_else(failing: Path) -> None:
     done = ctl("test", "--live", "--manifests", GUESTBOOK, failing)
     assert done.returncode == 2
     assert "it can't be both" in done.stderr
+
+
+def test_one_family_alone(tmp_path: Path) -> None:
+    """The pair is asked about in the family that fails."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/all.yaml").write_text("""\
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: four, namespace: x}
+spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
+""")
+    (tmp_path / "t.yaml").write_text("tests: [{allow: {from: x/a, to: x/b, ports: [80/TCP]}}]\n")
+    done = ctl("test", "--manifests", tmp_path / "m", tmp_path / "t.yaml")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[1:3] == [
+        "      x/a -> x/b (IPv6 only): 80/TCP does not pass",
+        "      as fd00::1 -> fd00::2: 80/TCP does not pass",
+    ]
+    assert "is isolated for ingress" in lines[3]

@@ -30,7 +30,7 @@ from netpold.ctl.services_text import services
 from netpold.ctl.sides import in_force
 from netpold.daemon.status import finding_json
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, IPBlock
+from netpold.policy.model import Direction, Family, IPBlock
 from netpold.printable import printable
 from netpold.rules.answers import explain_json
 from netpold.rules.difference import Party
@@ -43,6 +43,7 @@ from netpold.rules.services import OTHER, Span
 from netpold.rules.settings import CompileSettings
 
 _MOST_FILE = 4 << 20
+_OTHER: dict[Family, Family] = {4: 6, 6: 4}
 _MOST_TOLD = 3  # groups of ends of one test that fail
 
 
@@ -149,9 +150,12 @@ def _reasons(asked: _Asked, wrong: Wrong, test: Expectation) -> Iterator[str]:
     source, destination = _parties(wrong)
     passes = "does not pass" if test.verdict == "allow" else "passes"
     ends = f"{asked.names.party(source)} -> {asked.names.party(destination)}"
-    one, other = _one_of(asked.index, source, wrong.family), _one_of(asked.index, destination, wrong.family)
-    if one == other:
-        other = _one_of(asked.index, Party(destination.pods - {one}, destination.outside), wrong.family)
+    if len(wrong.families) == 1 and all(asked.names.could(_OTHER[wrong.families[0]], each) for each in _parties(wrong)):
+        ends += f" (IPv{wrong.families[0]} only)"
+    one = _one_of(asked.index, source, wrong.families)
+    other = _one_of(
+        asked.index, Party(destination.pods - set(sorted(source.pods)[:1]), destination.outside), wrong.families
+    )
     port = _port(wrong.services[0])
     told = [f"{ends}: {services(wrong.services)} {passes}", f"{one} -> {other}: {show(port)} {passes}"]
     yield told[0]
@@ -164,14 +168,17 @@ def _parties(wrong: Wrong) -> tuple[Party, Party]:
     return Party(wrong.sources, wrong.from_outside), Party(wrong.destinations, wrong.to_outside)
 
 
-def _one_of(index: Index, party: Party, family: int) -> str:
-    """A pod, or an address that is no pod's."""
-    if party.pods:
-        return min(party.pods)
-    return _free_address(index, party.outside[0], family)
+def _one_of(index: Index, party: Party, families: tuple[Family, ...]) -> str:
+    """A pod (by its address, where only one of its families is meant), or an address that is no pod's."""
+    if not party.pods:
+        return _free_address(index, party.outside[0], families[0])
+    key = min(party.pods)
+    addresses = index.world.pods[key].addresses
+    meant = [each for each in addresses if (6 if ":" in each else 4) in families]
+    return key if meant == list(addresses) else meant[0]
 
 
-def _free_address(index: Index, block: IPBlock, family: int) -> str:
+def _free_address(index: Index, block: IPBlock, family: Family) -> str:
     at, last = int(block.cidr.network_address), int(block.cidr.broadcast_address)
     if at != last and family == block.cidr.version:
         at += 1  # the first one is the network's own
@@ -260,7 +267,7 @@ def _test_json(asked: _Asked, done: _Done) -> dict[str, Any]:
                 "source": party_json(asked.names, source),
                 "destination": party_json(asked.names, destination),
                 "ports": services(wrong.services),
-                "family": f"IPv{wrong.family}",
+                "families": [f"IPv{family}" for family in wrong.families],
             }
             for wrong in done.outcome.wrong
             for source, destination in (_parties(wrong),)

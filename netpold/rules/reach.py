@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Wrong:
     destinations: frozenset[str]
     to_outside: tuple[IPBlock, ...]
     services: tuple[Span, ...]
-    family: Family
+    families: tuple[Family, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Reach:
                 wrong += self._wrong(pieces, (source, here), (destination, there), services)
         if not pairs and not outside:
             return Outcome(fault=self._nothing(test))
-        return Outcome(tuple(_once(wrong)), "", pairs)
+        return Outcome(tuple(_joined(wrong)), "", pairs)
 
     def examples(self, test: Expectation) -> Iterator[tuple[str, str, Span]]:
         """Some pairs of pods that the test is about, each with a port: one for each way in which pods are judged."""
@@ -224,7 +224,7 @@ class Reach:
             destinations -= sources
         if (sources or blocks[0]) and (destinations or blocks[1]):
             spans = self._services.spans(services)
-            yield Wrong(sources, blocks[0], destinations, blocks[1], spans, pieces.family)
+            yield Wrong(sources, blocks[0], destinations, blocks[1], spans, (pieces.family,))
 
     def _sides(self, pieces: Pieces, direction: Direction) -> list[tuple[Judges | None, int]]:
         sides = [(judges, mask) for (judges, _), mask in pieces.by_judges(direction).items()]
@@ -234,11 +234,10 @@ class Reach:
         return pieces.says(1, judges) if judges else {self._services.everything: pieces.everything}
 
 
-def _once(wrong: Iterable[Wrong]) -> Iterator[Wrong]:
-    """Without those that say of pods alone in one family what was said in the other."""
-    told = set()
+def _joined(wrong: Iterable[Wrong]) -> Iterator[Wrong]:
+    """What is said of pods alone in both families, once."""
+    same: dict[Wrong, list[Family]] = {}
     for each in wrong:
-        said = each.sources, each.destinations, each.services, each.from_outside, each.to_outside
-        if said not in told:
-            yield each
-        told.add(said)
+        same.setdefault(replace(each, families=()), []).extend(each.families)
+    for each, families in same.items():
+        yield replace(each, families=tuple(families))
