@@ -23,6 +23,7 @@ from netpold.rules.settings import CompileSettings
 from tests.live import Live
 from tests.reference import Packet
 from tests.strategies import EVERYTHING_GOES, histories, sample_packets, worlds
+from tests.test_semantics import PLACES, Node, Place
 
 ENFORCE = CompileSettings()
 
@@ -74,6 +75,24 @@ def test_an_audited_policy_takes_nothing_away(world: World, data: st.DataObject)
         assert not reports(enforced, packet)
         if not dropped:
             assert reports(audited, packet) == drops(enforced, packet)
+
+
+@given(worlds(EVERYTHING_GOES), st.data())
+@settings(max_examples=40, deadline=None)
+def test_nor_does_the_check_of_source_addresses(world: World, data: st.DataObject) -> None:
+    """Wherever pods are, and whatever they send with: a policy in audit mode drops nothing that passes without it."""
+    world = replace(world, namespaces={name: replace(each, mode=None) for name, each in world.namespaces.items()})
+    world = with_mode(world, world.policies, None)
+    right = {key for key, each in world.policies.items() if not each.quarantined}
+    chosen = data.draw(st.sets(st.sampled_from(sorted(world.policies)), min_size=1)) & right
+    places: dict[str, Place] = {key: data.draw(st.sampled_from(PLACES)) for key in sorted(world.pods)}
+    left = {key: each for key, each in world.policies.items() if key not in chosen}
+    audited = Node.of(with_mode(world, chosen, "audit"), places)
+    absent = Node.of(replace(world, policies=left), places)
+    somebody = st.none() | st.sampled_from([world.pods[key] for key in sorted(world.pods)])
+    for packet in sample_packets(world, 40, data.draw(st.integers(0, 1000))):
+        way = data.draw(somebody), data.draw(somebody)
+        assert audited.passes(packet, *way) or not absent.passes(packet, *way)
 
 
 @given(worlds(EVERYTHING_GOES), st.data())

@@ -75,6 +75,10 @@ class Local:
     isolation: Mapping[Direction, Isolation]
     audited: frozenset[str] = frozenset()
 
+    def closes(self, direction: Direction) -> bool:
+        """Whether it is isolated, and not in name only."""
+        return not all_audited(self.isolation[direction].policies, self.audited)
+
     def own(self, family: Family) -> list[str]:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
 
@@ -90,11 +94,11 @@ class Chains:
         self._parts = Parts()
 
     def build(self, local: list[Local], active: bool, unclaimed: Unclaimed) -> Mapping[str, tuple[Rule, ...]]:
-        """All chains, for these pods; `active`: there is any policy at all; `unclaimed`: what is closed beside them."""
+        """All chains, for these pods; `active`: any policy is enforced; `unclaimed`: what is closed beside them."""
         self.local = local
         self.unclaimed = unclaimed
         self._made: dict[object, tuple[str, tuple[Rule, ...]]] = {}  # NP-RULES chains, by what they are made from
-        self.spoof_checks = active and self.settings.anti_spoofing  # a node without any policy carries no rules at all
+        self.spoof_checks = active and self.settings.anti_spoofing  # without such a policy a node drops nothing
         self._parts.begin(self.spoof_checks)
         self.on_interface: dict[tuple[str, bool], list[Local]] = defaultdict(list)
         self.at_address: dict[str, list[Local]] = defaultdict(list)
@@ -157,7 +161,7 @@ class Chains:
             )
             self.chains["NETPOLD-ND"] = (
                 *icmp.neighbour_discovery(6, done),
-                *icmp.no_router(),
+                *(icmp.no_router() if self._closes(self.local, *Direction) else ()),
                 *sender,
                 advertised,
                 *passed,
@@ -288,10 +292,12 @@ class Chains:
         return (Rule((here,), Goto(chain)),)
 
     def _egress_of_interface(self, pods: list[Local]) -> list[Rule]:
+        closes = self._closes(pods, Direction.EGRESS)
+        check = self._spoof_check(pods, spoofing.SPOOF if closes else spoofing.ALIEN)
         if len(pods) == 1:
-            return [*self._spoof_check(pods, spoofing.SPOOF), *self._judge(pods, Direction.EGRESS)]
+            return [*check, *self._judge(pods, Direction.EGRESS)]
         rules = self._by_address(pods, Direction.EGRESS)
-        return [*rules, Rule((), Goto(self._spoof_chain(spoofing.SPOOF)))]
+        return [*rules, Rule((), Goto(self._spoof_chain(spoofing.SPOOF)))] if closes else [*rules, *check]
 
     def _ingress_of_interface(self, own: Match, pods: list[Local], others_too: bool) -> list[Rule]:
         """`others_too`: what is for somebody else is judged by address, too."""
@@ -299,7 +305,11 @@ class Chains:
             others = self._own_destinations(pods, negate=True) if others_too else ()
             return [Rule((own,), "RETURN", "the pod itself"), *others, *self._judge(pods, Direction.INGRESS)]
         # what else is sent to an interface with an isolated pod behind it is meant for nobody that is known
-        return [*self._by_address(pods, Direction.INGRESS), Rule((), "DROP", "no pod has this address")]
+        closed = [Rule((), "DROP", "no pod has this address")] if self._closes(pods, Direction.INGRESS) else []
+        return [*self._by_address(pods, Direction.INGRESS), *closed]
+
+    def _closes(self, pods: Iterable[Local], *directions: Direction) -> bool:
+        return any(each.closes(direction) for each in pods for direction in directions)
 
     def _own_destinations(self, pods: list[Local], negate: bool = False) -> tuple[Rule, ...]:
         """See destinations.py."""

@@ -88,7 +88,7 @@ class Compiler:
         changed = self._sets.follow(affected)
         lost = {member.split(",")[0] for change in changed.values() for member in change.removed}
         moved = self._localise(changes, endpoints, past)
-        active = bool(self.index.world.policies or past.policies)
+        active = self._enforces(past)
         if self._ruleset is None or moved or active != self._active or unclaimed != self._unclaimed:
             self._active, self._unclaimed = active, unclaimed
             lost.update(address for each in moved for address in each.endpoint.addresses)
@@ -99,6 +99,12 @@ class Compiler:
     def close(self) -> None:
         """Have the index watch for this compiler no longer; it is not to be asked again."""
         self._sets.retain(frozenset())
+
+    def _enforces(self, past: Past) -> bool:
+        """Whether there is any policy that is not audited."""
+        world, mode = self.index.world, self._settings.mode
+        kept = past.policies.values()
+        return len(world.policies) > len(self.audited.keys) or not all(is_audited(each, world, mode) for each in kept)
 
     def isolated(self) -> int:
         """How many local pods some policy isolates."""
