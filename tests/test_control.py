@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,18 @@ from netpold.config import Settings
 from netpold.daemon import control
 from netpold.daemon.control import Control
 from netpold.daemon.runtime_dir import ControlError
-from netpold.daemon.status import Audited, LastApply, PodCounts, PolicyCounts, Status, timestamp
+from netpold.daemon.status import (
+    Audited,
+    Drifted,
+    LastApply,
+    PodCounts,
+    PolicyCounts,
+    Status,
+    Table,
+    Tried,
+    timestamp,
+)
+from netpold.host.git_commit import GitCommit
 from netpold.host.kernel.backend import KernelError
 from netpold.policy.model import Finding, Position
 
@@ -279,6 +291,13 @@ def test_status_shape() -> None:
         findings=(finding,),
         warnings=("careful",),
         audited=Audited(("x/a", "x/b"), ("x",)),
+        without_interface=("x/p",),
+        without_pod=("veth8",),
+        tables=(Table("legacy", "IPv4", 9, 30, 3),),
+        others=(("nft", "IPv6"),),
+        git=GitCommit("/etc", "ab" * 20, None),
+        drift=Drifted(2, "2026-01-31T08:15:30.125Z", ("nft",)),
+        tried=Tried("/tmp/x", "root", "2026-01-31T08:15:30.125Z", None),
     )
     assert json.loads(json.dumps(status.as_json())) == {
         "version": 1,
@@ -293,6 +312,13 @@ def test_status_shape() -> None:
         "quarantined": 0,
         "last_good": {"count": 0, "objects": []},
         "pods": {"total": 10, "local": 4, "isolated": 2, "without_interface": 1, "lingering": 0},
+        "without_interface": {"count": 1, "names": ["x/p"]},
+        "interfaces_without_pod": {"count": 1, "names": ["veth8"]},
+        "tables": [{"backend": "legacy", "family": "IPv4", "chains": 9, "rules": 30, "sets": 3}],
+        "other_tables": [{"backend": "nft", "family": "IPv6"}],
+        "git": {"repository": "/etc", "commit": "ab" * 20, "branch": None},
+        "drift": {"repairs": 2, "last": "2026-01-31T08:15:30.125Z", "by": ["nft"]},
+        "try": {"directory": "/tmp/x", "by": "root", "since": "2026-01-31T08:15:30.125Z", "until": None},
         "unclaimed_interfaces": ["veth9"],
         "namespaces": 2,
         "passed_over": {"Service": 5},
@@ -316,9 +342,13 @@ def test_status_shape() -> None:
         "warnings": ["careful"],
         "audited": {"count": 2, "policies": ["x/a", "x/b"], "namespaces": ["x"], "by_settings": False},
     }
-    summary = "3 policies (and 1 rejected) isolate 2 of 4 pods on this node (10 known), by 58 rules and 6 sets, 2 of them in audit mode: NOT ENFORCED"
+    summary = (
+        "3 policies (and 1 rejected) isolate 2 of 4 pods on this node (10 known), by 58 rules and 6 sets, "
+        "2 of them in audit mode: NOT ENFORCED"
+    )
     assert status.summary() == summary
-    assert status.line() == f"degraded, revision 7: {summary}; no"
+    assert status.line() == f"TRYING /tmp/x instead of the manifests; degraded, revision 7: {summary}; no"
+    assert replace(status, tried=None).line() == f"degraded, revision 7: {summary}; no"
 
 
 def test_timestamps_are_utc() -> None:

@@ -87,6 +87,7 @@ def test_ids_are_stable_and_explained() -> None:
         "recovered": "5160ba30af7f47c2b80f6cc326d0fe9e",
         "flows cut": "d66dffc4ba364cd79cdd70097a3c17f2",
         "flushed": "dc0ba0332dc04ebf8895870aee97b802",
+        "tried": "ff786441b3f74e438e0e98dccd698003",
         "advice": "c64f503867dd4a1c9b5440649a5b12f6",
         "dropped": "265c3543b0214785abca0dbebbea9bd7",
         "audited": "ec7c474d13fa4d288b1e2626a9b32b43",

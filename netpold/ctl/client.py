@@ -29,9 +29,9 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S) -> Any:
+def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S, body: bytes | None = None) -> Any:
     """The answer's JSON.  Raises Failure (NotRunning where there is no daemon); a 504 is TIMED_OUT."""
-    return _value(path, *_asked(path, method, url, timeout))
+    return _value(path, *_asked(path, method, url, timeout, body))
 
 
 def ask_text(path: Path, url: str, timeout: float = ANSWER_S) -> str:
@@ -42,11 +42,11 @@ def ask_text(path: Path, url: str, timeout: float = ANSWER_S) -> str:
     return body.decode(errors="replace")
 
 
-def _asked(path: Path, method: str, url: str, timeout: float) -> tuple[int, bytes]:
+def _asked(path: Path, method: str, url: str, timeout: float, body: bytes | None = None) -> tuple[int, bytes]:
     """The answer's status and body."""
     connection = _Connection(path, timeout)
     try:
-        connection.request(method, url)
+        connection.request(method, url, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (FileNotFoundError, ConnectionRefusedError) as error:

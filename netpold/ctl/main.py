@@ -327,6 +327,22 @@ VERBS = (
         "that, too, and puts it back.",
     ),
     Verb(
+        "try",
+        "netpold.ctl.trying",
+        "have other policies in force for a while",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument("--for", dest="seconds", type=_moment, metavar="TIME", default=60.0, help="so long (60s)"),
+            _argument("--confirm", action="store_true", help="keep what is tried when its time is over"),
+            _argument("--end", action="store_true", help="go back to the manifests now"),
+            _argument("directory", nargs="?", type=Path, metavar="DIR", help="where the policies are"),
+        ),
+        "The policies and namespaces of DIR count instead of those in the manifests; pods stay those of the "
+        "manifests.  It ends by itself unless it is confirmed, and when the manifests change or netpold restarts.  "
+        "Nothing is written.",
+    ),
+    Verb(
         "support-bundle",
         "netpold.ctl.support_bundle",
         "what is needed to find a fault, in one archive",

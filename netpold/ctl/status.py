@@ -65,6 +65,8 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
     ]
     if status["error"]:
         lines += _item("error", str(status["error"]))
+    if status["try"]:
+        lines += _tried(status["try"], now)
     lines += _audited(status["audited"])
     lines += pairs(_facts(status, now))
     if status["warnings"] or status["findings"]:
@@ -78,6 +80,18 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
             f"... and {len(ordered) - FINDINGS_SHOWN} more; `netpoldctl check {status['manifests']}` shows all"
         )
     return lines
+
+
+def _tried(tried: dict[str, Any], now: datetime) -> list[str]:
+    """What is in force instead of the manifests."""
+    if tried["until"]:
+        left = max(int((datetime.fromisoformat(tried["until"]) - now).total_seconds()), 0)
+        until = f"{_age(left)} left; `netpoldctl try --confirm` keeps it"
+    else:
+        until = "confirmed; until a policy or namespace in the manifests changes, or netpold restarts"
+    what = f"the policies of {tried['directory']}, not those of the manifests: for {tried['by']}, {until}"
+    first, *rest = wrapped(printable(what), len("TRYING: "))
+    return [paint(line, "yellow") for line in (f"TRYING: {first}", *(" " * 8 + line for line in rest))]
 
 
 def _audited(audited: dict[str, Any]) -> list[str]:

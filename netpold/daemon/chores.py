@@ -31,7 +31,8 @@ log = logging.getLogger("netpold")
 
 
 class Chores:
-    """When each of them is due.  For the loop alone.  `stuck_s`: how long to leave what can't be taken away."""
+    """When each of them is due.  For the loop alone.  `stuck_s`: how long to leave what can't be taken away.
+    `is_trial`: what is in force now is not for the next boot."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Chores:
         self._drops = drops
         self._backend = backend
         self._stuck_s = stuck_s
+        self.is_trial = False
         self._stuck = False  # the last clean-up failed
         self._clean_up_at: float | None = None
         self._sweep_at: float | None = None
@@ -70,14 +72,18 @@ class Chores:
 
     def times(self) -> Iterator[float]:
         """When (time.monotonic()) something is to do."""
-        for each in (self._last_good.due, self._clean_up_at, self._sweep_at, self._save_at, self._snapshots.due):
+        for each in (self._last_good.due, self._clean_up_at, self._sweep_at, self._save_at, self._snapshot_due):
             if each is not None:
                 yield each
 
     def overdue(self, now: float, installed: Installed | None) -> bool:
         """Whether something has waited too long."""
-        waiting = (self._last_good.due, self._save_at, self._snapshots.due)
+        waiting = (self._last_good.due, self._save_at, self._snapshot_due)
         return self._is_cluttered(installed) or any(each is not None and now > each + OVERDUE_S for each in waiting)
+
+    @property
+    def _snapshot_due(self) -> float | None:
+        return None if self.is_trial else self._snapshots.due
 
     def do(
         self, now: float, installed: Installed | None, enforced: Enforced | None, were_here: frozenset[str]
@@ -89,7 +95,7 @@ class Chores:
             self._sweep_at = None if self._source.sweep(SLICE_S) else time.monotonic() + PAUSE_S
         if self._save_at is not None and now >= self._save_at:
             self._save_at = None if self._source.save(SLICE_S) else time.monotonic() + PAUSE_S
-        due = self._snapshots.due
+        due = self._snapshot_due
         if due is not None and now >= due:
             self._take_snapshot(installed, enforced, were_here)
         if self._clean_up_at is not None and (now >= self._clean_up_at or self._is_cluttered(installed)):
@@ -99,7 +105,7 @@ class Chores:
 
     def finish(self, installed: Installed | None, enforced: Enforced | None, were_here: frozenset[str]) -> None:
         """Save what is not saved yet, before the daemon ends."""
-        if self._snapshots.due is not None:
+        if self._snapshot_due is not None:
             self._take_snapshot(installed, enforced, were_here)
         end = time.monotonic() + SAVE_AT_STOP_S
         while not self._source.save(SLICE_S) and time.monotonic() < end:

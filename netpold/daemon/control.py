@@ -8,6 +8,7 @@
     GET  /metrics                 for Prometheus
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
+    POST /v1/try?directory=&seconds=S, /v1/try/confirm, /v1/try/end      (tryout.py)
 
 Only root and the user that netpold runs as get at it, and, for what changes nothing, the members of one group, if the
 settings name one: by the modes of directory and socket (`runtime_dir.py`), and by what the kernel says of each client
@@ -45,6 +46,7 @@ from netpold.daemon.peer import Peer, Right, peer_of
 from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
 from netpold.daemon.runtime_dir import SOCKET_OWN, ControlError, admit, prepare
 from netpold.daemon.sightings import OBSERVATIONS
+from netpold.daemon.tryout import LONGEST_S
 from netpold.host.kernel.backend import KernelError
 from netpold.host.metrics import CONTENT_TYPE
 
@@ -56,6 +58,7 @@ CONNECTIONS, READERS = 64, 16
 IDLE_S = 10.0
 HEAD_LIMIT = 32 * 1024
 BODY_LIMIT = 64 * 1024
+LARGE_BODY_LIMIT = 64 * 1024 * 1024  # of requests that are about policies, by those who may change anything
 DEFAULT_WAIT_S = 30.0
 LONGEST_WAIT_S = 3600.0
 
@@ -77,6 +80,18 @@ class Controlled(Protocol):
 
     def ask(self, question: str, parameters: Mapping[str, str]) -> dict[str, object]:
         """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
+        ...
+
+    def begin_try(self, body: bytes, directory: str, seconds: float, who: str) -> None:
+        """Have policies in force instead of those of the manifests.  Raises NoAnswer."""
+        ...
+
+    def confirm_try(self, who: str) -> None:
+        """Raises NoAnswer."""
+        ...
+
+    def end_try(self, who: str) -> bool:
+        """Whether anything was tried.  Raises NoAnswer."""
         ...
 
     def metrics(self) -> bytes: ...
@@ -276,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> _Answer:
         if self.right is Right.NOTHING:
             raise _Refusal(HTTPStatus.FORBIDDEN, "not permitted", "ask as root, or with sudo")
-        self._pass_over_body()
+        body = self._body()
         try:
             url = urlsplit(self.path)
         except ValueError as wrong:
@@ -299,18 +314,20 @@ class _Handler(BaseHTTPRequestHandler):
         query = parse_qs(url.query)
         if self.server.alone:
             query.pop("wait", None)  # others wait to be connected
-        return serve(_Request(self.server.controlled, query, self.peer))
+        return serve(_Request(self.server.controlled, query, self.peer, body))
 
-    def _pass_over_body(self) -> None:
-        """No request needs a body; a short one is read and dropped, so that the connection can go on."""
+    def _body(self) -> bytes:
+        """Few requests need a body; of others a short one is read and dropped, so that the connection can go on."""
+        large = self.path.startswith("/v1/try?") and self.right is Right.CHANGE
+        limit = LARGE_BODY_LIMIT if large else BODY_LIMIT
         length = self.headers.get("Content-Length", "0")
         is_number = length.isascii() and length.isdecimal() and len(length) < 10
-        if "Transfer-Encoding" in self.headers or not is_number or int(length) > BODY_LIMIT:
+        if "Transfer-Encoding" in self.headers or not is_number or int(length) > limit:
             self.close_connection = True
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             raise _Refusal(status, "the request has too large a body", "send none: everything is in the URL")
         self._incoming.allow_more(int(length))
-        self.rfile.read(int(length))
+        return self.rfile.read(int(length))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What http.server itself refuses (a malformed request), as JSON too."""
@@ -347,6 +364,7 @@ class _Request:
     controlled: Controlled
     query: dict[str, list[str]]
     peer: Peer
+    body: bytes = b""
 
 
 def _status(request: _Request) -> _Answer:
@@ -392,6 +410,37 @@ def _flush(request: _Request) -> _Answer:
     return _Answer(HTTPStatus.OK, _json({"done": True}))
 
 
+def _try(request: _Request) -> _Answer:
+    text = request.query.get("seconds", [""])[-1]
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= LONGEST_S:  # NaN is refused too
+        raise _Refusal(HTTPStatus.BAD_REQUEST, f"seconds={text[:40]} can't be", f"give seconds from 1 to {LONGEST_S:g}")
+    directory = request.query.get("directory", ["?"])[-1]
+    return _tried(lambda who: request.controlled.begin_try(request.body, directory, seconds, who), request)
+
+
+def _confirm(request: _Request) -> _Answer:
+    return _tried(request.controlled.confirm_try, request)
+
+
+def _end(request: _Request) -> _Answer:
+    return _tried(request.controlled.end_try, request)
+
+
+def _tried(change: Callable[[str], object], request: _Request) -> _Answer:
+    """What became of it, and what is tried now."""
+    try:
+        done = change(str(request.peer)) is not False
+    except NoAnswer as error:
+        raise _Refusal(_STATUS[error.why], str(error), error.hint) from error
+    status = request.controlled.status()
+    body = {"version": 1, "done": done, "try": status["try"], "manifests": status["manifests"]}
+    return _Answer(HTTPStatus.OK, _json(body))
+
+
 _STATUS = {
     Why.WRONG: HTTPStatus.BAD_REQUEST,
     Why.UNKNOWN: HTTPStatus.NOT_FOUND,
@@ -406,6 +455,9 @@ _ROUTES: dict[str, tuple[str, Callable[[_Request], _Answer]]] = {
     **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS, *INSPECTIONS)},
     "/v1/wait": ("POST", _wait),
     "/v1/flush": ("POST", _flush),
+    "/v1/try": ("POST", _try),
+    "/v1/try/confirm": ("POST", _confirm),
+    "/v1/try/end": ("POST", _end),
 }
 
 

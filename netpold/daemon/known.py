@@ -18,6 +18,7 @@ from netpold.host.view import HostView
 from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes, then
 from netpold.policy.index import Index
+from netpold.policy.instead import Instead
 from netpold.policy.manifest import MOST_KINDS
 from netpold.policy.model import Finding, Policy, World
 from netpold.rules.compile import Compiled, Compiler
@@ -35,7 +36,8 @@ class Known:
         self.places = Places(settings.node, were_here, remains.pods)
         self._last_good = last_good
         self._assembly = Assembly(last_good)
-        self._quarantine = Quarantine(self._assembly.world, self._recall)  # of what the kernel refuses
+        self._instead = Instead(self._assembly.world)  # of policies that are tried
+        self._quarantine = Quarantine(self._instead.world, self._recall)  # of what the kernel refuses
         self._not_in_force = Changes()  # of what is to be, since all was
         self._index = Index(self._quarantine.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
@@ -57,10 +59,15 @@ class Known:
         self._without_pod: tuple[str, ...] = ()  # interfaces that look like a pod's, and are none's
         self._unfiltered: list[str] = []  # which bridged packets iptables does not see, in words
 
-    def update(self, reading: Reading | None, view: HostView) -> Compiled:
-        """Take in what changed in the files (None: they could not be read), and how the host's network is now."""
+    def update(self, reading: Reading | None, view: HostView, tried: World | None = None) -> Compiled:
+        """Take in what changed in the files (None: they could not be read), how the host's network is now, and what is
+        tried instead of the policies that are written."""
         written = self._assembly.update(reading.changed) if reading else Changes()
-        changes = self.changes = self._quarantine.update(written)
+        before_it = self._instead.tried
+        wanted = self._instead.update(written)
+        if tried is not before_it:
+            wanted = then(wanted, self._instead.put(tried))
+        changes = self.changes = self._quarantine.update(wanted)
         self._not_in_force = then(self._not_in_force, changes)
         places = self.places
         before = places.endpoints
@@ -110,8 +117,14 @@ class Known:
     def in_force(self) -> None:
         """What was compiled last is."""
         self._quarantine.in_force()
-        self._last_good.changed(self._not_in_force, self.world)
-        self._not_in_force = Changes()
+        if self._instead.tried is None:  # what is only tried is no last good version
+            self._last_good.changed(self._not_in_force, self.world)
+            self._not_in_force = Changes()
+
+    @property
+    def tried(self) -> World | None:
+        """What is to be in force instead of the policies that are written."""
+        return self._instead.tried
 
     @property
     def error(self) -> str | None:

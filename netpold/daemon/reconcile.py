@@ -29,6 +29,8 @@ from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameter
 from netpold.daemon.questions_about import Held
 from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
+from netpold.daemon.tryout import Tryout
+from netpold.daemon.tryout import read as read_tried
 from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, KernelError
@@ -56,6 +58,7 @@ LAST_GOOD_NAME = "last-good.sqlite"  # likewise
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
+TRY_S = 20.0  # how long policies that are to be tried may take to come into force
 ANSWER_S = 10.0  # how long who asks a question waits for the loop
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
@@ -93,6 +96,7 @@ class Reconciler:
         self.beside: list[Warner] = self._account.beside  # whose warnings the status has too; they log them themselves
         self._sightings = Sightings(settings, inbox, self._facts, self._own)
         self.beside.append(self._sightings.observer)
+        self._tryout = Tryout(lambda: inbox.wish(files=True))
         self._inspection = Inspection(backend, drops, inbox, self._facts, self._held)
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
@@ -146,10 +150,33 @@ class Reconciler:
 
     @property
     def current(self) -> Status:
-        return self._account.current
+        return replace(self._account.current, tried=self._tryout.told())
 
     def status(self) -> dict[str, object]:
         return self.current.as_json()
+
+    def begin_try(self, body: bytes, directory: str, seconds: float, who: str) -> None:
+        """Have policies in force instead of those of the manifests (tryout.py), for `who`.  Raises NoAnswer."""
+        world = read_tried(body)
+        self._facts()  # else nothing is in force that it would be instead of
+        trial = self._tryout.begin(world, directory, seconds, who)
+        if self._inbox.wait(TRY_S) and self._tryout.current is trial and self.current.state != "degraded":
+            return
+        error = self.current.error or "the manifests changed, or it could not be put in force in time"
+        self._tryout.end("it did not come into force")
+        raise NoAnswer(Why.BUSY, f"{directory} is not tried: {error}", "see `netpoldctl status`, and try again")
+
+    def confirm_try(self, who: str) -> None:
+        """Let what is tried stay until the manifests change.  Raises NoAnswer where nothing is."""
+        self._tryout.confirm(who)
+
+    def end_try(self, who: str) -> bool:
+        """Go back to the manifests, and wait until that is done, for TRY_S at most; whether anything was tried."""
+        ended = self._tryout.end(f"ended by {who}")
+        if ended and not self._inbox.wait(TRY_S):
+            hint = "see `netpoldctl status`"
+            raise NoAnswer(Why.BUSY, f"the manifests are not in force again after {TRY_S:g} s", hint)
+        return ended
 
     def metrics(self) -> bytes:
         """As Prometheus wants them."""
@@ -220,7 +247,14 @@ class Reconciler:
             return self._inbox.take_urgent()
         if pause:
             return self._next_after_failure(pause)
-        mine = (self._look_at, self._source.due, self._enforcer.due, self._known.try_again_at, self._account.due)
+        mine = (
+            self._look_at,
+            self._source.due,
+            self._enforcer.due,
+            self._known.try_again_at,
+            self._account.due,
+            self._tryout.due,
+        )
         return self._inbox.take(min(each for each in (*mine, *self._chores.times()) if each is not None))
 
     def _next_after_failure(self, pause: float) -> Wishes:
@@ -241,7 +275,7 @@ class Reconciler:
             return  # who waits for its manifests to be enforced waits in vain
         now = time.monotonic()
         self._mend()
-        due = self._source.due is not None and self._source.due <= now
+        due = any(each is not None and each <= now for each in (self._source.due, self._tryout.due))
         failure: SourceError | NetlinkError | None = None
         if wishes.files or wishes.network or due or self._enforcer.installed is None:
             try:
@@ -289,7 +323,11 @@ class Reconciler:
         if self._source.complete:
             places = self._known.places
             before, were_here = places.endpoints, places.were_here
-            compiled = self._known.update(reading, view)
+            trial = self._tryout.take()
+            compiled = self._known.update(reading, view, trial.world if trial else None)
+            if trial and self._known.tried is None:
+                self._tryout.end("the manifests say something else")
+            self._chores.is_trial = trial is not None and trial.until is not None and self._known.tried is not None
             self._account.updated(before)
             self._inbox.alive()
             if self._enforcer.enforced is None:

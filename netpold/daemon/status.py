@@ -72,6 +72,17 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """Policies that are in force instead of those of the manifests: from where, on whose request, since when and until
+    when (ISO 8601, UTC; None: confirmed)."""
+
+    directory: str
+    by: str
+    since: str
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Drifted:
     """What other programs changed and was put back: how often since the start, when last (ISO 8601, UTC), and by which
     programs then, as far as they are known."""
@@ -113,6 +124,7 @@ class Status:
     without_interface: tuple[str, ...] = ()
     without_pod: tuple[str, ...] = ()
     drift: Drifted | None = None
+    tried: Tried | None = None
     error: str | None = None
     last_good: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -156,6 +168,7 @@ class Status:
             "other_tables": [{"backend": backend, "family": family} for backend, family in self.others],
             "git": asdict(self.git) if self.git else None,
             "drift": {**asdict(self.drift), "by": list(self.drift.by)} if self.drift else None,
+            "try": asdict(self.tried) if self.tried else None,
             "last_apply": asdict(self.last_apply) if self.last_apply else None,
             "error": self.error,
             "findings": [finding_json(each) for each in self.findings],
@@ -171,6 +184,8 @@ class Status:
     def line(self) -> str:
         """What is enforced, or why it is not, in one line: the service's STATUS."""
         text = f"{self.state}, revision {self.revision}: {self.summary()}"
+        if self.tried:
+            text = f"TRYING {self.tried.directory} instead of the manifests; {text}"
         return printable(f"{text}; {self.error}" if self.error else text)
 
     def summary(self) -> str:

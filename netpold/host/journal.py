@@ -101,6 +101,12 @@ FLUSHED = Message(
     logging.WARNING,
     "All rules were taken out of the kernel on request: nothing is enforced until the daemon is started again.",
 )
+TRIED = Message(
+    "tried",
+    "ff786441b3f74e438e0e98dccd698003",
+    logging.WARNING,
+    "Other policies than those of the manifests are in force for a while, or are no more.",
+)
 ADVICE = Message(
     "advice", "c64f503867dd4a1c9b5440649a5b12f6", logging.WARNING, "Something on the host weakens what is enforced."
 )
@@ -130,6 +136,7 @@ MESSAGES = (
     RECOVERED,
     CUT,
     FLUSHED,
+    TRIED,
     ADVICE,
     DROPPED,
     AUDITED,

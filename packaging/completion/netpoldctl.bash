@@ -145,6 +145,12 @@ _netpoldctl() {
         verify:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
             ;;
+        try:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --for --confirm --end' -- "$cur"))
+            ;;
+        try:0:*)
+            _filedir -d
+            ;;
         support-bundle:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --with-manifests' -- "$cur"))
             ;;
@@ -155,7 +161,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify support-bundle render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify try support-bundle render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

@@ -57,6 +57,7 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a pod -d 'everything about on
 complete -c netpoldctl -n '__netpoldctl_after ""' -a policy -d 'everything about one policy'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a top -d 'packets and bytes by policy rule, by policy or by pod, as they come'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a verify -d 'the kernel against what should be in it, chain by chain and set by set'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a try -d 'have other policies in force for a while'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a support-bundle -d 'what is needed to find a fault, in one archive'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
@@ -169,6 +170,14 @@ complete -c netpoldctl -n '__netpoldctl_after top' -l once -d 'one page of two r
 complete -c netpoldctl -n '__netpoldctl_after verify' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after verify' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after verify' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+
+complete -c netpoldctl -n '__netpoldctl_after try' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after try' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after try' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after try' -l for -r -f -d 'so long (60s)'
+complete -c netpoldctl -n '__netpoldctl_after try' -l confirm -d 'keep what is tried when its time is over'
+complete -c netpoldctl -n '__netpoldctl_after try' -l end -d 'go back to the manifests now'
+complete -c netpoldctl -n '__netpoldctl_after try 1' -f -a '(__fish_complete_directories)'
 
 complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
