@@ -228,6 +228,23 @@ def test_pods_from_elsewhere(changed: Path, tmp_path: Path) -> None:
     assert "opens  10.72.10.0/24 -> guestbook/ui" in done.stdout
 
 
+def test_labels_are_named_where_they_are_what_changed(tmp_path: Path) -> None:
+    directory = tmp_path / "m"
+    copytree(GUESTBOOK, directory, symlinks=True)
+    for name, old, new in (("00-namespaces", "purpose: monitoring", "purpose: x"), ("10-pods", "tier: db", "tier: x")):
+        file = directory / f"{name}.yaml"
+        file.write_text(file.read_text().replace(old, new))
+    lines = ctl("diff", GUESTBOOK, directory).stdout.splitlines()
+    assert lines[:2] == [
+        f"~ namespace monitoring ({directory}/00-namespaces.yaml:7)",
+        f"~ pod guestbook/db ({directory}/10-pods.yaml:35)",
+    ]
+    assert "closes  guestbook/api -> guestbook/db" in lines
+    answer = json.loads(ctl("diff", GUESTBOOK, directory, "-o", "json").stdout)
+    assert [(each["namespace"], each["change"]) for each in answer["namespaces"]] == [("monitoring", "changed")]
+    assert [(each["pod"], each["change"]) for each in answer["pods"]["changed"]] == [("guestbook/db", "changed")]
+
+
 def test_pods_of_one_side_are_named(changed: Path) -> None:
     (changed / "pod.yaml").write_text(
         "{apiVersion: v1, kind: Pod, metadata: {name: new, namespace: shop}, status: {podIP: 10.9.9.9}}\n"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from netpold.ctl.groups_text import Names
 from netpold.ctl.sides import Side
 from netpold.policy.index import Index
-from netpold.policy.model import Pod, Policy, Position, World
+from netpold.policy.model import Namespace, Pod, Policy, Position, World
 from netpold.rules.difference import Cause, Change
 
+_T = TypeVar("_T", Namespace, Pod, Policy)
 Kind = Literal["opens", "changes", "closes"]
 
 KINDS: tuple[Kind, ...] = ("opens", "changes", "closes")
@@ -19,11 +20,17 @@ KINDS: tuple[Kind, ...] = ("opens", "changes", "closes")
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """The two sides and what is between them.  `changes` are in the order in which they are shown."""
+    """The two sides and what is between them: objects that are not the same, by key, and what that changes.
+
+    `pods`: those that are on both sides, and not the same.  `added`, `gone`: pods of one side, which are not compared.
+    `changes` are in the order in which they are shown.
+    """
 
     old: Side
     new: Side
     policies: list[tuple[str, Policy | None, Policy | None]]
+    namespaces: list[tuple[str, Namespace | None, Namespace | None]]
+    pods: list[tuple[str, Pod | None, Pod | None]]
     added: list[str]
     gone: list[str]
     changes: list[Change]
@@ -49,14 +56,20 @@ def with_pods(both: Sequence[Side]) -> list[Side]:
 def compared(old: Side, new: Side, changes: list[Change]) -> Diff:
     """What there is to tell of these changes."""
     before, after = old.index.world, new.index.world
-    keys = sorted(before.policies.keys() | after.policies.keys())
-    policies = [(key, before.policies.get(key), after.policies.get(key)) for key in keys]
-    policies = [(key, was, now) for key, was, now in policies if was != now]
     both = {key: pod for key, pod in after.pods.items() if _is_end(pod) and _is_end(before.pods.get(key))}
     names = Names(both, World(after.pods, after.namespaces, {**before.policies, **after.policies}))
     added, gone = sorted(after.pods.keys() - before.pods.keys()), sorted(before.pods.keys() - after.pods.keys())
     ordered = sorted(changes, key=lambda each: (KINDS.index(kind_of(each)), _causes_key(each), -each.pairs))
-    return Diff(old, new, policies, added, gone, ordered, len(both), names)
+    pods = [each for each in _others(before.pods, after.pods) if each[1] and each[2]]
+    policies, namespaces = _others(before.policies, after.policies), _others(before.namespaces, after.namespaces)
+    return Diff(old, new, policies, namespaces, pods, added, gone, ordered, len(both), names)
+
+
+def _others(before: Mapping[str, _T], after: Mapping[str, _T]) -> list[tuple[str, _T | None, _T | None]]:
+    """The objects that are not the same, wherever they stand."""
+    keys = sorted(before.keys() | after.keys())
+    both = ((key, before.get(key), after.get(key)) for key in keys)
+    return [(key, was, now) for key, was, now in both if was != now]
 
 
 def _is_end(pod: Pod | None) -> bool:

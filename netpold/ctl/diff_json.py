@@ -7,7 +7,8 @@ from typing import Any
 from netpold.ctl.compared import Diff, cause_place, kind_of
 from netpold.ctl.groups_text import Names
 from netpold.ctl.sides import Side
-from netpold.policy.model import IPBlock, Policy, Position
+from netpold.policy.manifest import Object
+from netpold.policy.model import IPBlock, Position
 from netpold.rules.difference import Cause, Change, Party
 from netpold.rules.services import Span
 
@@ -18,16 +19,21 @@ def diff_json(found: Diff) -> dict[str, Any]:
         "version": 1,
         "old": found.old.name,
         "new": found.new.name,
-        "policies": [_policy_json(found, *each) for each in found.policies],
-        "pods": {"only_in_old": found.gone, "only_in_new": found.added},
+        "policies": [_object_json(found, "policy", *each) for each in found.policies],
+        "namespaces": [_object_json(found, "namespace", *each) for each in found.namespaces],
+        "pods": {
+            "only_in_old": found.gone,
+            "only_in_new": found.added,
+            "changed": [_object_json(found, "pod", *each) for each in found.pods],
+        },
         "changes": [_change_json(found, change) for change in found.changes],
     }
 
 
-def _policy_json(found: Diff, key: str, was: Policy | None, now: Policy | None) -> dict[str, Any]:
-    side, policy = (found.new, now) if now else (found.old, was)
+def _object_json(found: Diff, kind: str, key: str, was: Object | None, now: Object | None) -> dict[str, Any]:
+    side, each = (found.new, now) if now else (found.old, was)
     change = "added" if was is None else "changed" if now else "removed"
-    return {"policy": key, "change": change, **_placed(side, policy.position if policy else None)}
+    return {kind: key, "change": change, **_placed(side, each.position if each else None)}
 
 
 def _change_json(found: Diff, change: Change) -> dict[str, Any]:

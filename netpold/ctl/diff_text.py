@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from netpold.ctl.compared import KINDS, Diff, Kind, cause_place
 from netpold.ctl.findings import number
-from netpold.ctl.output import paint, wrapped
+from netpold.ctl.output import Colour, paint, wrapped
 from netpold.ctl.services_text import services
-from netpold.policy.model import Family, Policy
+from netpold.policy.manifest import Object
+from netpold.policy.model import Family
 from netpold.printable import printable
 from netpold.rules.difference import Cause, Change
 
 _MOST_SHOWN = 40  # changes of a kind
 _MOST_CAUSES = 4
+_MOST_LISTED = 200  # objects, where they are folded
 
 
 def _causes(found: Diff, change: Change) -> list[str]:
@@ -56,12 +58,20 @@ def _families(found: Diff, change: Change) -> str:
     return f" (IPv{change.families[0]} only)" if both else ""
 
 
-def _policy(found: Diff, key: str, was: Policy | None, now: Policy | None) -> tuple[str, str]:
-    """A sign, and the policy with its place."""
-    if now is None:
-        assert was
-        return "-", f"{key} ({found.old.place(was.position) or found.old.name})"
-    return "~" if was else "+", f"{key} ({found.new.place(now.position) or found.new.name})"
+def _objects(found: Diff) -> list[tuple[str, str]]:
+    """What is not the same: a sign, and the object with its place."""
+    told: list[tuple[str, str]] = []
+    tables: tuple[tuple[str, Sequence[tuple[str, Object | None, Object | None]]], ...] = (
+        ("policy", found.policies),
+        ("namespace", found.namespaces),
+        ("pod", found.pods),
+    )
+    for kind, table in tables:
+        for key, was, now in table:
+            side, each = (found.new, now) if now else (found.old, was)
+            place = side.place(each.position if each else None) or side.name
+            told.append(("+" if was is None else "~" if now else "-", f"{kind} {key} ({place})"))
+    return told
 
 
 def _notes(found: Diff) -> Iterator[str]:
@@ -89,15 +99,15 @@ def _summary(found: Diff) -> str:
 
 def text(found: Diff) -> Iterator[str]:
     """Its lines, on a terminal."""
-    signs = {"+": "green", "-": "red", "~": "yellow"}
-    for each in found.policies[:_MOST_SHOWN]:
-        sign, what = _policy(found, *each)
-        yield f"{paint(sign, signs[sign])} policy {printable(what)}"  # type: ignore[arg-type]
-    if len(found.policies) > _MOST_SHOWN:
-        yield f"  and {len(found.policies) - _MOST_SHOWN} more policies"
+    signs: dict[str, Colour] = {"+": "green", "-": "red", "~": "yellow"}
+    objects = _objects(found)
+    for sign, what in objects[:_MOST_SHOWN]:
+        yield f"{paint(sign, signs[sign])} {printable(what)}"
+    if len(objects) > _MOST_SHOWN:
+        yield f"  and {len(objects) - _MOST_SHOWN} more objects"
     for kind in KINDS:
         yield from _kind_text(found, kind)
-    if found.policies or found.changes:
+    if objects or found.changes:
         yield ""
     yield _summary(found)
     yield from (printable(note) for note in _notes(found))
@@ -147,13 +157,11 @@ def markdown(found: Diff) -> Iterator[str]:
             yield f"| {' | '.join(_md(cell) for cell in (*parties, *cells))} |"
         if len(changes) > _MOST_SHOWN:
             yield f"| {len(changes) - _MOST_SHOWN} more | | | |"
-    if found.policies:
+    if objects := _objects(found):
         yield ""
-        yield "<details><summary>" + number(len(found.policies), "policy") + "</summary>"
+        yield f"<details><summary>{number(len(objects), 'object')} changed</summary>"
         yield ""
-        yield from (
-            f"- `{sign}` {_md(what)}" for sign, what in (_policy(found, *each) for each in found.policies[:200])
-        )
+        yield from (f"- `{sign}` {_md(what)}" for sign, what in objects[:_MOST_LISTED])
         yield ""
         yield "</details>"
     for note in _notes(found):
