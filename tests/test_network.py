@@ -52,7 +52,7 @@ class Watch:
     def view(self) -> HostView:
         return self.network.view()
 
-    def until(self, condition: Callable[[HostView], object], seconds: float = 3.0) -> HostView:
+    def until(self, condition: Callable[[HostView], object], seconds: float = 15.0) -> HostView:
         """Wait, from wake to wake, for the view to be so."""
         end = time.monotonic() + seconds
         while not condition(view := self.view()):

@@ -61,7 +61,6 @@ class Enforcer:
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = Drift(backend, lambda: inbox.wish(drift=True))
         self.frames = BridgeFrames()
-        self._bridged = False  # there are bridges here
         self._trials = Trials(backend, lambda: inbox.alive())
         self.installed: Installed | None = None
         self.enforced: Enforced | None = None
@@ -100,9 +99,7 @@ class Enforcer:
         """Bring the ruleset into the kernel; None where it was there.  Raises KernelError."""
         began = time.monotonic()
         endpoints = self._known.endpoints
-        if not self._bridged and any(link.kind == "bridge" for link in view.links.values()):
-            self._bridged = True
-            self.frames.keep()
+        self.frames.follow(view)
         enforced = Enforced(compiled.ruleset, endpoints, view.own)
         before, is_first = self.installed, self.enforced is None
         if is_first:
@@ -209,20 +206,16 @@ class Enforcer:
             self._drifted = True
             return None
         self._in_force = now
-        self._keep_frames()
+        self.frames.keep()
         took = time.monotonic() - began
         self._chores.kernel_changed(began)
         self._cutter.look(self.enforced, addresses(self.enforced.endpoints.values()))  # what was let in meanwhile
         return Applied(self.enforced.ruleset, took, repaired=True)
 
-    def _keep_frames(self) -> None:
-        if self._bridged:
-            self.frames.keep()
-
     def look_back(self) -> None:
         """Read back what the kernel holds, beside the loop; and look at flows that an earlier look failed at, or that
         have ended since."""
-        self._keep_frames()
+        self.frames.keep()
         if self.installed is not None:
             self._drift.begin(self._cutter.known(self.installed))
         if self.enforced is not None:

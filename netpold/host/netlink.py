@@ -51,7 +51,7 @@ _RTM_F_CLONED = 0x200
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _NEXT_HOP = {5, 9, 18, 22, 30}  # RTA_ GATEWAY, MULTIPATH, VIA, ENCAP, NH_ID
 _IFF_UP = 0x01
-_IFLA_LINK_NETNSID = 37
+_IFLA_ADDRESS, _IFLA_LINK_NETNSID = 1, 37
 _SKIP_STATISTICS = struct.pack("=HHI", 8, 29, 1 << 3)  # IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
 
 DUMPS: tuple[tuple[int, bytes], ...] = (
@@ -71,7 +71,7 @@ class NetlinkError(Exception):
 
 class LinkMessage(NamedTuple):
     """An interface; `kind` None for a physical one, `master` 0 for none; `away`: its other end is in another network
-    namespace."""
+    namespace; `mac`: as text, '' where it has none."""
 
     gone: bool
     device: int
@@ -80,6 +80,7 @@ class LinkMessage(NamedTuple):
     master: int
     up: bool
     away: bool = False
+    mac: str = ""
 
 
 class AddressMessage(NamedTuple):
@@ -236,6 +237,7 @@ def _link(gone: bool, body: memoryview) -> LinkMessage | None:
         _number(attributes.get(10)) or 0,
         bool(flags & _IFF_UP),
         _IFLA_LINK_NETNSID in attributes,
+        bytes(attributes.get(_IFLA_ADDRESS, b"")).hex(":"),
     )
 
 

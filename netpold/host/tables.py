@@ -85,6 +85,7 @@ class Tables:
             if len(ports) > 1:
                 contested[address] = tuple(sorted(names[port] for port in ports if port in names))
         return HostView(
+            port_macs=frozenset(link.mac for link in self._links.values() if link.master in bridges and link.mac),
             links={
                 link.name: Link(link.name, link.device, link.kind, bridges.get(link.master), link.away)
                 for link in self._links.values()

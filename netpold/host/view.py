@@ -39,6 +39,7 @@ class HostView:
     `subnets`: network -> bridge, what bridges have on-link.  `neighbours`: address -> who has it, on bridges.
     `fdb`: (bridge, MAC) -> port.  `contested`: address -> the ports that it was heard on, where these are several.
     `own`: the host's own addresses but for IPv6 link-local ones.  `uplinks`: ports with several stations behind them.
+    `port_macs`: what the bridges' ports themselves have.
     `bridge_nf_call`: the families for which iptables sees bridged packets (net.bridge.bridge-nf-call-iptables).
     `bridge_nf_misses`: what it does not see even so: "vlan", "pppoe" (net.bridge.bridge-nf-filter-...-tagged is off).
     """
@@ -50,6 +51,7 @@ class HostView:
     fdb: Mapping[tuple[str, str], str] = field(default_factory=dict)
     contested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
+    port_macs: frozenset[str] = frozenset()
     bridge_nf_call: frozenset[Family] = frozenset()
     bridge_nf_misses: frozenset[str] = frozenset()
     uplinks: frozenset[str] = field(init=False, repr=False, compare=False)

@@ -1,11 +1,14 @@
-"""Frames to everybody begin no connection: a table of netpold's own in nf_tables, which bridged frames pass first.
+"""Frames that the host gets a copy of begin no connection: a table of netpold's own in nf_tables, which bridged frames
+pass first.
 
-Of a frame with a broadcast or multicast address the host gets a copy, and on its way up the kernel confirms the frame's
-connection (net/bridge/br_netfilter_hooks.c, br_nf_local_in, since Linux 6.8), though no rule of the filter table has
-seen the copy, and FORWARD may drop all others.  So one forged frame would make what "answers" it an answer, which
-passes everywhere.  Such frames need no connection: each is judged for itself.
+Of a frame with a broadcast or multicast address the host gets a copy, of one with the address of another port itself
+the only one.  On its way up the kernel confirms the frame's connection (net/bridge/br_netfilter_hooks.c,
+br_nf_local_in, since Linux 6.8), though no rule of the filter table has seen it, and FORWARD may drop all others.  So
+one forged frame would make what "answers" it an answer, which passes everywhere.  Such frames need no connection: those
+to everybody are each judged for itself, and the host throws those to a port away.  What is for the bridge itself is for
+the host, passes the filter table, and is tracked.
 
-It takes one static rule, the same for both backends and both families, since iptables has no table for bridges that
+It takes static rules, the same for both backends and both families, since iptables has no table for bridges that
 comes before conntrack.
 """
 
@@ -16,32 +19,39 @@ from contextlib import suppress
 
 from netpold.host.kernel.backend import KernelError
 from netpold.host.run import run
+from netpold.host.view import HostView
 
 TABLE = "bridge netpold"
 _GONE = f"add table {TABLE}\ndelete table {TABLE}\n"
-_MADE = f"""{_GONE}table {TABLE} {{
-    chain prerouting {{
-        type filter hook prerouting priority -300; policy accept;
-        meta pkttype {{ broadcast, multicast }} notrack
-    }}
-}}
-"""
 
 log = logging.getLogger("netpold")
 
 
 class BridgeFrames:
-    """Keeps the table as it should be, in the network namespace of who calls.  `warning`: why it can't."""
+    """Keeps the table as it should be while there are bridges, in the network namespace of who calls.  `warning`: why
+    it can't."""
 
     def __init__(self) -> None:
         self.warning: str | None = None
-        self._listing = ""  # of the table as it was made
+        self._wanted = ""
+        self._followed = ""  # what was wanted when it was tried
+        self._listing = ""  # of the table as it was made; '': it could not be
+
+    def follow(self, view: HostView) -> None:
+        """Take in how the host's network is now."""
+        if any(link.kind == "bridge" for link in view.links.values()):
+            self._wanted = _text(sorted(view.port_macs))
+        if self._wanted != self._followed:
+            self._followed, self._listing = self._wanted, ""
+            self.keep()
 
     def keep(self) -> None:
-        """Make the table where it is not there, or another program changed it."""
+        """Make the table where it is not there, or is another: another program may have changed it."""
+        if not self._wanted:
+            return
         try:
             if not self._listing or _listed() != self._listing:
-                run(["nft", "-f", "-"], _MADE)
+                run(["nft", "-f", "-"], self._wanted)
                 self._listing = _listed()
         except KernelError as error:
             cure = "install nftables, on a kernel with nf_tables for bridges"
@@ -53,6 +63,22 @@ class BridgeFrames:
         if text != self.warning:
             self.warning = text
             log.warning("%s", text)
+
+
+def _text(macs: list[str]) -> str:
+    elements = f"elements = {{ {', '.join(macs)} }}" if macs else ""
+    return f"""{_GONE}table {TABLE} {{
+    set ports {{
+        type ether_addr
+        {elements}
+    }}
+    chain prerouting {{
+        type filter hook prerouting priority -300; policy accept;
+        meta pkttype {{ broadcast, multicast }} notrack
+        meta pkttype other ether daddr @ports notrack
+    }}
+}}
+"""
 
 
 def _listed() -> str:
