@@ -26,22 +26,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from netpold.policy.index import Isolation
-from netpold.policy.model import ContainerPort, Direction, Family
+from netpold.policy.model import Direction, Family
 from netpold.rules import destinations, dispatch, icmp, spoofing
-from netpold.rules.audit import all_audited, let_through
-from netpold.rules.count import dropped
-from netpold.rules.endpoint import Endpoint
+from netpold.rules.local import Local
 from netpold.rules.parts import Parts
 from netpold.rules.peers import PolicyRules
-from netpold.rules.render import text
 from netpold.rules.revoke import forgotten_rule, revoked_rule
 from netpold.rules.ruleset import (
-    COMMENT_LIMIT,
     Address,
     BridgePort,
     Goto,
@@ -50,7 +44,6 @@ from netpold.rules.ruleset import (
     InSet,
     Interface,
     Jump,
-    Log,
     Match,
     Reply,
     Rule,
@@ -60,27 +53,10 @@ from netpold.rules.ruleset import (
 )
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
+from netpold.rules.shared import SharedRules
 from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
 
 _RECEIVER = "NETPOLD-TO"
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """A pod of this node with what its rules depend on.  `audited`: the keys of those of its policies that are."""
-
-    key: str
-    ports: tuple[ContainerPort, ...]
-    endpoint: Endpoint
-    isolation: Mapping[Direction, Isolation]
-    audited: frozenset[str] = frozenset()
-
-    def closes(self, direction: Direction) -> bool:
-        """Whether it is isolated, and not in name only."""
-        return not all_audited(self.isolation[direction].policies, self.audited)
-
-    def own(self, family: Family) -> list[str]:
-        return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
 
 
 class Chains:
@@ -97,7 +73,7 @@ class Chains:
         """All chains, for these pods; `active`: any policy is enforced; `unclaimed`: what is closed beside them."""
         self.local = local
         self.unclaimed = unclaimed
-        self._made: dict[object, tuple[str, tuple[Rule, ...]]] = {}  # NP-RULES chains, by what they are made from
+        self.shared = SharedRules(self.family, self.settings.nflog_group, self.policy_rules)
         self.spoof_checks = active and self.settings.anti_spoofing  # without such a policy a node drops nothing
         self._parts.begin(self.spoof_checks)
         self.on_interface: dict[tuple[str, bool], list[Local]] = defaultdict(list)
@@ -378,38 +354,9 @@ class Chains:
 
     def _rules_chain(self, each: Local, direction: Direction) -> str:
         """The shared chain with the rules of all policies that isolate a pod in a direction."""
-        isolation = each.isolation[direction]
-        is_audited = all_audited(isolation.policies, each.audited)
-        keys = tuple(policy.key for policy in isolation.policies)
-        inputs = direction, isolation.grants, each.ports, keys, is_audited
-        if inputs not in self._made:
-            self._made[inputs] = self._rules(each.ports, isolation, direction, is_audited)
-        chain, rules = self._made[inputs]
+        chain, rules = self.shared.of(each, direction)
         self.chains[chain] = rules
         return chain
-
-    def _rules(
-        self, ports: tuple[ContainerPort, ...], isolation: Isolation, direction: Direction, is_audited: bool
-    ) -> tuple[str, tuple[Rule, ...]]:
-        rules: list[Rule] = []
-        if isolation.grants:
-            for policy in isolation.policies:
-                if policy.quarantined:
-                    continue  # it has no rules anyway; should it ever have, they are not to be trusted
-                rules += self.policy_rules.of(policy, direction, ports, self.family)
-        everything = next((rule for rule in rules if not rule.matches), None)
-        if everything is not None:
-            rules = [everything]
-        elif is_audited:
-            rules += let_through(direction, isolation.policies, self.settings.nflog_group)
-        else:
-            if self.settings.nflog_group:
-                rules = [*rules, Rule((), Log(self.settings.nflog_group, f"netpold drop {direction}"))]
-            # not those that grant nothing anyway: it may be the name that the tool refuses (daemon/quarantine.py)
-            keys = " ".join(policy.key for policy in isolation.policies if not policy.quarantined)
-            rules += dropped(self.family, direction, f"no rule allows: {keys or 'quarantined'}"[:COMMENT_LIMIT])
-        content = "\n".join(text(rule, self.family) for rule in rules)
-        return f"NP-RULES-{short_hash(content)}", tuple(rules)
 
     # Source addresses ---------------------------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.model import Direction
 from netpold.rules.audit import Audited, is_audited, modes_changed
-from netpold.rules.chains import Chains, Local
+from netpold.rules.chains import Chains
 from netpold.rules.count import Isolated, counting_sets
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.local import Local
 from netpold.rules.past import NO_PAST, Past
 from netpold.rules.peers import PolicyRules
 from netpold.rules.revoke import REVOKED, revoked_set

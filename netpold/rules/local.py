@@ -1,0 +1,29 @@
+"""A pod of this node, as a frozen value: all that its rules depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from netpold.policy.index import Isolation
+from netpold.policy.model import ContainerPort, Direction, Family
+from netpold.rules.audit import all_audited
+from netpold.rules.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A pod of this node with what its rules depend on.  `audited`: the keys of those of its policies that are."""
+
+    key: str
+    ports: tuple[ContainerPort, ...]
+    endpoint: Endpoint
+    isolation: Mapping[Direction, Isolation]
+    audited: frozenset[str] = frozenset()
+
+    def closes(self, direction: Direction) -> bool:
+        """Whether it is isolated, and not in name only."""
+        return not all_audited(self.isolation[direction].policies, self.audited)
+
+    def own(self, family: Family) -> list[str]:
+        return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
