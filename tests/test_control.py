@@ -319,6 +319,7 @@ def test_status_shape() -> None:
         "git": {"repository": "/etc", "commit": "ab" * 20, "branch": None},
         "drift": {"repairs": 2, "last": "2026-01-31T08:15:30.125Z", "by": ["nft"]},
         "try": {"directory": "/tmp/x", "by": "root", "since": "2026-01-31T08:15:30.125Z", "until": None},
+        "rollback": None,
         "unclaimed_interfaces": ["veth9"],
         "namespaces": 2,
         "passed_over": {"Service": 5},

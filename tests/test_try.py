@@ -95,11 +95,11 @@ def test_what_is_no_request(body: bytes, said: str) -> None:
         read(body)
 
 
-def test_one_trial_at_a_time_and_it_ends_in_time() -> None:
+def test_one_trial_at_a_time_and_it_ends_in_time(tmp_path: Path) -> None:
     woken = []
-    tryout = Tryout(lambda: woken.append(1))
+    tryout = Tryout(lambda: woken.append(1), tmp_path)
     first = tryout.begin(World(), "/one", 0.05, "root")
-    with pytest.raises(NoAnswer, match="/one is being tried already"):
+    with pytest.raises(NoAnswer, match="the trial of /one is under way"):
         tryout.begin(World(), "/two", 60, "root")
     assert tryout.take() is first and tryout.due is not None
     time.sleep(max(tryout.due - time.monotonic(), 0))
@@ -171,7 +171,7 @@ def test_status_is_loud_and_the_end_can_be_asked_for(lab: Lab) -> None:
         assert status["try"]["directory"] == str(trial.directory) and "user root" in status["try"]["by"]
         assert "TRYING: the policies of" in daemon.ctl("status").stdout
         again = daemon.ctl("try", str(trial.directory))
-        assert again.returncode == 2 and "is being tried already" in again.stderr
+        assert again.returncode == 2 and "is under way" in again.stderr
         done = daemon.ctl("try", "--end", "-o", "json")
         assert json.loads(done.stdout)["done"] is True and trial.is_over() and trial.reaches() == "b"
         assert json.loads(daemon.ctl("try", "--end", "-o", "json").stdout)["done"] is False

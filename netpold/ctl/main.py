@@ -343,6 +343,18 @@ VERBS = (
         "Nothing is written.",
     ),
     Verb(
+        "rollback",
+        "netpold.ctl.rollback",
+        "go back to the policies that were in force before",
+        (
+            _OUTPUT,
+            _SOCKET,
+            _argument("--end", action="store_true", help="go on to what the manifests say"),
+        ),
+        "Each call goes one state further back, to the first that is known since the daemon's start.  It stays, over "
+        "restarts, too, until a policy or namespace in the manifests changes.  Pods stay those of the manifests.",
+    ),
+    Verb(
         "support-bundle",
         "netpold.ctl.support_bundle",
         "what is needed to find a fault, in one archive",

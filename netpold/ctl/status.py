@@ -67,6 +67,8 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
         lines += _item("error", str(status["error"]))
     if status["try"]:
         lines += _tried(status["try"], now)
+    if status["rollback"]:
+        lines += _rolled_back(status["rollback"])
     lines += _audited(status["audited"])
     lines += pairs(_facts(status, now))
     if status["warnings"] or status["findings"]:
@@ -90,8 +92,20 @@ def _tried(tried: dict[str, Any], now: datetime) -> list[str]:
     else:
         until = "confirmed; until a policy or namespace in the manifests changes, or netpold restarts"
     what = f"the policies of {tried['directory']}, not those of the manifests: for {tried['by']}, {until}"
-    first, *rest = wrapped(printable(what), len("TRYING: "))
-    return [paint(line, "yellow") for line in (f"TRYING: {first}", *(" " * 8 + line for line in rest))]
+    return _loud("TRYING", what)
+
+
+def _rolled_back(rollback: dict[str, Any]) -> list[str]:
+    moment = datetime.fromisoformat(rollback["to"]).astimezone()
+    until = "until a policy or namespace in the manifests changes, or `netpoldctl rollback --end`"
+    what = f"the policies of {moment:%Y-%m-%d %H:%M:%S}, not those of the manifests: for {rollback['by']}, {until}"
+    return _loud("ROLLED BACK", what)
+
+
+def _loud(head: str, what: str) -> list[str]:
+    """A block that nobody overlooks."""
+    first, *rest = wrapped(printable(what), len(head) + 2)
+    return [paint(line, "yellow") for line in (f"{head}: {first}", *(" " * (len(head) + 2) + line for line in rest))]
 
 
 def _audited(audited: dict[str, Any]) -> list[str]:
@@ -110,8 +124,7 @@ def _audited(audited: dict[str, Any]) -> list[str]:
     what = (
         f"{number(audited['count'], 'policy')} in audit mode{names}{why}; `netpoldctl audit` shows what they would drop"
     )
-    first, *rest = wrapped(printable(what), len("NOT ENFORCED: "))
-    return [paint(line, "yellow") for line in (f"NOT ENFORCED: {first}", *(" " * 14 + line for line in rest))]
+    return _loud("NOT ENFORCED", what)
 
 
 def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
     POST /v1/try?directory=&seconds=S, /v1/try/confirm, /v1/try/end      (tryout.py)
+    POST /v1/rollback, /v1/rollback/end
 
 Only root and the user that netpold runs as get at it, and, for what changes nothing, the members of one group, if the
 settings name one: by the modes of directory and socket (`runtime_dir.py`), and by what the kernel says of each client
@@ -84,6 +85,10 @@ class Controlled(Protocol):
 
     def begin_try(self, body: bytes, directory: str, seconds: float, who: str) -> None:
         """Have policies in force instead of those of the manifests.  Raises NoAnswer."""
+        ...
+
+    def go_back(self, who: str) -> None:
+        """Have the policies in force that were before.  Raises NoAnswer."""
         ...
 
     def confirm_try(self, who: str) -> None:
@@ -426,6 +431,10 @@ def _confirm(request: _Request) -> _Answer:
     return _tried(request.controlled.confirm_try, request)
 
 
+def _rollback(request: _Request) -> _Answer:
+    return _tried(request.controlled.go_back, request)
+
+
 def _end(request: _Request) -> _Answer:
     return _tried(request.controlled.end_try, request)
 
@@ -437,7 +446,13 @@ def _tried(change: Callable[[str], object], request: _Request) -> _Answer:
     except NoAnswer as error:
         raise _Refusal(_STATUS[error.why], str(error), error.hint) from error
     status = request.controlled.status()
-    body = {"version": 1, "done": done, "try": status["try"], "manifests": status["manifests"]}
+    body = {
+        "version": 1,
+        "done": done,
+        "try": status["try"],
+        "rollback": status["rollback"],
+        "manifests": status["manifests"],
+    }
     return _Answer(HTTPStatus.OK, _json(body))
 
 
@@ -458,6 +473,8 @@ _ROUTES: dict[str, tuple[str, Callable[[_Request], _Answer]]] = {
     "/v1/try": ("POST", _try),
     "/v1/try/confirm": ("POST", _confirm),
     "/v1/try/end": ("POST", _end),
+    "/v1/rollback": ("POST", _rollback),
+    "/v1/rollback/end": ("POST", _end),
 }
 
 

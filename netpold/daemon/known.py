@@ -9,6 +9,7 @@ from netpold.config import Settings, compile_settings
 from netpold.daemon.isolate import Culprit
 from netpold.daemon.lingering import Lingering
 from netpold.daemon.quarantine import Quarantine
+from netpold.daemon.rollback import History
 from netpold.daemon.status import Audited, PodCounts, PolicyCounts
 from netpold.host.last_good import LastGood
 from netpold.host.locate import Places, nobodys, unclaimed
@@ -38,6 +39,7 @@ class Known:
         self._assembly = Assembly(last_good)
         self._instead = Instead(self._assembly.world)  # of policies that are tried
         self._quarantine = Quarantine(self._instead.world, self._recall)  # of what the kernel refuses
+        self.history = History()
         self._not_in_force = Changes()  # of what is to be, since all was
         self._index = Index(self._quarantine.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
@@ -119,6 +121,7 @@ class Known:
         self._quarantine.in_force()
         if self._instead.tried is None:  # what is only tried is no last good version
             self._last_good.changed(self._not_in_force, self.world)
+            self.history.note(self._not_in_force, self.world)
             self._not_in_force = Changes()
 
     @property
@@ -184,6 +187,11 @@ class Known:
         now = self._lingering.past, frozenset(_links(self._view, self.endpoints.values())), policies
         before, self._outlasting = self._outlasting, now
         return now != before
+
+    @property
+    def written(self) -> World:
+        """What the manifests say."""
+        return self._assembly.world
 
     @property
     def world(self) -> World:

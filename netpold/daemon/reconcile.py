@@ -27,9 +27,10 @@ from netpold.daemon.inspection import INSPECTIONS, Inspection
 from netpold.daemon.known import Known
 from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer
 from netpold.daemon.questions_about import Held
+from netpold.daemon.rollback import digest
 from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
-from netpold.daemon.tryout import Tryout
+from netpold.daemon.tryout import Trial, Tryout
 from netpold.daemon.tryout import read as read_tried
 from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
@@ -96,7 +97,7 @@ class Reconciler:
         self.beside: list[Warner] = self._account.beside  # whose warnings the status has too; they log them themselves
         self._sightings = Sightings(settings, inbox, self._facts, self._own)
         self.beside.append(self._sightings.observer)
-        self._tryout = Tryout(lambda: inbox.wish(files=True))
+        self._tryout = Tryout(lambda: inbox.wish(files=True), settings.state_dir)
         self._inspection = Inspection(backend, drops, inbox, self._facts, self._held)
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
@@ -159,12 +160,29 @@ class Reconciler:
         """Have policies in force instead of those of the manifests (tryout.py), for `who`.  Raises NoAnswer."""
         world = read_tried(body)
         self._facts()  # else nothing is in force that it would be instead of
-        trial = self._tryout.begin(world, directory, seconds, who)
+        self._put_in_force(self._tryout.begin(world, directory, seconds, who))
+
+    def go_back(self, who: str) -> None:
+        """Have the policies in force that were before those that are, for `who`.  Raises NoAnswer."""
+        self._facts()
+        revisions, now = self._known.history.revisions, self._tryout.current
+        number = (len(revisions) if now is None or now.number is None else now.number + 1) - 2
+        if number < 0:
+            hint = "go back by git, or try other policies with `netpoldctl try DIR`"
+            raise NoAnswer(Why.UNKNOWN, "no earlier policies are known since the daemon's start", hint)
+        try:
+            written = self._inbox.ask(digest(self._known.written), ANSWER_S)
+        except TimeoutError as error:
+            hint = "try again in a moment; `netpoldctl status` says what it does"
+            raise NoAnswer(Why.BUSY, f"the daemon had no time for it within {ANSWER_S:g} s", hint) from error
+        self._put_in_force(self._tryout.go_back(revisions[number], number, written, who))
+
+    def _put_in_force(self, trial: Trial) -> None:
         if self._inbox.wait(TRY_S) and self._tryout.current is trial and self.current.state != "degraded":
             return
         error = self.current.error or "the manifests changed, or it could not be put in force in time"
         self._tryout.end("it did not come into force")
-        raise NoAnswer(Why.BUSY, f"{directory} is not tried: {error}", "see `netpoldctl status`, and try again")
+        raise NoAnswer(Why.BUSY, f"{trial} fails: {error}", "see `netpoldctl status`, and try again")
 
     def confirm_try(self, who: str) -> None:
         """Let what is tried stay until the manifests change.  Raises NoAnswer where nothing is."""
@@ -334,6 +352,9 @@ class Reconciler:
                 if not self._is_sure(reading):
                     return
                 places.forget_all_but(self._known.world.pods)
+                resumed = self._tryout.resume(self._known.written)
+                if resumed:
+                    compiled = self._known.update(None, view, resumed.world)
             self._enforce(compiled, view, failed=failure is not None)
             if self._known.outlasts_anew() or places.were_here is not were_here:
                 self._chores.pods_came()

@@ -73,13 +73,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Policies that are in force instead of those of the manifests: from where, on whose request, since when and until
-    when (ISO 8601, UTC; None: confirmed)."""
+    """Policies that are in force instead of those of the manifests: from which directory, on whose request, since when
+    and until when (ISO 8601, UTC; None: confirmed).  `rollback`: they were in force before, from the moment that stands
+    in place of the directory."""
 
-    directory: str
+    source: str
     by: str
     since: str
     until: str | None
+    rollback: bool = False
+
+    def words(self) -> str:
+        if self.rollback:
+            return f"ROLLED BACK to {self.source}"
+        return f"TRYING {self.source}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ class Status:
             "other_tables": [{"backend": backend, "family": family} for backend, family in self.others],
             "git": asdict(self.git) if self.git else None,
             "drift": {**asdict(self.drift), "by": list(self.drift.by)} if self.drift else None,
-            "try": asdict(self.tried) if self.tried else None,
+            **_tried(self.tried),
             "last_apply": asdict(self.last_apply) if self.last_apply else None,
             "error": self.error,
             "findings": [finding_json(each) for each in self.findings],
@@ -185,7 +192,7 @@ class Status:
         """What is enforced, or why it is not, in one line: the service's STATUS."""
         text = f"{self.state}, revision {self.revision}: {self.summary()}"
         if self.tried:
-            text = f"TRYING {self.tried.directory} instead of the manifests; {text}"
+            text = f"{self.tried.words()} instead of the manifests; {text}"
         return printable(f"{text}; {self.error}" if self.error else text)
 
     def summary(self) -> str:
@@ -196,6 +203,16 @@ class Status:
             f"{self.policies.accepted} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
             f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
         )
+
+
+def _tried(tried: Tried | None) -> dict[str, object]:
+    """What is in force instead of the manifests, in the field of its kind."""
+    found: dict[str, object] = {"try": None, "rollback": None}
+    if tried and tried.rollback:
+        found["rollback"] = {"to": tried.source, "by": tried.by, "since": tried.since}
+    elif tried:
+        found["try"] = {"directory": tried.source, "by": tried.by, "since": tried.since, "until": tried.until}
+    return found
 
 
 def _some(names: Sequence[str]) -> dict[str, object]:

@@ -1,21 +1,25 @@
-"""A trial of other policies: for how long, on whose request, and what is said of it.
+"""A trial of other policies, or a rollback: for how long, on whose request, and what is said of it.
 
 It begins and ends on request, ends by itself when its time is over, unless it was confirmed before, and when the
-manifests say something else (policy/instead.py).  Nothing of it is on disk, so a daemon that starts knows of none, and
-what is written counts: a crash ends it, too.  The time is that of time.monotonic(): a machine that was suspended does
-not come back to find it over, but no clock that is set prolongs it.
+manifests say something else (policy/instead.py).  Nothing of a trial is on disk, so a daemon that starts knows of none,
+and what is written counts: a crash ends it, too.  A rollback is kept (rollback.py).  The time is that of
+time.monotonic(): a machine that was suspended does not come back to find it over, but no clock that is set prolongs it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from netpold.daemon.questions import NoAnswer, Why
+from netpold.daemon.rollback import NAME, Revision, digest, finished, objects, save
 from netpold.daemon.status import Tried, timestamp
 from netpold.host import journal
 from netpold.policy.canonical import read_back
@@ -24,24 +28,32 @@ from netpold.policy.model import Namespace, Policy, Position, World
 
 LONGEST_S = 3600.0
 
+log = logging.getLogger(journal.LOGGER)
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`world`: the policies and namespaces; `directory`: where they come from; `until` (time.monotonic()): None where
-    it was confirmed."""
+    """`world`: the policies and namespaces; `source`: the directory that they come from, or of a rollback the moment
+    at which they came into force; `until` (time.monotonic()): None where it was confirmed, and of a rollback.
+    `number`: of a rollback, that of the state among those that are known; None: it is a trial."""
 
     world: World
-    directory: str
+    source: str
     who: str
     since: str
     until: float | None
+    number: int | None = None
+
+    def __str__(self) -> str:
+        return f"the trial of {self.source}" if self.number is None else f"the rollback to {self.source}"
 
 
 class Tryout:
-    """For any thread.  `wake` has the loop look at it."""
+    """For any thread.  `wake` has the loop look at it; in `state_dir` rollbacks are kept."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self, wake: Callable[[], object], state_dir: Path) -> None:
         self._wake = wake
+        self._state_dir = state_dir
         self._lock = threading.Lock()  # guards the next
         self._trial: Trial | None = None
 
@@ -50,22 +62,62 @@ class Tryout:
         trial = Trial(world, directory, who, timestamp(datetime.now(UTC)), time.monotonic() + seconds)
         with self._lock:
             if self._trial is not None:
-                hint = "end that with `netpoldctl try --end`, or wait until it is over"
-                raise NoAnswer(Why.WRONG, f"{self._trial.directory} is being tried already", hint)
+                raise NoAnswer(Why.WRONG, f"{self._trial} is under way", "end that first, with --end")
             self._trial = trial
         text = f"{who} tries the policies of {directory} for {seconds:.0f} s, instead of those of the manifests"
         journal.say(journal.TRIED, text)
         self._wake()
         return trial
 
+    def go_back(self, revision: Revision, number: int, written: str, who: str) -> Trial:
+        """Have that state in force; `written`: the digest of what the manifests say.  Raises NoAnswer where something
+        is being tried, or it can't be kept over a restart."""
+        trial = Trial(revision.world, revision.at, who, timestamp(datetime.now(UTC)), None, number)
+        with self._lock:
+            if self._trial is not None and self._trial.number is None:
+                raise NoAnswer(Why.WRONG, f"{self._trial} is under way", "end that first: `netpoldctl try --end`")
+            kept = {"to": trial.source, "by": who, "since": trial.since, "written": written}
+            try:
+                save(self._state_dir, {**kept, "objects": objects(trial.world)})
+            except OSError as error:
+                hint = "mend that, and try again"
+                raise NoAnswer(
+                    Why.BUSY, f"a rollback can't be kept in {self._state_dir}: {error.strerror}", hint
+                ) from error
+            self._trial = trial
+        text = f"{who} goes back to the policies of {trial.source}, instead of those of the manifests"
+        journal.say(journal.TRIED, text)
+        self._wake()
+        return trial
+
+    def resume(self, written: World) -> Trial | None:
+        """The rollback from before a restart, where the manifests say the same as then."""
+        path = self._state_dir / NAME
+        if self._trial is not None or not path.exists():
+            return None
+        try:
+            body = path.read_bytes()
+            kept = json.loads(body)
+            trial = Trial(read(body), str(kept["to"]), str(kept["by"]), str(kept["since"]), None, 0)
+            is_same = kept["written"] == finished(digest(written))
+        except (OSError, ValueError, LookupError, TypeError, NoAnswer) as error:
+            log.warning("%s can't be used, so the manifests count: %s", path, error)
+            return None
+        with self._lock:
+            self._trial = trial
+        if not is_same:
+            self.end("the manifests say something else than before the restart")
+            return None
+        journal.say(journal.TRIED, f"{trial} goes on: the manifests say the same as before the restart")
+        return trial
+
     def confirm(self, who: str) -> None:
         """Let it go on until the manifests say something else.  Raises NoAnswer where there is none."""
         with self._lock:
-            if self._trial is None:
+            if self._trial is None or self._trial.number is not None:
                 raise NoAnswer(Why.UNKNOWN, "nothing is being tried", "`netpoldctl try DIR` begins a trial")
-            self._trial = replace(self._trial, until=None)
-            directory = self._trial.directory
-        text = f"{who} confirms the trial of {directory}: it stays until the manifests say something else, or a restart"
+            self._trial = trial = replace(self._trial, until=None)
+        text = f"{who} confirms {trial}: it stays until the manifests say something else, or a restart"
         journal.say(journal.TRIED, text)
         self._wake()
 
@@ -74,7 +126,9 @@ class Tryout:
         with self._lock:
             trial, self._trial = self._trial, None
         if trial is not None:
-            journal.say(journal.TRIED, f"the trial of {trial.directory} is over ({why}): the manifests count again")
+            with contextlib.suppress(FileNotFoundError):
+                (self._state_dir / NAME).unlink()
+            journal.say(journal.TRIED, f"{trial} is over ({why}): the manifests count again")
             self._wake()
         return trial is not None
 
@@ -103,7 +157,7 @@ class Tryout:
         until = None
         if trial.until is not None:
             until = timestamp(datetime.now(UTC) + timedelta(seconds=max(trial.until - time.monotonic(), 0.0)))
-        return Tried(trial.directory, trial.who, trial.since, until)
+        return Tried(trial.source, trial.who, trial.since, until, trial.number is not None)
 
 
 def read(body: bytes) -> World:
@@ -114,14 +168,15 @@ def read(body: bytes) -> World:
     try:
         for each in json.loads(body)["objects"]:
             position = Position(str(each["file"]), int(each["line"]))
-            found: Object | None = read_back(json.dumps(each["manifest"]).encode(), position, False)
+            is_closed = each.get("closed") is True
+            found: Object | None = read_back(json.dumps(each["manifest"]).encode(), position, is_closed)
             if isinstance(found, Policy):
                 policies[found.key] = found
             elif isinstance(found, Namespace):
                 namespaces[found.key] = found
             else:
                 raise NoAnswer(Why.WRONG, f"{position} is no policy or namespace", "see `netpoldctl check`")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise NoAnswer(Why.WRONG, "the policies to try can't be read", "send what `netpoldctl try` sends") from error
     if not policies:
         raise NoAnswer(Why.WRONG, "there is no policy to try: everything would be open", "give a directory with some")

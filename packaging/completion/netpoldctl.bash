@@ -151,6 +151,9 @@ _netpoldctl() {
         try:0:*)
             _filedir -d
             ;;
+        rollback:*:-*)
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --end' -- "$cur"))
+            ;;
         support-bundle:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --with-manifests' -- "$cur"))
             ;;
@@ -161,7 +164,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --manifests --node' -- "$cur"))
             ;;
         :0:*)
-            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify try support-bundle render' -- "$cur"))
+            COMPREPLY=($(compgen -W 'status wait flush check explain matrix diff plan test monitor audit suggest pod policy top verify try rollback support-bundle render' -- "$cur"))
             ;;
     esac
 } && complete -F _netpoldctl netpoldctl

@@ -58,6 +58,7 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a policy -d 'everything about
 complete -c netpoldctl -n '__netpoldctl_after ""' -a top -d 'packets and bytes by policy rule, by policy or by pod, as they come'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a verify -d 'the kernel against what should be in it, chain by chain and set by set'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a try -d 'have other policies in force for a while'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a rollback -d 'go back to the policies that were in force before'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a support-bundle -d 'what is needed to find a fault, in one archive'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that manifests make'
 
@@ -178,6 +179,11 @@ complete -c netpoldctl -n '__netpoldctl_after try' -l for -r -f -d 'so long (60s
 complete -c netpoldctl -n '__netpoldctl_after try' -l confirm -d 'keep what is tried when its time is over'
 complete -c netpoldctl -n '__netpoldctl_after try' -l end -d 'go back to the manifests now'
 complete -c netpoldctl -n '__netpoldctl_after try 1' -f -a '(__fish_complete_directories)'
+
+complete -c netpoldctl -n '__netpoldctl_after rollback' -s h -l help -d 'show this help message and exit'
+complete -c netpoldctl -n '__netpoldctl_after rollback' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
+complete -c netpoldctl -n '__netpoldctl_after rollback' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after rollback' -l end -d 'go on to what the manifests say'
 
 complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'

@@ -1,0 +1,108 @@
+"""Going back to policies that were in force before: what is known of them, and what outlasts a restart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from netpold.daemon.questions import NoAnswer
+from netpold.daemon.rollback import MOST_REVISIONS, NAME, History, Revision, digest, finished, objects
+from netpold.daemon.tryout import Tryout, read
+from netpold.policy.changes import difference
+from netpold.policy.model import EVERYTHING, Policy, Position, World
+from tests.lab import Backend, Lab
+from tests.strategies import EVERYTHING_GOES, worlds
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
+
+CLOSED = Policy("x", "closed", EVERYTHING, (), (), Position("a.yaml", 3), quarantined=True)
+DENY = Policy("x", "deny", EVERYTHING, (), None, Position("a.yaml", 9))
+
+
+def world(*policies: Policy) -> World:
+    return World({}, {}, {each.key: each for each in policies})
+
+
+def test_each_state_is_kept_once_and_the_last_ones_only() -> None:
+    history, now = History(), World()
+    for number in range(2 * MOST_REVISIONS):
+        after = world(replace(DENY, name=f"p{number // 2}"))  # every other time the same
+        history.note(difference(now, after), after)
+        now = after
+    names = [next(iter(each.world.policies)) for each in history.revisions]
+    assert names == [f"x/p{number}" for number in range(MOST_REVISIONS)]
+
+
+@given(worlds(EVERYTHING_GOES), worlds(EVERYTHING_GOES))
+@settings(max_examples=40, deadline=None)
+def test_what_is_kept_is_read_back_as_it_was(one: World, other: World) -> None:
+    """Closed versions, too: without them what they close would be open."""
+    if one.policies:
+        back = read(json.dumps({"objects": objects(one)}).encode())
+        assert (back.policies, back.namespaces) == (one.policies, one.namespaces)
+    same = (one.policies, one.namespaces) == (other.policies, other.namespaces)
+    assert (finished(digest(one)) == finished(digest(other))) == same
+
+
+def test_it_goes_on_after_a_restart_where_the_manifests_say_the_same(tmp_path: Path) -> None:
+    then, now = world(CLOSED, DENY), world(DENY)
+    said = finished(digest(now))
+    Tryout(lambda: None, tmp_path).go_back(Revision("2026-01-31T08:15:30.125Z", then), 0, said, "root")
+    after = Tryout(lambda: None, tmp_path)
+    resumed = after.resume(now)
+    told = after.told()
+    assert resumed and resumed.world.policies == then.policies
+    assert told and told.rollback and told.source == "2026-01-31T08:15:30.125Z"
+    with pytest.raises(NoAnswer, match="nothing is being tried"):
+        after.confirm("root")
+    assert after.end("root") and not (tmp_path / NAME).exists()
+    assert Tryout(lambda: None, tmp_path).resume(now) is None
+
+
+def test_where_they_say_something_else_they_count(tmp_path: Path) -> None:
+    revision = Revision("2026-01-31T08:15:30.125Z", world(DENY))
+    Tryout(lambda: None, tmp_path).go_back(revision, 0, finished(digest(world(DENY))), "root")
+    after = Tryout(lambda: None, tmp_path)
+    assert after.resume(world(CLOSED)) is None and after.current is None and not (tmp_path / NAME).exists()
+    for damaged in ("", "{", "{}", "[]", '{"objects": 3}'):
+        (tmp_path / NAME).write_text(damaged)
+        assert after.resume(world(DENY)) is None and after.current is None
+
+
+def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
+    tryout = Tryout(lambda: None, tmp_path / "absent")
+    with pytest.raises(NoAnswer, match="can't be kept"):
+        tryout.go_back(Revision("2026-01-31T08:15:30.125Z", world(DENY)), 0, "", "root")
+    assert tryout.current is None
+
+
+@pytest.mark.kernel
+def test_back_and_over_a_restart_until_the_manifests_change(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    daemon = scene.daemon
+    with daemon:
+        scene.enforce(deny=DENY_ALL)
+        nothing = daemon.ctl("rollback")
+        assert nothing.returncode == 2 and "no earlier policies are known" in nothing.stderr
+        scene.enforce(allow=A_TO_B, out=A_OUT)
+        assert scene.passes(scene.a, scene.b)
+        while json.loads(daemon.ctl("rollback", "-o", "json").stdout or "{}").get("done"):  # as far as it goes
+            pass
+        assert not scene.passes(scene.a, scene.b)
+        assert "ROLLED BACK: the policies of " in daemon.ctl("status").stdout
+        daemon.kill()
+        daemon.start()
+        daemon.wait(20)
+        assert daemon.status()["rollback"] and not scene.passes(scene.a, scene.b)
+        daemon.write("more.yaml", policy("more", "  podSelector: {matchLabels: {app: nobody}}\n"))
+        daemon.wait(20)
+        assert daemon.status()["rollback"] is None and scene.passes(scene.a, scene.b)
+        daemon.write("more.yaml", DENY_ALL.replace("deny-all", "deny-more"))
+        daemon.wait(20)
+        assert daemon.ctl("rollback").returncode == 0 and daemon.status()["rollback"]
+        done = daemon.ctl("rollback", "--end")
+        assert done.stdout.startswith("Ended") and daemon.status()["rollback"] is None
+        assert not (daemon.state / NAME).exists()
