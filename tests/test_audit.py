@@ -13,10 +13,10 @@ from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.manifest import parse
-from netpold.policy.model import Mode, Namespace, Policy, World
+from netpold.policy.model import Mode, Namespace, Pod, Policy, World
 from netpold.rules import walk
 from netpold.rules.audit import PREFIX, Audited, is_audited, lets_through
-from netpold.rules.compile import compile_ruleset
+from netpold.rules.compile import Compiler, compile_ruleset
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import Log, Ruleset
 from netpold.rules.settings import CompileSettings
@@ -123,6 +123,17 @@ def test_the_list_follows(history: list[World], default: Mode) -> None:
         audited.update(live.become(world))
         assert audited.namespaces == {name for name, each in world.namespaces.items() if each.mode == "audit"}
         assert audited.keys == {key for key, each in world.policies.items() if is_audited(each, world, default)}
+
+
+def test_who_is_isolated_in_name_only_does_not_count() -> None:
+    policy = parsed_policy("audit")
+    pods = {f"x/{name}": Pod("x", name, {}, (f"10.0.0.{number}",)) for number, name in enumerate("ab", 1)}
+    places = {key: Endpoint(key, pod.addresses) for key, pod in pods.items()}
+    for mode, count in (("audit", 0), ("enforce", 2)):
+        world = World(pods, {}, {policy.key: replace(policy, ingress=(), mode=mode)})  # type: ignore[arg-type]
+        compiler = Compiler(Index(world), ENFORCE)
+        compiler.update(Changes(), places)
+        assert compiler.isolated() == count
 
 
 def test_a_quarantined_policy_is_enforced() -> None:
