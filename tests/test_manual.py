@@ -19,7 +19,7 @@ from netpold import config
 from netpold.ctl import main as ctl
 from netpold.ctl.failure import Exit
 from netpold.daemon import main as daemon
-from netpold.daemon.control import _ROUTES
+from netpold.daemon.routes import ROUTES
 from netpold.daemon.status import Status
 from netpold.host.drops import DropTotals
 from netpold.host.exposition import exposition
@@ -135,7 +135,7 @@ def test_options_of_netpoldctl() -> None:
 def test_exit_codes_and_requests() -> None:
     assert heads("netpoldctl.8", "EXIT STATUS") == [str(int(code)) for code in Exit]
     requests = [head.partition("?")[0] for head in heads("netpoldctl.8", "THE CONTROL SOCKET")]
-    assert sorted(requests) == sorted(f"{method} {path}" for path, (method, _) in _ROUTES.items())
+    assert sorted(requests) == sorted(f"{method} {path}" for path, (method, _) in ROUTES.items())
 
 
 def test_message_ids_in_examples_are_real() -> None:

@@ -25,31 +25,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
-from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from netpold.daemon.bounded import BoundedReader, TooMuch
-from netpold.daemon.inspection import INSPECTIONS
 from netpold.daemon.peer import Peer, Right, peer_of
-from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
+from netpold.daemon.routes import ROUTES, Answer, Controlled, Refusal, Request, as_json
 from netpold.daemon.runtime_dir import SOCKET_OWN, ControlError, admit, prepare
-from netpold.daemon.sightings import OBSERVATIONS
-from netpold.daemon.tryout import LONGEST_S
-from netpold.host.kernel.backend import KernelError
-from netpold.host.metrics import CONTENT_TYPE
 
 log = logging.getLogger("netpold")
 
@@ -60,62 +50,6 @@ IDLE_S = 10.0
 HEAD_LIMIT = 32 * 1024
 BODY_LIMIT = 64 * 1024
 LARGE_BODY_LIMIT = 64 * 1024 * 1024  # of requests that are about policies, by those who may change anything
-DEFAULT_WAIT_S = 30.0
-LONGEST_WAIT_S = 3600.0
-
-
-class Controlled(Protocol):
-    """What the socket controls.  All of it is called from the threads of connections."""
-
-    def status(self) -> dict[str, object]: ...
-
-    def wait(self, timeout: float) -> bool:
-        """Until everything that is on disk now is enforced or rejected; False after `timeout` seconds."""
-        ...
-
-    def flush(self, who: str) -> None:
-        """`who` asks for it.  Raises KernelError."""
-        ...
-
-    def ruleset_text(self) -> str: ...
-
-    def ask(self, question: str, parameters: Mapping[str, str]) -> dict[str, object]:
-        """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
-        ...
-
-    def begin_try(self, body: bytes, directory: str, seconds: float, who: str) -> None:
-        """Have policies in force instead of those of the manifests.  Raises NoAnswer."""
-        ...
-
-    def go_back(self, who: str) -> None:
-        """Have the policies in force that were before.  Raises NoAnswer."""
-        ...
-
-    def confirm_try(self, who: str) -> None:
-        """Raises NoAnswer."""
-        ...
-
-    def end_try(self, who: str) -> bool:
-        """Whether anything was tried.  Raises NoAnswer."""
-        ...
-
-    def metrics(self) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: HTTPStatus
-    body: bytes
-    kind: str = "application/json"
-    allow: str = ""
-
-
-class _Refusal(Exception):
-    """A request that can't be served."""
-
-    def __init__(self, status: HTTPStatus, error: str, hint: str, allow: str = "") -> None:
-        super().__init__(error)
-        self.answer = _Answer(status, _json({"error": error, "hint": hint}), allow=allow)
 
 
 class Control:
@@ -279,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         try:
             answer = self._answer()
-        except _Refusal as refusal:
+        except Refusal as refusal:
             answer = refusal.answer
         if self.right is Right.NOTHING:
             self.close_connection = True
@@ -293,33 +227,33 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body)
 
-    def _answer(self) -> _Answer:
+    def _answer(self) -> Answer:
         if self.right is Right.NOTHING:
-            raise _Refusal(HTTPStatus.FORBIDDEN, "not permitted", "ask as root, or with sudo")
+            raise Refusal(HTTPStatus.FORBIDDEN, "not permitted", "ask as root, or with sudo")
         body = self._body()
         try:
             url = urlsplit(self.path)
         except ValueError as wrong:
-            hint = f"there are {', '.join(_ROUTES)}"
-            raise _Refusal(HTTPStatus.BAD_REQUEST, f"this is no URL: {wrong}", hint) from wrong
-        route = _ROUTES.get(url.path)
+            hint = f"there are {', '.join(ROUTES)}"
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"this is no URL: {wrong}", hint) from wrong
+        route = ROUTES.get(url.path)
         if route is None:
-            hint = f"there are {', '.join(_ROUTES)}"
-            raise _Refusal(HTTPStatus.NOT_FOUND, f"there is no {url.path}", hint)
+            hint = f"there are {', '.join(ROUTES)}"
+            raise Refusal(HTTPStatus.NOT_FOUND, f"there is no {url.path}", hint)
         method, serve = route
         if self.command != method:
             error = f"{url.path} does not take {self.command}"
-            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, error, f"use {method}", method)
+            raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, error, f"use {method}", method)
         if method != "GET" and self.right < Right.CHANGE:
             error = f"not permitted: members of the socket's group may look, and {url.path} is more than that"
-            raise _Refusal(HTTPStatus.FORBIDDEN, error, "ask as root, or with sudo")
+            raise Refusal(HTTPStatus.FORBIDDEN, error, "ask as root, or with sudo")
         if method != "GET" and self.server.alone:
             error = "the machine has no thread to spare for what may take long"
-            raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error, "try again later; `status` says how things are")
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error, "try again later; `status` says how things are")
         query = parse_qs(url.query)
         if self.server.alone:
             query.pop("wait", None)  # others wait to be connected
-        return serve(_Request(self.server.controlled, query, self.peer, body))
+        return serve(Request(self.server.controlled, query, self.peer, body))
 
     def _body(self) -> bytes:
         """Few requests need a body; of others a short one is read and dropped, so that the connection can go on."""
@@ -330,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or not is_number or int(length) > limit:
             self.close_connection = True
             status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            raise _Refusal(status, "the request has too large a body", "send none: everything is in the URL")
+            raise Refusal(status, "the request has too large a body", "send none: everything is in the URL")
         self._incoming.allow_more(int(length))
         return self.rfile.read(int(length))
 
@@ -338,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         """What http.server itself refuses (a malformed request), as JSON too."""
         self.close_connection = True
         status = HTTPStatus(code)
-        body = _json({"error": message or status.phrase, "hint": "send HTTP/1.1, as `curl --unix-socket` does"})
+        body = as_json({"error": message or status.phrase, "hint": "send HTTP/1.1, as `curl --unix-socket` does"})
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -362,124 +296,4 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not logged."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A request that may be served."""
-
-    controlled: Controlled
-    query: dict[str, list[str]]
-    peer: Peer
-    body: bytes = b""
-
-
-def _status(request: _Request) -> _Answer:
-    return _Answer(HTTPStatus.OK, _json(request.controlled.status()))
-
-
-def _ruleset(request: _Request) -> _Answer:
-    return _Answer(HTTPStatus.OK, request.controlled.ruleset_text().encode(), "text/plain; charset=utf-8")
-
-
-def _metrics(request: _Request) -> _Answer:
-    return _Answer(HTTPStatus.OK, request.controlled.metrics(), CONTENT_TYPE)
-
-
-def _ask(question: str, request: _Request) -> _Answer:
-    parameters = {name: values[-1] for name, values in request.query.items()}
-    try:
-        return _Answer(HTTPStatus.OK, _json(request.controlled.ask(question, parameters)))
-    except NoAnswer as error:
-        raise _Refusal(_STATUS[error.why], str(error), error.hint) from error
-
-
-def _wait(request: _Request) -> _Answer:
-    text = request.query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
-    try:
-        timeout = float(text)
-    except ValueError:
-        timeout = -1.0
-    if not 0 <= timeout <= LONGEST_WAIT_S:  # NaN is refused too
-        hint = f"give seconds from 0 to {LONGEST_WAIT_S:g}"
-        raise _Refusal(HTTPStatus.BAD_REQUEST, f"timeout={text[:40]} can't be", hint)
-    if request.controlled.wait(timeout):
-        return _Answer(HTTPStatus.OK, _json({"done": True}))
-    error = f"not everything on disk is enforced after {timeout:g} s"
-    raise _Refusal(HTTPStatus.GATEWAY_TIMEOUT, error, "see what status says, or wait longer")
-
-
-def _flush(request: _Request) -> _Answer:
-    try:
-        request.controlled.flush(str(request.peer))
-    except KernelError as error:
-        raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error), "see the daemon's log, and try again") from error
-    return _Answer(HTTPStatus.OK, _json({"done": True}))
-
-
-def _try(request: _Request) -> _Answer:
-    text = request.query.get("seconds", [""])[-1]
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 1 <= seconds <= LONGEST_S:  # NaN is refused too
-        raise _Refusal(HTTPStatus.BAD_REQUEST, f"seconds={text[:40]} can't be", f"give seconds from 1 to {LONGEST_S:g}")
-    directory = request.query.get("directory", ["?"])[-1]
-    return _tried(lambda who: request.controlled.begin_try(request.body, directory, seconds, who), request)
-
-
-def _confirm(request: _Request) -> _Answer:
-    return _tried(request.controlled.confirm_try, request)
-
-
-def _rollback(request: _Request) -> _Answer:
-    return _tried(request.controlled.go_back, request)
-
-
-def _end(request: _Request) -> _Answer:
-    return _tried(request.controlled.end_try, request)
-
-
-def _tried(change: Callable[[str], object], request: _Request) -> _Answer:
-    """What became of it, and what is tried now."""
-    try:
-        done = change(str(request.peer)) is not False
-    except NoAnswer as error:
-        raise _Refusal(_STATUS[error.why], str(error), error.hint) from error
-    status = request.controlled.status()
-    body = {
-        "version": 1,
-        "done": done,
-        "try": status["try"],
-        "rollback": status["rollback"],
-        "manifests": status["manifests"],
-    }
-    return _Answer(HTTPStatus.OK, _json(body))
-
-
-_STATUS = {
-    Why.WRONG: HTTPStatus.BAD_REQUEST,
-    Why.UNKNOWN: HTTPStatus.NOT_FOUND,
-    Why.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
-}
-
-# Those that take GET change nothing.
-_ROUTES: dict[str, tuple[str, Callable[[_Request], _Answer]]] = {
-    "/v1/status": ("GET", _status),
-    "/v1/ruleset": ("GET", _ruleset),
-    "/metrics": ("GET", _metrics),
-    **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS, *INSPECTIONS)},
-    "/v1/wait": ("POST", _wait),
-    "/v1/flush": ("POST", _flush),
-    "/v1/try": ("POST", _try),
-    "/v1/try/confirm": ("POST", _confirm),
-    "/v1/try/end": ("POST", _end),
-    "/v1/rollback": ("POST", _rollback),
-    "/v1/rollback/end": ("POST", _end),
-}
-
-
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value).encode() + b"\n"

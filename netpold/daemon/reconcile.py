@@ -27,11 +27,10 @@ from netpold.daemon.inspection import INSPECTIONS, Inspection
 from netpold.daemon.known import Known
 from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer
 from netpold.daemon.questions_about import Held
-from netpold.daemon.rollback import digest
 from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
-from netpold.daemon.tryout import Trial, Tryout
-from netpold.daemon.tryout import read as read_tried
+from netpold.daemon.trials import Trials
+from netpold.daemon.tryout import Tryout
 from netpold.host.drops import Drops
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, KernelError
@@ -59,7 +58,6 @@ LAST_GOOD_NAME = "last-good.sqlite"  # likewise
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
-TRY_S = 20.0  # how long policies that are to be tried may take to come into force
 ANSWER_S = 10.0  # how long who asks a question waits for the loop
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
@@ -98,6 +96,7 @@ class Reconciler:
         self._sightings = Sightings(settings, inbox, self._facts, self._own)
         self.beside.append(self._sightings.observer)
         self._tryout = Tryout(lambda: inbox.wish(files=True), settings.state_dir)
+        self.trials = Trials(inbox, self._tryout, self._known, self._facts, lambda: self.current)
         self._inspection = Inspection(backend, drops, inbox, self._facts, self._held)
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
@@ -155,46 +154,6 @@ class Reconciler:
 
     def status(self) -> dict[str, object]:
         return self.current.as_json()
-
-    def begin_try(self, body: bytes, directory: str, seconds: float, who: str) -> None:
-        """Have policies in force instead of those of the manifests (tryout.py), for `who`.  Raises NoAnswer."""
-        world = read_tried(body)
-        self._facts()  # else nothing is in force that it would be instead of
-        self._put_in_force(self._tryout.begin(world, directory, seconds, who))
-
-    def go_back(self, who: str) -> None:
-        """Have the policies in force that were before those that are, for `who`.  Raises NoAnswer."""
-        self._facts()
-        revisions, now = self._known.history.revisions, self._tryout.current
-        number = (len(revisions) if now is None or now.number is None else now.number + 1) - 2
-        if number < 0:
-            hint = "go back by git, or try other policies with `netpoldctl try DIR`"
-            raise NoAnswer(Why.UNKNOWN, "no earlier policies are known since the daemon's start", hint)
-        try:
-            written = self._inbox.ask(digest(self._known.written), ANSWER_S)
-        except TimeoutError as error:
-            hint = "try again in a moment; `netpoldctl status` says what it does"
-            raise NoAnswer(Why.BUSY, f"the daemon had no time for it within {ANSWER_S:g} s", hint) from error
-        self._put_in_force(self._tryout.go_back(revisions[number], number, written, who))
-
-    def _put_in_force(self, trial: Trial) -> None:
-        if self._inbox.wait(TRY_S) and self._tryout.current is trial and self.current.state != "degraded":
-            return
-        error = self.current.error or "the manifests changed, or it could not be put in force in time"
-        self._tryout.end("it did not come into force")
-        raise NoAnswer(Why.BUSY, f"{trial} fails: {error}", "see `netpoldctl status`, and try again")
-
-    def confirm_try(self, who: str) -> None:
-        """Let what is tried stay until the manifests change.  Raises NoAnswer where nothing is."""
-        self._tryout.confirm(who)
-
-    def end_try(self, who: str) -> bool:
-        """Go back to the manifests, and wait until that is done, for TRY_S at most; whether anything was tried."""
-        ended = self._tryout.end(f"ended by {who}")
-        if ended and not self._inbox.wait(TRY_S):
-            hint = "see `netpoldctl status`"
-            raise NoAnswer(Why.BUSY, f"the manifests are not in force again after {TRY_S:g} s", hint)
-        return ended
 
     def metrics(self) -> bytes:
         """As Prometheus wants them."""

@@ -1,0 +1,182 @@
+"""What the control socket serves: ROUTES, by the paths of URLs, with their methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Protocol
+
+from netpold.daemon.inspection import INSPECTIONS
+from netpold.daemon.peer import Peer
+from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
+from netpold.daemon.sightings import OBSERVATIONS
+from netpold.daemon.trials import Trials
+from netpold.daemon.tryout import LONGEST_S
+from netpold.host.kernel.backend import KernelError
+from netpold.host.metrics import CONTENT_TYPE
+
+DEFAULT_WAIT_S = 30.0
+LONGEST_WAIT_S = 3600.0
+
+
+class Controlled(Protocol):
+    """What the socket controls.  All of it is called from the threads of connections."""
+
+    trials: Trials
+
+    def status(self) -> dict[str, object]: ...
+
+    def wait(self, timeout: float) -> bool:
+        """Until everything that is on disk now is enforced or rejected; False after `timeout` seconds."""
+        ...
+
+    def flush(self, who: str) -> None:
+        """`who` asks for it.  Raises KernelError."""
+        ...
+
+    def ruleset_text(self) -> str: ...
+
+    def ask(self, question: str, parameters: Mapping[str, str]) -> dict[str, object]:
+        """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
+        ...
+
+    def metrics(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: HTTPStatus
+    body: bytes
+    kind: str = "application/json"
+    allow: str = ""
+
+
+class Refusal(Exception):
+    """A request that can't be served."""
+
+    def __init__(self, status: HTTPStatus, error: str, hint: str, allow: str = "") -> None:
+        super().__init__(error)
+        self.answer = Answer(status, as_json({"error": error, "hint": hint}), allow=allow)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that may be served."""
+
+    controlled: Controlled
+    query: dict[str, list[str]]
+    peer: Peer
+    body: bytes = b""
+
+
+def _status(request: Request) -> Answer:
+    return Answer(HTTPStatus.OK, as_json(request.controlled.status()))
+
+
+def _ruleset(request: Request) -> Answer:
+    return Answer(HTTPStatus.OK, request.controlled.ruleset_text().encode(), "text/plain; charset=utf-8")
+
+
+def _metrics(request: Request) -> Answer:
+    return Answer(HTTPStatus.OK, request.controlled.metrics(), CONTENT_TYPE)
+
+
+def _ask(question: str, request: Request) -> Answer:
+    parameters = {name: values[-1] for name, values in request.query.items()}
+    try:
+        return Answer(HTTPStatus.OK, as_json(request.controlled.ask(question, parameters)))
+    except NoAnswer as error:
+        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
+
+
+def _wait(request: Request) -> Answer:
+    text = request.query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = -1.0
+    if not 0 <= timeout <= LONGEST_WAIT_S:  # NaN is refused too
+        hint = f"give seconds from 0 to {LONGEST_WAIT_S:g}"
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"timeout={text[:40]} can't be", hint)
+    if request.controlled.wait(timeout):
+        return Answer(HTTPStatus.OK, as_json({"done": True}))
+    error = f"not everything on disk is enforced after {timeout:g} s"
+    raise Refusal(HTTPStatus.GATEWAY_TIMEOUT, error, "see what status says, or wait longer")
+
+
+def _flush(request: Request) -> Answer:
+    try:
+        request.controlled.flush(str(request.peer))
+    except KernelError as error:
+        raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error), "see the daemon's log, and try again") from error
+    return Answer(HTTPStatus.OK, as_json({"done": True}))
+
+
+def _try(request: Request) -> Answer:
+    text = request.query.get("seconds", [""])[-1]
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= LONGEST_S:  # NaN is refused too
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"seconds={text[:40]} can't be", f"give seconds from 1 to {LONGEST_S:g}")
+    directory = request.query.get("directory", ["?"])[-1]
+    return _tried(lambda who: request.controlled.trials.begin(request.body, directory, seconds, who), request)
+
+
+def _confirm(request: Request) -> Answer:
+    return _tried(request.controlled.trials.confirm, request)
+
+
+def _rollback(request: Request) -> Answer:
+    return _tried(request.controlled.trials.go_back, request)
+
+
+def _end(request: Request) -> Answer:
+    return _tried(request.controlled.trials.end, request)
+
+
+def _tried(change: Callable[[str], object], request: Request) -> Answer:
+    """What became of it, and what is tried now."""
+    try:
+        done = change(str(request.peer)) is not False
+    except NoAnswer as error:
+        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
+    status = request.controlled.status()
+    body = {
+        "version": 1,
+        "done": done,
+        "try": status["try"],
+        "rollback": status["rollback"],
+        "manifests": status["manifests"],
+    }
+    return Answer(HTTPStatus.OK, as_json(body))
+
+
+_STATUS = {
+    Why.WRONG: HTTPStatus.BAD_REQUEST,
+    Why.UNKNOWN: HTTPStatus.NOT_FOUND,
+    Why.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+# Those that take GET change nothing.
+ROUTES: dict[str, tuple[str, Callable[[Request], Answer]]] = {
+    "/v1/status": ("GET", _status),
+    "/v1/ruleset": ("GET", _ruleset),
+    "/metrics": ("GET", _metrics),
+    **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS, *INSPECTIONS)},
+    "/v1/wait": ("POST", _wait),
+    "/v1/flush": ("POST", _flush),
+    "/v1/try": ("POST", _try),
+    "/v1/try/confirm": ("POST", _confirm),
+    "/v1/try/end": ("POST", _end),
+    "/v1/rollback": ("POST", _rollback),
+    "/v1/rollback/end": ("POST", _end),
+}
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,68 @@
+"""Requests for trials and rollbacks: each comes back when what was asked for is in force, or says why it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from netpold.daemon.inbox import Inbox
+from netpold.daemon.known import Known
+from netpold.daemon.questions import Facts, NoAnswer, Why
+from netpold.daemon.rollback import digest
+from netpold.daemon.status import Status
+from netpold.daemon.tryout import Trial, Tryout, read
+
+TRY_S = 20.0  # how long policies that are to be tried may take to come into force
+ANSWER_S = 10.0  # how long who asks waits for the loop
+
+
+class Trials:
+    """For any thread.  `look`: see questions.Look; `status`: as it is now."""
+
+    def __init__(
+        self, inbox: Inbox, tryout: Tryout, known: Known, look: Callable[[], Facts], status: Callable[[], Status]
+    ) -> None:
+        self._inbox = inbox
+        self._tryout = tryout
+        self._known = known
+        self._look = look
+        self._status = status
+
+    def begin(self, body: bytes, directory: str, seconds: float, who: str) -> None:
+        """Have policies in force instead of those of the manifests (tryout.py), for `who`.  Raises NoAnswer."""
+        world = read(body)
+        self._look()  # else nothing is in force that it would be instead of
+        self._put_in_force(self._tryout.begin(world, directory, seconds, who))
+
+    def confirm(self, who: str) -> None:
+        """Let what is tried stay until the manifests change.  Raises NoAnswer where nothing is."""
+        self._tryout.confirm(who)
+
+    def go_back(self, who: str) -> None:
+        """Have the policies in force that were before those that are, for `who`.  Raises NoAnswer."""
+        self._look()
+        revisions, now = self._known.history.revisions, self._tryout.current
+        number = (len(revisions) if now is None or now.number is None else now.number + 1) - 2
+        if number < 0:
+            hint = "go back by git, or try other policies with `netpoldctl try DIR`"
+            raise NoAnswer(Why.UNKNOWN, "no earlier policies are known since the daemon's start", hint)
+        try:
+            written = self._inbox.ask(digest(self._known.written), ANSWER_S)
+        except TimeoutError as error:
+            hint = "try again in a moment; `netpoldctl status` says what it does"
+            raise NoAnswer(Why.BUSY, f"the daemon had no time for it within {ANSWER_S:g} s", hint) from error
+        self._put_in_force(self._tryout.go_back(revisions[number], number, written, who))
+
+    def end(self, who: str) -> bool:
+        """Go back to the manifests; whether they were not in force.  Raises NoAnswer where that takes over TRY_S."""
+        ended = self._tryout.end(f"ended by {who}")
+        if ended and not self._inbox.wait(TRY_S):
+            hint = "see `netpoldctl status`"
+            raise NoAnswer(Why.BUSY, f"the manifests are not in force again after {TRY_S:g} s", hint)
+        return ended
+
+    def _put_in_force(self, trial: Trial) -> None:
+        if self._inbox.wait(TRY_S) and self._tryout.current is trial and self._status().state != "degraded":
+            return
+        error = self._status().error or "the manifests changed, or it could not be put in force in time"
+        self._tryout.end("it did not come into force")
+        raise NoAnswer(Why.BUSY, f"{trial} fails: {error}", "see `netpoldctl status`, and try again")
