@@ -27,7 +27,7 @@ def text(pod: Json) -> list[str]:
     if pod["host_network"] or pod["finished"]:
         return lines
     for direction in Direction:
-        lines += ["", *_direction(pod[direction], direction, here=pod["here"])]
+        lines += ["", *_direction(pod[direction], direction, _elsewhere(pod))]
     return lines
 
 
@@ -56,7 +56,16 @@ def _facts(pod: Json) -> list[tuple[str, str]]:
     return [(name, printable(value)) for name, value in facts]
 
 
-def _direction(found: Json, direction: Direction, *, here: bool) -> list[str]:
+def _elsewhere(pod: Json) -> str:
+    """Why nothing is enforced for it here; empty where it is."""
+    if pod["here"]:
+        return ""
+    if pod["on_node"]:
+        return f"enforced on {pod['on_node']}, which is not this node"
+    return "not enforced here: its manifest names no node, and no interface here is its own"
+
+
+def _direction(found: Json, direction: Direction, elsewhere: str) -> list[str]:
     name = paint(direction, "bold")
     if not found["isolated"]:
         return [f"{name}: {paint('free', 'green')}, no policy isolates it"]
@@ -71,11 +80,11 @@ def _direction(found: Json, direction: Direction, *, here: bool) -> list[str]:
             ),
         )
     ]
-    if here:
+    if not elsewhere:
         facts += [("judged", about.count(found["judged"])), ("dropped", about.count(found["dropped"]))]
         facts += about.chains(found["chains"])
     else:
-        facts.append(("where", "on its own node, which is not this one"))
+        facts.append(("where", elsewhere))
     lines += pairs([(name, printable(value)) for name, value in facts])
     allowed = "  allowed" if found["rules"] else "  allowed: nothing"
     return [*lines, allowed, *about.rules(found["rules"], with_policy=direction)]

@@ -286,7 +286,9 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> NoAnswer:
     namespace = name.partition("/")[0] + "/"
     keys = list(known)
     own = [key for key in keys if key.startswith(namespace)][:MOST_SIMILAR]
-    bare = [key for key in keys if "/" not in name and key.endswith(f"/{name}")][:3]
-    near = bare or difflib.get_close_matches(name, own or islice(keys, MOST_SIMILAR), n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "write it as namespace/name; `/v1/names` lists all"
+    bare = name.rpartition("/")[2]
+    near = [key for key in keys if key.endswith(f"/{bare}")]
+    near = near or difflib.get_close_matches(name, own or islice(keys, MOST_SIMILAR), n=3)
+    near = near or [key for key in islice(keys, MOST_SIMILAR) if bare and bare in key]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else "write it as namespace/name, as the manifests do"
     return NoAnswer(Why.UNKNOWN, f"no manifest declares the {what} {name}", hint)
