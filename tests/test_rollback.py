@@ -14,7 +14,7 @@ from netpold.daemon.rollback import MOST_REVISIONS, NAME, History, Revision, dig
 from netpold.daemon.tryout import Tryout, read
 from netpold.policy.changes import difference
 from netpold.policy.model import EVERYTHING, Policy, Position, World
-from tests.lab import Backend, Lab
+from tests.lab import Lab
 from tests.strategies import EVERYTHING_GOES, worlds
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
 
@@ -37,7 +37,7 @@ def test_each_state_is_kept_once_and_the_last_ones_only() -> None:
 
 
 @given(worlds(EVERYTHING_GOES), worlds(EVERYTHING_GOES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_is_kept_is_read_back_as_it_was(one: World, other: World) -> None:
     """Closed versions, too: without them what they close would be open."""
     if one.policies:
@@ -80,8 +80,8 @@ def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel
-def test_back_and_over_a_restart_until_the_manifests_change(lab: Lab, backend: Backend) -> None:
-    scene = Scene(lab, backend)
+def test_back_and_over_a_restart_until_the_manifests_change(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
     daemon = scene.daemon
     with daemon:
         scene.enforce(deny=DENY_ALL)

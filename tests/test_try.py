@@ -32,7 +32,7 @@ def shown(written: World, tried: World | None) -> World:
 
 
 @given(st.data(), histories(EVERYTHING_GOES, steps=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_counts_is_what_is_tried_until_something_else_is_written(
     data: st.DataObject, history: list[World]
 ) -> None:
@@ -68,7 +68,7 @@ def follow(follower: Live, changes: Changes) -> None:
 
 
 @given(worlds())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_what_only_stands_elsewhere_ends_no_trial(world: World) -> None:
     instead = Instead(world)
     tried = World()
