@@ -46,6 +46,7 @@ from netpold.rules.ruleset import (
     Jump,
     Match,
     Reply,
+    Routed,
     Rule,
     Side,
     Target,
@@ -57,6 +58,9 @@ from netpold.rules.shared import SharedRules
 from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
 
 _RECEIVER = "NETPOLD-TO"
+
+# Linux routes what is for a link-local address back to where it came from: there it is a pod's own that nobody knows.
+_OFF_THE_BRIDGE = Rule((Routed(), Address("dst", icmp.LINK_LOCAL)), "DROP", "link-local: not to be routed")
 
 
 class Chains:
@@ -208,6 +212,8 @@ class Chains:
         others = self._parts.once(missed, by_address, partial(self._address_tree, missed, by_address, side))
         if self.unclaimed:
             others = [Rule((), Jump(CHAIN[side])), *others]
+        if others and self.family == 6 and side == "dst" and any(bridged for _, bridged in self.on_interface):
+            others = [_OFF_THE_BRIDGE, *others]
         if others:
             self.chains[missed] = tuple(others)
         leaves = {

@@ -30,7 +30,7 @@ from netpold.rules.ruleset import (
     Target,
 )
 
-LINK_LOCAL = "fe80::/10"
+LINK_LOCAL = "fe80::/10"  # addresses of one link
 REDIRECT_V4 = 5
 (
     MLD_QUERY,

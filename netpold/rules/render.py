@@ -30,6 +30,7 @@ from netpold.rules.ruleset import (
     Proto,
     Related,
     Reply,
+    Routed,
     Rule,
     Ruleset,
     SourcePort,
@@ -107,6 +108,8 @@ def _extension(match: Match, family: Family, protocol: str, kernel_name: Callabl
             # physdev-out is meaningful for bridged packets only; the kernel complains when it is not said so
             bridged: tuple[Option, ...] = (("physdev-is-bridged", None, False),) if side == "dst" else ()
             return Extension("physdev", ((option, _pattern(name, prefix), False), *bridged))
+        case Routed():
+            return Extension("physdev", (("physdev-is-bridged", None, True),))
         case Reply():
             return Extension("conntrack", (("ctstate", "ESTABLISHED", False), ("ctdir", "REPLY", False)))
         case Unknown():

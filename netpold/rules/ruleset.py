@@ -98,6 +98,11 @@ class BridgePort:
 
 
 @dataclass(frozen=True, slots=True)
+class Routed:
+    """A packet that does not go from one port of a bridge to another."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A packet of an established connection, from the side that answers."""
 
@@ -157,6 +162,7 @@ Match = (
     | InSet
     | Interface
     | BridgePort
+    | Routed
     | Reply
     | Unknown
     | NoSyn

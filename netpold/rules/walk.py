@@ -26,6 +26,7 @@ from netpold.rules.ruleset import (
     Proto,
     Related,
     Reply,
+    Routed,
     Rule,
     Ruleset,
     SourcePort,
@@ -130,6 +131,8 @@ def holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
             return _named(packet.in_port, name, prefix)
         case BridgePort(_, name, prefix):
             return _is_bridged(packet) and _named(packet.out_port, name, prefix)
+        case Routed():
+            return not _is_bridged(packet)
         case Reply():
             return packet.reply
         case Unknown():
