@@ -89,10 +89,10 @@ class Drops:
                 self._seen = {name: seen for name, seen in self._seen.items() if name in self._meaning}
                 self._at = _by_address(self._isolated)
 
-    def totals(self, least_pause_s: float = LEAST_PAUSE_S) -> DropTotals:
-        """As of at most `least_pause_s` ago."""
+    def totals(self, least_pause_s: float | None = None) -> DropTotals:
+        """As of at most so many seconds ago, LEAST_PAUSE_S if not told otherwise."""
         with self._lock:
-            if time.monotonic() - self._read_at >= least_pause_s:
+            if time.monotonic() - self._read_at >= (LEAST_PAUSE_S if least_pause_s is None else least_pause_s):
                 self._read()
             return DropTotals(self._pods.counts(), self._policies.counts(), dict(self._spoofed), self._failures)
 
