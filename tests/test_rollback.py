@@ -72,6 +72,15 @@ def test_where_they_say_something_else_they_count(tmp_path: Path) -> None:
         assert after.resume(world(DENY)) is None and after.current is None
 
 
+def test_what_cannot_be_deleted_is_over_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The loop ends it, and has more to do."""
+    tryout = Tryout(lambda: None, tmp_path)
+    tryout.begin(World(), "/somewhere", 60, "uid 0")
+    (tmp_path / NAME).mkdir()
+    assert tryout.end("a test") and tryout.current is None
+    assert "can't be deleted" in caplog.text
+
+
 def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
     tryout = Tryout(lambda: None, tmp_path / "absent")
     with pytest.raises(NoAnswer, match="can't be kept"):

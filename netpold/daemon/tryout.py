@@ -8,7 +8,6 @@ time.monotonic(): a machine that was suspended does not come back to find it ove
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import threading
@@ -126,8 +125,11 @@ class Tryout:
         with self._lock:
             trial, self._trial = self._trial, None
         if trial is not None:
-            with contextlib.suppress(FileNotFoundError):
-                (self._state_dir / NAME).unlink()
+            try:
+                (self._state_dir / NAME).unlink(missing_ok=True)
+            except OSError as error:
+                where = f"{self._state_dir / NAME} can't be deleted: {error.strerror}"
+                log.warning("%s; delete it, else a rollback goes on after a restart", where)
             journal.say(journal.TRIED, f"{trial} is over ({why}): the manifests count again")
             self._wake()
         return trial is not None
