@@ -1,7 +1,7 @@
 """The changes that `latency` makes, and the small world that they happen in, beside the made-up cluster.
 
 Namespace `probe` has three pods on the measured node: `server`, isolated, which every flow but two goes to; `free`,
-which no policy isolates at first; `late`, which has its interface and a policy waiting for it before it has a manifest.
+which no policy isolates at first; `late`, which a policy waits for.
 Their peers are pods of other nodes: some in `probe`; a hundred in `crowd`; a hundred in `bundle`, whose objects are one
 file whatever the layout.  One host outside plays the peers: it sends from any address.
 
@@ -128,6 +128,8 @@ def changes(server: Pod, free: Pod, late: Pod) -> list[Change]:
     closed, opened = (_policy("ports", "server", {"ports": _ports(port)}) for port in (7105, 7005))
     alone, heard = (namespace_manifest("crowd", labels) for labels in ({}, {"audience": "yes"}))
     member = "198.51.100.1"
+    # not removed: it would keep its policies, for its interface stays
+    nobody = late.manifest() | {"metadata": {**late.manifest()["metadata"], "labels": {"app": "nobody"}}}
 
     def change(
         names: tuple[str, str], states: tuple[Manifest | None, Manifest], opens: bool, source: str, to: Pod, port: int
@@ -139,7 +141,7 @@ def changes(server: Pod, free: Pod, late: Pod) -> list[Change]:
         change(("pod added", "pod removed"), (None, added), True, _ADDED, server, 7001),
         change(("pod added to a file of 100", "pod removed from it"), (None, bundled), True, last, server, 7003),
         change(("pod relabelled", "pod relabelled"), (red, blue), True, _RED, server, 7102),
-        change(("local pod added", "local pod removed"), (None, late.manifest()), False, ELSEWHERE, late, 7008),
+        change(("local pod labelled", "its label changed"), (nobody, late.manifest()), False, ELSEWHERE, late, 7008),
         change(("policy added", "policy removed"), (None, policy), True, ELSEWHERE, server, 7004),
         change(("policy's ports changed", "policy's ports changed"), (closed, opened), True, ELSEWHERE, server, 7005),
         change(("first policy on a pod", "last policy off a pod"), (None, first), False, ELSEWHERE, free, 7006),

@@ -103,7 +103,8 @@ def measure(size: Size, backend: Backend, layout: Layout, repeat: int, kinds: st
         world.put(standing(server, free))
         world.put({each.key: each.before for each in wanted if each.before})
         stack.enter_context(daemon)
-        await_enforced(daemon, size.policies + world.policies, size.pods + world.pods, size.local + 2)
+        local = size.local + 2 + any(each.receiver is late for each in wanted)
+        await_enforced(daemon, size.policies + world.policies, size.pods + world.pods, local)
         activity = stack.enter_context(contextlib.closing(Activity(daemon.pid)))
         bench = Bench(daemon, world, sender, activity)
         with punctual():
