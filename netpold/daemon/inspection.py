@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpold.daemon.inbox import Inbox, Question
-from netpold.daemon.questions import Facts, NoAnswer, Why, answer
+from netpold.daemon.questions import Facts, NoAnswer, Why, answer, in_time
 from netpold.daemon.questions_about import Held, Tally, about_pod, about_policy, counted
 from netpold.daemon.verify import verify
 from netpold.host.drops import Drops
@@ -25,7 +25,6 @@ from netpold.host.kernel.backend import Backend, KernelError
 from netpold.rules.counted import PodChains, Readings, by_pod, by_rule, pod_chains
 from netpold.rules.ruleset import FAMILIES, Ruleset
 
-ANSWER_S = 10.0  # how long who asks waits for the loop
 TRIES = 5  # at reading the kernel while it stays as it is
 LEAST_PAUSE_S = 0.2  # between two readings of the kernel's counters
 
@@ -124,11 +123,7 @@ class Inspection:
             return self._read
 
     def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
-        try:
-            return self._inbox.ask(answer(question, self._look, {}), ANSWER_S)
-        except TimeoutError as error:
-            hint = "try again in a moment; `netpoldctl status` says what it does"
-            raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {ANSWER_S:g} s", hint) from error
+        return in_time(self._inbox, answer(question, self._look, {}))
 
 
 INSPECTIONS: Mapping[str, Callable[[Inspection, Parameters], Json]] = {

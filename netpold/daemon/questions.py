@@ -14,7 +14,7 @@ from enum import Enum, auto
 from itertools import chain
 from typing import Any
 
-from netpold.daemon.inbox import Question
+from netpold.daemon.inbox import Inbox, Question, T
 from netpold.policy.canonical import KINDS, written
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
@@ -31,6 +31,7 @@ from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
 
 STEP = 50  # objects that are written between two pauses: some milliseconds
+ANSWER_S = 10.0  # how long who asks waits for the loop
 TRIES = 5  # how often to begin again
 
 Json = dict[str, Any]
@@ -193,6 +194,15 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
 def _objects(world: World) -> Iterator[Object]:
     tables: Iterable[Mapping[str, Object]] = (world.namespaces, world.policies, world.pods)
     return iter(list(chain.from_iterable(each.values() for each in tables)))
+
+
+def in_time(inbox: Inbox, question: Question[T], seconds: float = ANSWER_S) -> T:
+    """The loop's answer.  Raises NoAnswer, also where it has no time for one."""
+    try:
+        return inbox.ask(question, seconds)
+    except TimeoutError as error:
+        hint = "try again in a moment; `netpoldctl status` says what it does"
+        raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {seconds:g} s", hint) from error
 
 
 def _required(parameters: Parameters, name: str) -> str:

@@ -25,7 +25,7 @@ from netpold.daemon.enforce import Enforcer
 from netpold.daemon.inbox import Inbox, Wishes
 from netpold.daemon.inspection import INSPECTIONS, Inspection
 from netpold.daemon.known import Known
-from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer
+from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameters, Why, answer, in_time
 from netpold.daemon.questions_about import Held
 from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
@@ -58,7 +58,6 @@ LAST_GOOD_NAME = "last-good.sqlite"  # likewise
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 FIRST_LOOK_S = 1.0  # for how long the first look may be repeated because files change beside it
-ANSWER_S = 10.0  # how long who asks a question waits for the loop
 FLUSH_S = 60.0  # how long who asks for a flush waits
 
 
@@ -174,11 +173,7 @@ class Reconciler:
             return self._sightings.ask(question, parameters)
         if question in INSPECTIONS:
             return self._inspection.ask(question, parameters)
-        try:
-            return self._inbox.ask(answer(QUESTIONS[question], self._facts, parameters), ANSWER_S)
-        except TimeoutError as error:
-            hint = "try again in a moment; `netpoldctl status` says what it does"
-            raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {ANSWER_S:g} s", hint) from error
+        return in_time(self._inbox, answer(QUESTIONS[question], self._facts, parameters))
 
     # The loop -----------------------------------------------------------------------------------------------------
 

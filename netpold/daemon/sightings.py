@@ -16,7 +16,7 @@ from netpold.config import Settings
 from netpold.daemon.inbox import Inbox, Question
 from netpold.daemon.observed import Wanted, audit, suggested, suggestion_json
 from netpold.daemon.observer import Observer
-from netpold.daemon.questions import Facts, NoAnswer, Why, answer
+from netpold.daemon.questions import Facts, NoAnswer, Why, answer, in_time
 from netpold.daemon.seen import News, moment
 from netpold.host import conntrack
 from netpold.host.kernel.backend import KernelError
@@ -95,12 +95,8 @@ class Sightings:
         return self._ask(lambda facts, _: suggested(facts, wanted, flows, sums, own))
 
     def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
-        try:
-            told = self._inbox.ask(answer(question, self._look, {}), ANSWER_S)
-            return {**told, "suggestions": [suggestion_json(each) for each in told.get("suggestions", ())]}
-        except TimeoutError as error:
-            hint = "try again in a moment; `netpoldctl status` says what it does"
-            raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {ANSWER_S:g} s", hint) from error
+        told = in_time(self._inbox, answer(question, self._look, {}), ANSWER_S)
+        return {**told, "suggestions": [suggestion_json(each) for each in told.get("suggestions", ())]}
 
 
 OBSERVATIONS: Mapping[str, Callable[[Sightings, Parameters], Json]] = {

@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 from netpold.daemon.inbox import Inbox
 from netpold.daemon.known import Known
-from netpold.daemon.questions import Facts, NoAnswer, Why
+from netpold.daemon.questions import Facts, NoAnswer, Why, in_time
 from netpold.daemon.rollback import digest
 from netpold.daemon.status import Status
 from netpold.daemon.tryout import Trial, Tryout, read
 
 TRY_S = 20.0  # how long policies that are to be tried may take to come into force
-ANSWER_S = 10.0  # how long who asks waits for the loop
 
 
 class Trials:
@@ -45,11 +44,7 @@ class Trials:
         if number < 0:
             hint = "go back by git, or try other policies with `netpoldctl try DIR`"
             raise NoAnswer(Why.UNKNOWN, "no earlier policies are known since the daemon's start", hint)
-        try:
-            written = self._inbox.ask(digest(self._known.written), ANSWER_S)
-        except TimeoutError as error:
-            hint = "try again in a moment; `netpoldctl status` says what it does"
-            raise NoAnswer(Why.BUSY, f"the daemon had no time for it within {ANSWER_S:g} s", hint) from error
+        written = in_time(self._inbox, digest(self._known.written))
         self._put_in_force(self._tryout.go_back(revisions[number], number, written, who))
 
     def end(self, who: str) -> bool:

@@ -33,12 +33,16 @@ class BridgeFrames:
 
     def __init__(self) -> None:
         self.warning: str | None = None
+        self._view: HostView | None = None
         self._wanted = ""
         self._followed = ""  # what was wanted when it was tried
         self._listing = ""  # of the table as it was made; '': it could not be
 
     def follow(self, view: HostView) -> None:
         """Take in how the host's network is now."""
+        if view is self._view:
+            return
+        self._view = view
         if any(link.kind == "bridge" for link in view.links.values()):
             self._wanted = _text(sorted(view.port_macs))
         if self._wanted != self._followed:
