@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from netpold.policy.model import Namespace, Pod, Policy, World
+from netpold.policy.model import AnyPolicy, Namespace, Node, Pod, World
 
-_T = TypeVar("_T", Pod, Namespace, Policy)
+_T = TypeVar("_T", Pod, Namespace, AnyPolicy, Node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,11 @@ class Changes:
 
     pods: Mapping[str, tuple[Pod | None, Pod | None]] = field(default_factory=dict)
     namespaces: Mapping[str, tuple[Namespace | None, Namespace | None]] = field(default_factory=dict)
-    policies: Mapping[str, tuple[Policy | None, Policy | None]] = field(default_factory=dict)
+    policies: Mapping[str, tuple[AnyPolicy | None, AnyPolicy | None]] = field(default_factory=dict)
+    nodes: Mapping[str, tuple[Node | None, Node | None]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.pods or self.namespaces or self.policies)
+        return bool(self.pods or self.namespaces or self.policies or self.nodes)
 
 
 def then(first: Changes, second: Changes) -> Changes:
@@ -34,6 +35,7 @@ def then(first: Changes, second: Changes) -> Changes:
         _then(first.pods, second.pods),
         _then(first.namespaces, second.namespaces),
         _then(first.policies, second.policies),
+        _then(first.nodes, second.nodes),
     )
 
 
@@ -49,6 +51,7 @@ def difference(old: World, new: World) -> Changes:
         _difference(old.pods, new.pods),
         _difference(old.namespaces, new.namespaces),
         _difference(old.policies, new.policies),
+        _difference(old.nodes, new.nodes),
     )
 
 

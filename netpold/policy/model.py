@@ -20,6 +20,8 @@ Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]
 Protocol = Literal["TCP", "UDP", "SCTP"]
 Mode = Literal["enforce", "audit"]
+PolicyKind = Literal["NetworkPolicy", "ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy"]
+CLUSTER_KINDS: tuple[PolicyKind, ...] = ("ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy")
 
 NAME_LABEL = "kubernetes.io/metadata.name"  # every namespace has it, also one with no Namespace object
 INTERFACE_ANNOTATION = "netpold.io/interface"  # one or more interface names, separated by commas
@@ -31,6 +33,21 @@ class Direction(StrEnum):
 
     INGRESS = "ingress"
     EGRESS = "egress"
+
+
+class Tier(StrEnum):
+    """Where a ClusterNetworkPolicy stands: before the NetworkPolicies, or behind them for pods that none isolates."""
+
+    ADMIN = "Admin"
+    BASELINE = "Baseline"
+
+
+class Action(StrEnum):
+    """What becomes of what a rule of a ClusterNetworkPolicy matches; Pass: the rest of the tier is skipped."""
+
+    ACCEPT = "Accept"
+    DENY = "Deny"
+    PASS = "Pass"
 
 
 class Operator(StrEnum):
@@ -92,7 +109,15 @@ class IPBlock:
     excepts: tuple[Network, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NodePeer:
+    """The addresses of the nodes that `nodes` selects (only in egress rules of ClusterNetworkPolicies)."""
+
+    nodes: Selector
+
+
 Peer = PodPeer | IPBlock
+TierPeer = Peer | NodePeer
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +164,81 @@ class Policy:
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def kind(self) -> PolicyKind:
+        return "NetworkPolicy"
+
     def rules(self, direction: Direction) -> tuple[PolicyRule, ...] | None:
         """The rules of one direction; None where the policy does not isolate in it."""
         return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+@dataclass(frozen=True, slots=True)
+class TierRule:
+    """One entry of `ingress` or `egress` of a ClusterNetworkPolicy; of a tier's rules the first that matches counts.
+
+    `peers` None: anybody (only a rule of a closed policy says so; one that is written names its peers).
+    `ports` None: every protocol and port.  A port name stands for that of any protocol, so it comes once for each.
+    `name`: what people call it, '' for nothing.
+    """
+
+    action: Action
+    peers: tuple[TierPeer, ...] | None
+    ports: tuple[PolicyPort, ...] | None
+    name: str = ""
+    position: Position | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPolicy:
+    """A ClusterNetworkPolicy; or, translated, an AdminNetworkPolicy or the BaselineAdminNetworkPolicy (`kind`).
+
+    `subject`: the pods that it is about; its `namespaces` is never None.  `priority`: 0 to 1000, the lower the sooner.
+    `ingress`, `egress`: its rules in order; with none it says nothing of that direction.  It isolates nobody by itself.
+    `quarantined`: the manifest failed the checks; what is left is what it denies, or may deny.
+    `mode`: as its annotation says; None: as the settings do.
+    """
+
+    name: str
+    tier: Tier
+    priority: int
+    subject: PodPeer
+    ingress: tuple[TierRule, ...]
+    egress: tuple[TierRule, ...]
+    kind: PolicyKind = "ClusterNetworkPolicy"
+    position: Position | None = field(default=None, compare=False)
+    quarantined: bool = False
+    mode: Mode | None = None
+
+    @property
+    def key(self) -> str:
+        """No NetworkPolicy has it: these have a namespace before a slash, which begins with no capital letter."""
+        return self.name if self.kind == "ClusterNetworkPolicy" else f"{self.kind}/{self.name}"
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Sorts policies of a tier; of those with one priority any may come first, so here it is the same always."""
+        return self.priority, self.key
+
+    def rules(self, direction: Direction) -> tuple[TierRule, ...]:
+        """The rules of one direction."""
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+AnyPolicy = Policy | ClusterPolicy
+
+
+def policy_kind(key: str) -> PolicyKind:
+    """The kind of the policy that has this key."""
+    if "/" not in key:
+        return "ClusterNetworkPolicy"
+    return next((kind for kind in CLUSTER_KINDS if key.startswith(f"{kind}/")), "NetworkPolicy")
+
+
+def policy_title(key: str) -> str:
+    """`Kind name` (of a NetworkPolicy `NetworkPolicy namespace/name`), for people."""
+    kind = policy_kind(key)
+    return f"{kind} {key.removeprefix(f'{kind}/')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +302,30 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster.  `addresses`: status.addresses, those that are IP addresses, canonical text, without
+    repeats, in order.  `quarantined`: the manifest failed the checks; its labels are unknown."""
+
+    name: str
+    labels: Mapping[str, str]
+    addresses: tuple[str, ...] = ()
+    position: Position | None = field(default=None, compare=False)
+    quarantined: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
 class World:
-    """Everything that the manifests say: objects by key (`namespace/name`, for namespaces the name)."""
+    """Everything that the manifests say: objects by key (`namespace/name`, for namespaces and nodes the name, for
+    policies of the cluster see ClusterPolicy)."""
 
     pods: Mapping[str, Pod] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
-    policies: Mapping[str, Policy] = field(default_factory=dict)
+    policies: Mapping[str, AnyPolicy] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = field(default_factory=dict)
 
     def namespace(self, name: str) -> Namespace:
         """The namespace of that name; one with no Namespace object has the name label alone."""
