@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from netpold.policy.changes import Changes, difference
 from netpold.policy.manifest import Object
-from netpold.policy.model import World
+from netpold.policy.model import World, policy_kind
 
 
 class Live:
     def __init__(self, world: World) -> None:
         self._pods, self._namespaces, self._policies = dict(world.pods), dict(world.namespaces), dict(world.policies)
-        self.world = World(self._pods, self._namespaces, self._policies)
+        self._nodes = dict(world.nodes)
+        self.world = World(self._pods, self._namespaces, self._policies, self._nodes)
 
     def become(self, world: World) -> Changes:
         changes = difference(self.world, world)
-        for mine in (self._pods, self._namespaces, self._policies):
+        for mine in (self._pods, self._namespaces, self._policies, self._nodes):
             mine.clear()
         self._pods.update(world.pods)
         self._namespaces.update(world.namespaces)
         self._policies.update(world.policies)
+        self._nodes.update(world.nodes)
         return changes
 
 
@@ -31,10 +33,13 @@ class Kept:
             for kind, table in (
                 ("Pod", world.pods),
                 ("Namespace", world.namespaces),
-                ("NetworkPolicy", world.policies),
+                ("Node", world.nodes),
             )
             for key, each in table.items()
         }
+        for key, policy in world.policies.items():
+            kind = policy_kind(key)
+            self._objects[kind, key.removeprefix(f"{kind}/")] = policy
 
     def version(self, kind: str, key: str) -> Object | None:
         return self._objects.get((kind, key))

@@ -15,12 +15,19 @@ from typing import Any
 import yaml
 
 from netpold.policy.model import (
+    CLUSTER_KINDS,
+    EVERYTHING,
     INTERFACE_ANNOTATION,
     MODE_ANNOTATION,
     NAME_LABEL,
+    Action,
+    AnyPolicy,
+    ClusterPolicy,
     ContainerPort,
     IPBlock,
     Namespace,
+    Node,
+    NodePeer,
     Operator,
     Peer,
     Pod,
@@ -30,6 +37,9 @@ from netpold.policy.model import (
     PolicyRule,
     Requirement,
     Selector,
+    Tier,
+    TierPeer,
+    TierRule,
     World,
 )
 
@@ -56,9 +66,10 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]"), li
 
 
 def to_manifests(world: World) -> list[Object]:
-    """Every object of the world, in the order namespaces, pods, policies. Quarantined ones have no manifest."""
-    everything: list[Namespace | Pod | Policy] = [
+    """Every object of the world, in the order namespaces, nodes, pods, policies. Quarantined ones have no manifest."""
+    everything: list[Namespace | Node | Pod | AnyPolicy] = [
         *world.namespaces.values(),
+        *world.nodes.values(),
         *world.pods.values(),
         *world.policies.values(),
     ]
@@ -67,9 +78,14 @@ def to_manifests(world: World) -> list[Object]:
         raise ValueError(f"{', '.join(broken)}: a quarantined object has no valid manifest")
     return [
         *(namespace_object(namespace) for namespace in world.namespaces.values()),
+        *(node_object(node) for node in world.nodes.values()),
         *(pod_object(pod) for pod in world.pods.values()),
-        *(policy_object(policy) for policy in world.policies.values()),
+        *(any_policy_object(policy) for policy in world.policies.values()),
     ]
+
+
+def any_policy_object(policy: AnyPolicy) -> Object:
+    return policy_object(policy) if isinstance(policy, Policy) else cluster_policy_object(policy)
 
 
 def namespace_object(namespace: Namespace) -> Object:
@@ -81,7 +97,18 @@ def namespace_object(namespace: Namespace) -> Object:
     }
 
 
-def _mode_object(item: Namespace | Policy) -> Object:
+def node_object(node: Node) -> Object:
+    addresses = [{"type": "Hostname", "address": node.name}]
+    addresses += [{"type": "InternalIP", "address": address} for address in node.addresses]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": dict(node.labels)},
+        "status": {"addresses": addresses},
+    }
+
+
+def _mode_object(item: Namespace | AnyPolicy) -> Object:
     return {"annotations": {MODE_ANNOTATION: item.mode}} if item.mode else {}
 
 
@@ -166,6 +193,83 @@ def _port_object(port: PolicyPort) -> Object:
     return written
 
 
+def cluster_policy_object(policy: ClusterPolicy) -> Object:
+    """As its kind and the version of that write it."""
+    old = policy.kind != "ClusterNetworkPolicy"
+    spec: Object = {"subject": _tier_pods_object(policy.subject)}
+    if policy.kind != "BaselineAdminNetworkPolicy":
+        spec["priority"] = policy.priority
+    if not old:
+        spec["tier"] = str(policy.tier)
+    if policy.ingress:
+        spec["ingress"] = [_tier_rule_object(rule, "from", old) for rule in policy.ingress]
+    if policy.egress:
+        spec["egress"] = [_tier_rule_object(rule, "to", old) for rule in policy.egress]
+    return {
+        "apiVersion": f"policy.networking.k8s.io/{'v1alpha1' if old else 'v1alpha2'}",
+        "kind": policy.kind,
+        "metadata": {"name": policy.name, **_mode_object(policy)},
+        "spec": spec,
+    }
+
+
+def _tier_rule_object(rule: TierRule, far_end: str, old: bool) -> Object:
+    if rule.peers is None:
+        raise ValueError(f"{rule}: only a closed policy has a rule for anybody")
+    action = "Allow" if old and rule.action is Action.ACCEPT else str(rule.action)
+    written: Object = {"action": action, far_end: [_tier_peer_object(peer) for peer in rule.peers]}
+    if rule.name:
+        written["name"] = rule.name
+    if rule.ports is not None:
+        ports = _named_once(rule.ports)
+        if old:
+            written["ports"] = [_old_port_object(port) for port in ports]
+        else:
+            written["protocols"] = [_protocol_object(port) for port in ports]
+    return written
+
+
+def _named_once(ports: tuple[PolicyPort, ...]) -> list[PolicyPort | str]:
+    """A port name in place of that of each protocol."""
+    found: list[PolicyPort | str] = []
+    for port in ports:
+        each = port.port if isinstance(port.port, str) else port
+        if not isinstance(each, str) or each not in found:
+            found.append(each)
+    return found
+
+
+def _protocol_object(port: PolicyPort | str) -> Object:
+    if isinstance(port, str):
+        return {"destinationNamedPort": port}
+    at = {"number": port.port} if port.end_port is None else {"range": {"start": port.port, "end": port.end_port}}
+    return {port.protocol.lower(): {"destinationPort": at}}
+
+
+def _old_port_object(port: PolicyPort | str) -> Object:
+    if isinstance(port, str):
+        return {"namedPort": port}
+    if port.end_port is None:
+        return {"portNumber": {"protocol": port.protocol, "port": port.port}}
+    return {"portRange": {"protocol": port.protocol, "start": port.port, "end": port.end_port}}
+
+
+def _tier_peer_object(peer: TierPeer) -> Object:
+    if isinstance(peer, IPBlock):
+        return {"networks": [str(peer.cidr)]}
+    if isinstance(peer, NodePeer):
+        return {"nodes": selector_object(peer.nodes)}
+    return _tier_pods_object(peer)
+
+
+def _tier_pods_object(peer: PodPeer) -> Object:
+    assert peer.namespaces is not None
+    if not peer.pods.requirements:
+        return {"namespaces": selector_object(peer.namespaces)}  # means the same, and is how people write it
+    namespaces, pods = selector_object(peer.namespaces), selector_object(peer.pods)
+    return {"pods": {"namespaceSelector": namespaces, "podSelector": pods}}
+
+
 def selector_object(selector: Selector) -> Object:
     """`In` with one value as matchLabels where the key is free, everything else as matchExpressions."""
     labels: dict[str, str] = {}
@@ -193,7 +297,8 @@ def to_world(objects: Iterable[Object]) -> World:
     """The world that valid objects describe; an object that comes twice is an error."""
     pods: dict[str, Pod] = {}
     namespaces: dict[str, Namespace] = {}
-    policies: dict[str, Policy] = {}
+    policies: dict[str, AnyPolicy] = {}
+    nodes: dict[str, Node] = {}
     for written in objects:
         match written["kind"]:
             case "Pod":
@@ -202,9 +307,13 @@ def to_world(objects: Iterable[Object]) -> World:
                 _put(namespaces, to_namespace(written))
             case "NetworkPolicy":
                 _put(policies, to_policy(written))
+            case kind if kind in CLUSTER_KINDS:
+                _put(policies, to_cluster_policy(written))
+            case "Node":
+                _put(nodes, to_node(written))
             case kind:
                 raise ValueError(f"{kind} is no kind that netpold reads")
-    return World(pods, namespaces, policies)
+    return World(pods, namespaces, policies, nodes)
 
 
 def _put(into: dict[str, Any], item: Any) -> None:
@@ -285,6 +394,73 @@ def _peer(written: Object) -> Peer:
 
 def _port(written: Object) -> PolicyPort:
     return PolicyPort(written.get("protocol", "TCP"), written.get("port"), written.get("endPort"))
+
+
+def to_node(written: Object) -> Node:
+    addresses = [
+        str(ip_address(entry["address"]))
+        for entry in (written.get("status") or {}).get("addresses") or ()
+        if entry["type"] in ("InternalIP", "ExternalIP")
+    ]
+    return Node(written["metadata"]["name"], written["metadata"].get("labels") or {}, tuple(dict.fromkeys(addresses)))
+
+
+def to_cluster_policy(written: Object) -> ClusterPolicy:
+    """An old kind says neither tier nor, if it is the baseline, priority; it comes last there."""
+    kind, metadata, spec = written["kind"], written["metadata"], written["spec"]
+    tier = {"AdminNetworkPolicy": "Admin", "BaselineAdminNetworkPolicy": "Baseline"}.get(kind) or spec["tier"]
+    return ClusterPolicy(
+        name=metadata["name"],
+        tier=Tier(tier),
+        priority=spec.get("priority", 1000),
+        subject=_tier_pods(spec["subject"]),
+        ingress=tuple(_tier_rule(rule, "from") for rule in spec.get("ingress") or ()),
+        egress=tuple(_tier_rule(rule, "to") for rule in spec.get("egress") or ()),
+        kind=kind,
+        mode=_mode(metadata),
+    )
+
+
+def _tier_rule(written: Object, far_end: str) -> TierRule:
+    ports = written.get("protocols") or written.get("ports")
+    return TierRule(
+        action=Action("Accept" if written["action"] == "Allow" else written["action"]),
+        peers=tuple(peer for entry in written[far_end] for peer in _tier_peers(entry)),
+        ports=tuple(port for entry in ports for port in _tier_ports(entry)) if ports else None,
+        name=written.get("name", ""),
+    )
+
+
+def _tier_peers(written: Object) -> list[TierPeer]:
+    if "networks" in written:
+        return [IPBlock(ip_network(cidr)) for cidr in written["networks"]]
+    if "nodes" in written:
+        return [NodePeer(to_selector(written["nodes"]))]
+    return [_tier_pods(written)]
+
+
+def _tier_pods(written: Object) -> PodPeer:
+    if "namespaces" in written:
+        return PodPeer(EVERYTHING, to_selector(written["namespaces"]))
+    pods = written["pods"]
+    return PodPeer(to_selector(pods["podSelector"]), to_selector(pods.get("namespaceSelector") or {}))
+
+
+def _tier_ports(written: Object) -> list[PolicyPort]:
+    """Of either version; a name is one of each protocol."""
+    name = written.get("destinationNamedPort") or written.get("namedPort")
+    if name:
+        return [PolicyPort("TCP", name), PolicyPort("UDP", name), PolicyPort("SCTP", name)]
+    if "portNumber" in written:
+        return [PolicyPort(written["portNumber"].get("protocol", "TCP"), written["portNumber"]["port"])]
+    if "portRange" in written:
+        span = written["portRange"]
+        return [PolicyPort(span.get("protocol", "TCP"), span["start"], span["end"])]
+    [(protocol, at)] = written.items()
+    port = at["destinationPort"]
+    if "range" in port:
+        return [PolicyPort(protocol.upper(), port["range"]["start"], port["range"]["end"])]
+    return [PolicyPort(protocol.upper(), port["number"])]
 
 
 def to_selector(written: Mapping[str, Any]) -> Selector:

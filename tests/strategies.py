@@ -17,21 +17,29 @@ from hypothesis import strategies as st
 from netpold.policy.model import (
     EVERYTHING,
     NAME_LABEL,
+    Action,
+    ClusterPolicy,
     ContainerPort,
     IPBlock,
     Mode,
     Namespace,
     Network,
+    Node,
+    NodePeer,
     Operator,
     Peer,
     Pod,
     PodPeer,
     Policy,
+    PolicyKind,
     PolicyPort,
     PolicyRule,
     Protocol,
     Requirement,
     Selector,
+    Tier,
+    TierPeer,
+    TierRule,
     World,
 )
 from tests.reference import Packet
@@ -58,24 +66,33 @@ OUTSIDE = (
     "fd72:ffff::1",
 )
 
+NODE_NAMES = ("n1", "n2")
+NODE_ADDRESSES = {"n1": NODES, "n2": ("192.0.2.1", "2001:db8::1")}
+PRIORITIES = (0, 10, 10, 1000)
+CLUSTER_NAMES = ("c0", "c1", "c2")
+
 V4_LENGTHS = (0, 1, 8, 9, 15, 16, 23, 24, 25, 30, 31, 32)
 V6_LENGTHS = (0, 1, 8, 16, 31, 32, 48, 64, 65, 112, 113, 126, 127, 128)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What worlds may hold. `contested`: several live pods with one address. `quarantine`: manifests that failed."""
+    """What worlds may hold. `contested`: several live pods with one address. `quarantine`: manifests that failed.
+    `tiers`: so many policies of the cluster, and nodes."""
 
     pods: int = 8
     policies: int = 6
     contested: bool = True
     quarantine: bool = False
     host_network: bool = True
+    tiers: int = 0
 
 
 PLAIN = Shape()
 EVERYTHING_GOES = Shape(quarantine=True)
 NO_CONTEST = Shape(contested=False)
+TIERS = Shape(tiers=4, policies=4)
+EVERYTHING_IN_TIERS = Shape(tiers=5, policies=4, quarantine=True)
 
 
 # Labels and selectors -------------------------------------------------------------------------------------------------
@@ -191,6 +208,80 @@ def policies(draw: st.DrawFn, namespace: str, name: str, *, quarantine: bool = F
     return Policy(namespace, name, draw(pod_selectors), ingress, egress, quarantined=broken, mode=mode)
 
 
+# Policies of the cluster ----------------------------------------------------------------------------------------------
+
+actions = st.sampled_from((Action.ACCEPT, Action.DENY, Action.DENY, Action.PASS))
+cluster_pods = st.builds(PodPeer, pod_selectors | st.just(EVERYTHING), namespace_selectors)
+networks = st.builds(IPBlock, st.sampled_from(_NETWORKS))
+node_peers = st.builds(NodePeer, _selectors(dict.fromkeys(KEYS, VALUES)))
+ingress_peers: st.SearchStrategy[TierPeer] = cluster_pods
+egress_peers: st.SearchStrategy[TierPeer] = st.one_of(cluster_pods, cluster_pods, networks, node_peers)
+
+
+def _named(name: str) -> tuple[PolicyPort, ...]:
+    return tuple(PolicyPort(protocol, name) for protocol in PROTOCOLS)
+
+
+_cluster_ports = st.one_of(
+    st.builds(PolicyPort, protocols, numbers).map(lambda port: (port,)),
+    st.builds(_range, protocols, st.tuples(numbers, numbers).filter(lambda ends: ends[0] != ends[1])).map(
+        lambda port: (port,)
+    ),
+    st.sampled_from(PORT_NAMES).map(_named),
+)
+cluster_ports = st.one_of(
+    st.none(),
+    st.lists(_cluster_ports, min_size=1, max_size=3, unique=True).map(lambda several: sum(several, ())),
+    st.lists(_cluster_ports, min_size=1, max_size=3, unique=True).map(lambda several: sum(several, ())),
+    many_ports,
+)
+
+
+@st.composite
+def tier_rules(draw: st.DrawFn, peers: st.SearchStrategy[TierPeer], taken: st.SearchStrategy[Action]) -> TierRule:
+    """As the API's validation has it: addresses that are no pods go with no port's name."""
+    some = tuple(draw(st.lists(peers, min_size=1, max_size=3, unique=True)))
+    ports = draw(cluster_ports)
+    if ports and not all(isinstance(peer, PodPeer) for peer in some):
+        ports = tuple(port for port in ports if not isinstance(port.port, str)) or None
+    return TierRule(draw(taken), some, ports, draw(st.sampled_from(("", "", "rule"))))
+
+
+def _closed_rules(draw: st.DrawFn, rules: tuple[TierRule, ...]) -> tuple[TierRule, ...]:
+    """What is left of a manifest that could not be read: what it denies, or may deny."""
+    closed = [rule for rule in rules if rule.action is Action.DENY]
+    return tuple(replace(rule, peers=None, ports=None) if draw(st.integers(0, 3)) == 3 else rule for rule in closed)
+
+
+_KINDS: tuple[PolicyKind, ...] = ("ClusterNetworkPolicy",) * 5 + ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy")
+
+
+@st.composite
+def cluster_policies(draw: st.DrawFn, *, quarantine: bool = False) -> ClusterPolicy:
+    """Of any kind and tier; several have one priority."""
+    kind, tier = draw(st.sampled_from(_KINDS)), draw(st.sampled_from(tuple(Tier)))
+    name, priority = draw(st.sampled_from(CLUSTER_NAMES)), draw(st.sampled_from(PRIORITIES))
+    taken = actions
+    if kind == "AdminNetworkPolicy":
+        tier = Tier.ADMIN
+    elif kind == "BaselineAdminNetworkPolicy":
+        name, tier, priority, taken = "default", Tier.BASELINE, 1000, actions.filter(lambda each: each != Action.PASS)
+    ingress = tuple(draw(st.lists(tier_rules(ingress_peers, taken), max_size=3)))
+    egress = tuple(draw(st.lists(tier_rules(egress_peers, taken), max_size=3)))
+    broken = quarantine and draw(st.integers(0, 5)) == 5
+    if broken:
+        ingress, egress = _closed_rules(draw, ingress), _closed_rules(draw, egress)
+    mode = None if broken else draw(modes)
+    return ClusterPolicy(name, tier, priority, draw(cluster_pods), ingress, egress, kind, quarantined=broken, mode=mode)
+
+
+@st.composite
+def nodes(draw: st.DrawFn, name: str, *, quarantine: bool = False) -> Node:
+    """A node with all of its addresses, or one, or none."""
+    addresses = NODE_ADDRESSES[name][: draw(st.sampled_from((0, 1, 2, 2)))]
+    return Node(name, draw(labels), addresses, quarantined=quarantine and draw(st.integers(0, 5)) == 5)
+
+
 # Pods and namespaces --------------------------------------------------------------------------------------------------
 
 container_ports = st.lists(
@@ -254,10 +345,17 @@ def worlds(draw: st.DrawFn, shape: Shape = PLAIN) -> World:
     people = [draw(pods(home, f"p{number}", addresses[number], shape)) for number, home in enumerate(homes)]
     keys = draw(st.lists(st.tuples(_homes, st.integers(0, 2)), min_size=1, max_size=shape.policies, unique=True))
     rules_of = [draw(policies(home, f"policy-{number}", quarantine=shape.quarantine)) for home, number in keys]
+    tiered: list[ClusterPolicy] = []
+    machines: list[Node] = []
+    if shape.tiers:
+        tiered = draw(st.lists(cluster_policies(quarantine=shape.quarantine), min_size=1, max_size=shape.tiers))
+        names = draw(st.sets(st.sampled_from(NODE_NAMES)))
+        machines = [draw(nodes(name, quarantine=shape.quarantine)) for name in sorted(names)]
     return World(
         {pod.key: pod for pod in people},
         {namespace.key: namespace for namespace in spaces},
-        {policy.key: policy for policy in rules_of},
+        {policy.key: policy for policy in (*rules_of, *tiered)},
+        {node.key: node for node in machines},
     )
 
 
@@ -268,6 +366,7 @@ def interesting_addresses(world: World) -> list[str]:
     """Every pod's address, nodes, addresses outside, and those at the edges of the policies' blocks and excepts."""
     found = dict.fromkeys(address for pod in world.pods.values() for address in pod.addresses)
     found.update(dict.fromkeys((*NODES, *OUTSIDE)))
+    found.update(dict.fromkeys(address for node in world.nodes.values() for address in node.addresses))
     for network in _networks(world):
         for edge in (network.network_address, network.broadcast_address):
             for offset in (-1, 0, 1):
@@ -357,8 +456,9 @@ class _PacketMaker:
 @st.composite
 def changed(draw: st.DrawFn, world: World, shape: Shape = PLAIN, most: int = 4) -> World:
     """The world after one to `most` changes of mixed kind: a git commit's worth."""
+    kinds = (*_CHANGES, *_CLUSTER_CHANGES) if shape.tiers else _CHANGES
     for _ in range(draw(st.integers(1, most))):
-        world = draw(st.sampled_from(_CHANGES))(draw, world, shape)
+        world = draw(st.sampled_from(kinds))(draw, world, shape)
     return world
 
 
@@ -437,6 +537,54 @@ def _without_policy(draw: st.DrawFn, world: World, shape: Shape) -> World:
     return replace(world, policies={key: policy for key, policy in world.policies.items() if key != gone})
 
 
+def _put_cluster_policy(draw: st.DrawFn, world: World, shape: Shape) -> World:
+    policy = draw(cluster_policies(quarantine=shape.quarantine))
+    return replace(world, policies={**world.policies, policy.key: policy})
+
+
+def _changed_cluster_policy(draw: st.DrawFn, world: World, shape: Shape) -> World:
+    """One thing of a policy: where it stands, whom it is about, the order of its rules, what one does or is about."""
+    keys = sorted(key for key, policy in world.policies.items() if isinstance(policy, ClusterPolicy))
+    if not keys:
+        return _put_cluster_policy(draw, world, shape)
+    policy = world.policies[draw(st.sampled_from(keys))]
+    assert isinstance(policy, ClusterPolicy)
+    match draw(st.sampled_from(("priority", "tier", "subject", "order", "rule", "mode"))):
+        case "priority" if policy.kind != "BaselineAdminNetworkPolicy":
+            policy = replace(policy, priority=draw(st.sampled_from(PRIORITIES)))
+        case "tier" if policy.kind == "ClusterNetworkPolicy":
+            policy = replace(policy, tier=draw(st.sampled_from(tuple(Tier))))
+        case "order":
+            ingress, egress = draw(st.permutations(policy.ingress)), draw(st.permutations(policy.egress))
+            policy = replace(policy, ingress=tuple(ingress), egress=tuple(egress))
+        case "rule" if policy.egress and policy.kind == "ClusterNetworkPolicy" and not policy.quarantined:
+            rule = draw(tier_rules(egress_peers, actions))
+            policy = replace(policy, egress=(*policy.egress[:-1], rule))
+        case "mode" if not policy.quarantined:
+            policy = replace(policy, mode=draw(modes))
+        case _:
+            policy = replace(policy, subject=draw(cluster_pods))
+    return replace(world, policies={**world.policies, policy.key: policy})
+
+
+def _put_node(draw: st.DrawFn, world: World, shape: Shape) -> World:
+    node = draw(nodes(draw(st.sampled_from(NODE_NAMES)), quarantine=shape.quarantine))
+    return replace(world, nodes={**world.nodes, node.key: node})
+
+
+def _without_node(draw: st.DrawFn, world: World, shape: Shape) -> World:
+    gone = draw(st.sampled_from(NODE_NAMES))
+    return replace(world, nodes={key: node for key, node in world.nodes.items() if key != gone})
+
+
+_CLUSTER_CHANGES = (
+    _put_cluster_policy,
+    _changed_cluster_policy,
+    _changed_cluster_policy,
+    _changed_cluster_policy,
+    _put_node,
+    _without_node,
+)
 _CHANGES = (
     _new_pod,
     _changed_pod,
