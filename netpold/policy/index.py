@@ -10,14 +10,28 @@ that mention what changed (`watches.py`).  What nobody asks for costs nothing.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from netpold.policy.changes import Changes, difference
 from netpold.policy.claims import Claims
-from netpold.policy.groups import PodGroup
-from netpold.policy.model import Direction, Namespace, Operator, Pod, Policy, Selector, World
+from netpold.policy.groups import Group, NodeGroup, PodGroup
+from netpold.policy.model import (
+    EVERYTHING,
+    AnyPolicy,
+    ClusterPolicy,
+    Direction,
+    Namespace,
+    Node,
+    Operator,
+    Pod,
+    Policy,
+    Selector,
+    Tier,
+    World,
+)
 from netpold.policy.selector import holds, matches
 from netpold.policy.watches import Watches
 
@@ -30,13 +44,29 @@ class Isolation:
     """What holds for one pod in one direction: the policies that isolate it (by key), and whether they may grant.
 
     A quarantined pod is isolated by whatever might select it, and granted nothing.
+    `admin`, `baseline`: the ClusterNetworkPolicies with rules for it, in the order in which they count; of those in
+    `denying` (keys), which only may select it for all that is known, only what they deny counts.
     """
 
     policies: tuple[Policy, ...]
     grants: bool = True
+    admin: tuple[ClusterPolicy, ...] = ()
+    baseline: tuple[ClusterPolicy, ...] = ()
+    denying: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.policies)
+        """Whether anything judges the pod."""
+        return bool(self.policies or self.admin or self.baseline)
+
+    @property
+    def tiers(self) -> tuple[ClusterPolicy, ...]:
+        """Those of both tiers."""
+        return self.admin + self.baseline
+
+    @property
+    def all(self) -> tuple[AnyPolicy, ...]:
+        """All of them, in the order in which they are asked; Baseline is not where NetworkPolicies decide."""
+        return (*self.admin, *self.policies, *self.baseline)
 
 
 class Index:
@@ -47,23 +77,31 @@ class Index:
         self.claims = Claims()
         self._pods: dict[str, set[str]] = {}  # by namespace, the keys of the pods that take part
         self._quarantined: set[str] = set()
+        self._closed_namespaces: set[str] = set()  # of which the labels are not known
         self._policies: dict[str, set[str]] = {}
+        self._tiers: dict[Tier, list[ClusterPolicy]] = {tier: [] for tier in Tier}  # in order
+        self._node_groups: Counter[NodeGroup] = Counter()  # watched
+        self._nodes_at: dict[str, set[str]] = {}  # by address, their keys
         self._labelled: dict[str, dict[str, set[str]]] = {}  # by label key, for those that were asked for, and value
         self._selected: dict[Selector, frozenset[str]] = {}  # by selector of namespaces, the names of those with pods
         self._watches = Watches()
         self.update(difference(World(), world))
 
-    def update(self, changes: Changes) -> Mapping[PodGroup, Set[str]]:
+    def update(self, changes: Changes) -> Mapping[Group, Set[str]]:
         """Take in what changed in the world.
 
         Returns, for each group that is watched, the addresses at which it may be another one now (too many, never too
         few).
         """
         for key, (before, after) in changes.policies.items():
-            if before is None and after is not None:
-                self._policies.setdefault(after.namespace, set()).add(key)
+            if isinstance(before, ClusterPolicy):
+                self._tiers[before.tier].remove(before)
             elif after is None and before is not None:
                 _discard(self._policies, before.namespace, key)
+            if isinstance(after, ClusterPolicy):
+                insort(self._tiers[after.tier], after, key=_order)
+            elif before is None and after is not None:
+                self._policies.setdefault(after.namespace, set()).add(key)
         moved: list[tuple[str, Pod | None, Pod | None]] = []
         for key, (before_pod, after_pod) in changes.pods.items():
             old = before_pod if before_pod is not None and before_pod.takes_part else None
@@ -74,9 +112,16 @@ class Index:
                     moved.append((key, old, new))
         if changes.namespaces:
             self._selected.clear()
+        for name, (_, now) in changes.namespaces.items():
+            if now is not None and now.quarantined:
+                self._closed_namespaces.add(name)
+            else:
+                self._closed_namespaces.discard(name)
+        affected: dict[Group, set[str]] = defaultdict(set)
+        for key, nodes in changes.nodes.items():
+            self._node_changed(key, *nodes, affected)
         if not self._watches:
-            return {}
-        affected: dict[PodGroup, set[str]] = defaultdict(set)
+            return affected
         for name, spaces in changes.namespaces.items():
             self._relabelled(name, *spaces, affected)
         for key, old, new in moved:
@@ -84,11 +129,18 @@ class Index:
         self._shared(moved, affected)
         return affected
 
-    def watch(self, group: PodGroup) -> None:
+    def watch(self, group: Group) -> None:
         """From now on, `update` tells of this group."""
-        self._watches.add(group)
+        if isinstance(group, NodeGroup):
+            self._node_groups[group] += 1
+        else:
+            self._watches.add(group)
 
-    def unwatch(self, group: PodGroup) -> None:
+    def unwatch(self, group: Group) -> None:
+        if isinstance(group, NodeGroup):
+            self._node_groups[group] -= 1
+            self._node_groups += Counter()  # without those of none
+            return
         self._watches.remove(group)
         unused = self._labelled.keys() - self._watches.label_keys.keys()
         if len(unused) > KEPT_LABELS:
@@ -99,20 +151,48 @@ class Index:
 
     # Questions ----------------------------------------------------------------------------------------------------
 
-    def isolation(self, pod: Pod, direction: Direction) -> Isolation:
-        """The policies that isolate the pod in that direction, sorted by key."""
+    def isolation(self, pod: Pod, direction: Direction, namespace: Namespace | None = None) -> Isolation:
+        """The policies that isolate the pod in that direction, sorted by key, and those of the tiers.
+
+        `namespace`: the pod's, where that is not the one in the world."""
         policies = (self.world.policies[key] for key in sorted(self._policies.get(pod.namespace, ())))
-        return Isolation(
-            tuple(
-                policy
-                for policy in policies
-                if policy.rules(direction) is not None and (pod.quarantined or matches(policy.selector, pod.labels))
-            ),
-            grants=not pod.quarantined,
+        isolating = tuple(
+            policy
+            for policy in policies
+            if isinstance(policy, Policy)
+            and policy.rules(direction) is not None
+            and (pod.quarantined or matches(policy.selector, pod.labels))
         )
+        if not any(self._tiers.values()):
+            return Isolation(isolating, grants=not pod.quarantined)
+        home = namespace or self.world.namespace(pod.namespace)
+        tiers = {
+            tier: tuple(each for each in policies if each.rules(direction) and selects(each, pod, home) is not None)
+            for tier, policies in self._tiers.items()
+        }
+        unsure = (each.key for policies in tiers.values() for each in policies if selects(each, pod, home) is False)
+        grants = not pod.quarantined
+        return Isolation(isolating, grants, tiers[Tier.ADMIN], tiers[Tier.BASELINE], frozenset(unsure))
+
+    @property
+    def has_tiers(self) -> bool:
+        """Whether there is any ClusterNetworkPolicy."""
+        return any(self._tiers.values())
 
     def members(self, group: PodGroup) -> frozenset[str]:
-        """The keys of the pods in a group.  Quarantined pods, and namespaces where labels select them, are in none."""
+        """The keys of the pods in a group.  Quarantined pods, and namespaces where labels select them, are in none,
+        but for groups of those that are possible."""
+        found = self._certain(group)
+        return found.union(self._unknown(group)) if group.possible else found
+
+    def _unknown(self, group: PodGroup) -> Iterator[str]:
+        """Those of which it is not known whether they are in the group."""
+        pods = self.world.pods
+        yield from (key for key in self._quarantined if self._matches(group, pods[key]))
+        for name in self._closed_namespaces:
+            yield from (key for key in self._pods.get(name, ()) if self._matches(group, pods[key]))
+
+    def _certain(self, group: PodGroup) -> frozenset[str]:
         exact: list[Set[str]] = []  # all members are in each of these
         rest = [each for each in group.pods.requirements if each.operator is not Operator.IN]
         for requirement in group.pods.requirements:
@@ -144,24 +224,48 @@ class Index:
         """The live pods whose address that is: one, or none, or (closed until it is mended) several."""
         return [self.world.pods[key] for key in self.claims.of(address)]
 
-    def addresses(self, groups: Iterable[PodGroup]) -> frozenset[str]:
-        """The addresses of the pods in any of the groups.  One that several pods claim counts only when all match."""
-        members = _union([self.members(group) for group in groups])
+    def addresses(self, groups: Iterable[Group]) -> frozenset[str]:
+        """The addresses of the pods and nodes in any of the groups.  One that several pods claim counts only when all
+        match, but for groups of those that are possible."""
+        certain, possible = (self._addresses(groups, only) for only in (False, True))
+        return certain | possible | self._node_addresses(groups)
+
+    def _addresses(self, groups: Iterable[Group], possible: bool) -> frozenset[str]:
+        some = [group for group in groups if isinstance(group, PodGroup) and group.possible is possible]
+        if not some:
+            return frozenset()
+        members = _union([self.members(group) for group in some])
         found = {address for key in members for address in self.world.pods[key].addresses}
-        contested = self.claims.contested
+        contested = {} if possible else self.claims.contested
         return frozenset(found - {address for address in found & contested.keys() if not contested[address] <= members})
 
-    def holds(self, groups: Iterable[PodGroup], address: str) -> bool:
+    def _node_addresses(self, groups: Iterable[Group]) -> frozenset[str]:
+        some = [group for group in groups if isinstance(group, NodeGroup)]
+        nodes = self.world.nodes.values() if some else ()
+        return frozenset(
+            address for node in nodes if any(_is_node(group, node) for group in some) for address in node.addresses
+        )
+
+    def holds(self, groups: Iterable[Group], address: str) -> bool:
         """Whether the address is one of `addresses(groups)`."""
         claimants = self.claimants(address)
-        return bool(claimants) and all(any(self._matches(group, pod) for group in groups) for pod in claimants)
+        certain, possible = (
+            [group for group in groups if isinstance(group, PodGroup) and group.possible is only]
+            for only in (False, True)
+        )
+        nodes = [self.world.nodes[key] for key in self._nodes_at.get(address, ())]
+        return (
+            (bool(claimants) and all(any(self._matches(group, pod) for group in certain) for pod in claimants))
+            or any(self._matches(group, pod) for group in possible for pod in claimants)
+            or any(_is_node(group, node) for group in groups if isinstance(group, NodeGroup) for node in nodes)
+        )
 
     def _matches(self, group: PodGroup, pod: Pod) -> bool:
-        if pod.quarantined or not matches(group.pods, pod.labels):
+        if not _may_be(group, pod):
             return False
         if group.namespace:
             return pod.namespace == group.namespace
-        return _selects(group.namespaces, self.world.namespace(pod.namespace))
+        return _reaches(group, self.world.namespace(pod.namespace))
 
     def _selected_namespaces(self, selector: Selector) -> frozenset[str]:
         found = self._selected.get(selector)
@@ -210,16 +314,28 @@ class Index:
                 if after is not None:
                     by_value.setdefault(after, set()).add(key)
 
-    def _changed(self, key: str, old: Pod | None, new: Pod | None, affected: dict[PodGroup, set[str]]) -> None:
+    def _node_changed(self, key: str, old: Node | None, new: Node | None, affected: dict[Group, set[str]]) -> None:
+        """Note the groups that a node may have left or joined, and at which addresses."""
+        for address in old.addresses if old else ():
+            _discard(self._nodes_at, address, key)
+        for address in new.addresses if new else ():
+            self._nodes_at.setdefault(address, set()).add(key)
+        if old != new:
+            addresses = {address for each in (old, new) if each for address in each.addresses}
+            for group in self._node_groups:
+                if any(each is not None and _is_node(group, each) for each in (old, new)):
+                    affected[group] |= addresses
+
+    def _changed(self, key: str, old: Pod | None, new: Pod | None, affected: dict[Group, set[str]]) -> None:
         """Note the groups that a pod may have left or joined, and at which addresses."""
         addresses, labels_alone = _addresses(old, new), _labels_alone(old, new)
         candidates = {group for each in (old, new) if each for group in self._watches.candidates(each)}
         for group in candidates:
-            was, is_now = (each is not None and matches(group.pods, each.labels) for each in (old, new))
+            was, is_now = (each is not None and _has_labels(group, each) for each in (old, new))
             if was != is_now or (was and not labels_alone):
                 affected[group] |= addresses
 
-    def _shared(self, moved: Iterable[tuple[str, Pod | None, Pod | None]], affected: dict[PodGroup, set[str]]) -> None:
+    def _shared(self, moved: Iterable[tuple[str, Pod | None, Pod | None]], affected: dict[Group, set[str]]) -> None:
         """Note the groups of those that claim an address of a pod that moved: it is in a set only where all are."""
         shared: dict[str, tuple[str, ...]] = {}  # each once, however many pods claim it
         for key, old, new in moved:
@@ -234,18 +350,55 @@ class Index:
                 affected[group].add(address)
 
     def _relabelled(
-        self, name: str, old: Namespace | None, new: Namespace | None, affected: dict[PodGroup, set[str]]
+        self, name: str, old: Namespace | None, new: Namespace | None, affected: dict[Group, set[str]]
     ) -> None:
         """Note the groups that the pods of a namespace left or joined."""
         bare = World().namespace(name)
         before, after = old or bare, new or bare
         for selector, groups in self._watches.by_namespace_selector.items():
-            if _selects(selector, before) == _selects(selector, after):
+            if before.quarantined == after.quarantined and _selects(selector, before) == _selects(selector, after):
                 continue
             for pod in map(self.world.pods.__getitem__, self._pods.get(name, ())):
                 for group in groups:
-                    if not pod.quarantined and matches(group.pods, pod.labels):
+                    if _may_be(group, pod):
                         affected[group].update(pod.addresses)
+
+
+def selects(policy: ClusterPolicy, pod: Pod, namespace: Namespace) -> bool | None:
+    """Whether the policy is about the pod, which is in that namespace: True, None for no, False for: it may be."""
+    spaces, pods = policy.subject.namespaces or EVERYTHING, policy.subject.pods
+    surely = (spaces == EVERYTHING or _selects(spaces, namespace)) and (pods == EVERYTHING or _has(pods, pod))
+    if surely:
+        return True
+    may_be = (namespace.quarantined or matches(spaces, namespace.labels)) and (
+        pod.quarantined or matches(pods, pod.labels)
+    )
+    return False if may_be else None
+
+
+def _has(selector: Selector, pod: Pod) -> bool:
+    return not pod.quarantined and matches(selector, pod.labels)
+
+
+def _order(policy: ClusterPolicy) -> tuple[int, str]:
+    return policy.order
+
+
+def _has_labels(group: PodGroup, pod: Pod) -> bool:
+    return (group.possible and pod.quarantined) or matches(group.pods, pod.labels)
+
+
+def _may_be(group: PodGroup, pod: Pod) -> bool:
+    """Whether the pod is one of the group for all that its own manifest says."""
+    return group.possible if pod.quarantined else matches(group.pods, pod.labels)
+
+
+def _reaches(group: PodGroup, namespace: Namespace) -> bool:
+    return group.possible if namespace.quarantined else matches(group.namespaces, namespace.labels)
+
+
+def _is_node(group: NodeGroup, node: Node) -> bool:
+    return group.possible if node.quarantined else matches(group.nodes, node.labels)
 
 
 def _selects(selector: Selector, namespace: Namespace) -> bool:

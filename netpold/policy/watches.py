@@ -21,6 +21,7 @@ class Watches:
     def __init__(self) -> None:
         self.by_namespace_selector: dict[Selector, set[PodGroup]] = {}
         self.label_keys: Counter[str] = Counter()  # how many groups mention each
+        self.possible: set[PodGroup] = set()  # those that pods of unknown labels may be in
         self._count: dict[PodGroup, int] = {}
         # by namespace, by (label, value), by (label,), or anywhere
         self._hanging: dict[Hashable, set[PodGroup]] = {}
@@ -34,6 +35,8 @@ class Watches:
             return
         for hook in _hooks(group):
             self._hanging.setdefault(hook, set()).add(group)
+        if group.possible:
+            self.possible.add(group)
         self.label_keys.update(requirement.key for requirement in group.pods.requirements)
         if not group.namespace:
             self.by_namespace_selector.setdefault(group.namespaces, set()).add(group)
@@ -44,6 +47,7 @@ class Watches:
         if self._count[group]:
             return
         del self._count[group]
+        self.possible.discard(group)
         for hook in _hooks(group):
             self._hanging[hook].discard(group)
             if not self._hanging[hook]:
@@ -59,6 +63,8 @@ class Watches:
     def candidates(self, pod: Pod) -> Iterator[PodGroup]:
         """All groups that the pod can be in, and some others; a group may come twice."""
         hanging = self._hanging
+        if pod.quarantined:
+            yield from self.possible
         yield from hanging.get(_ANYWHERE, ())
         yield from hanging.get(pod.namespace, ())
         for label in pod.labels.items():

@@ -3,10 +3,13 @@
 A policy is audited when its annotation netpold.io/mode says so; where it has none, its namespace's, else the settings.
 One that is quarantined never is: what it says is not known.
 
-What an audited policy grants counts as ever.  What it isolates, it isolates in name only: where every policy that
-isolates a pod in a direction is audited, what none of them allows is let through, and reported.  Where one of them is
+What an audited NetworkPolicy grants counts as ever.  What it isolates, it isolates in name only: where all that
+isolate a pod in a direction are audited, what none of them allows is let through, and reported.  Where one of them is
 enforced, that one isolates, and the grants of all add up as ever.  So what is dropped with a policy in audit mode is
 dropped both when it is enforced and when it is not there.
+
+Of an audited ClusterNetworkPolicy Accept and Pass count as ever; what its Deny rules match is reported, and asked about
+the rules behind them.  No namespace says its mode.
 """
 
 from __future__ import annotations
@@ -14,35 +17,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 
 from netpold.policy.changes import Changes
-from netpold.policy.model import Direction, Mode, Policy, World
-from netpold.rules.ruleset import COMMENT_LIMIT, Log, Rule, Unknown
+from netpold.policy.model import Action, AnyPolicy, Direction, Mode, Policy, World
+from netpold.rules.ruleset import COMMENT_LIMIT, Goto, Log, Rule, Unknown
 
 _LET_THROUGH = "audited, no rule allows: "
 PREFIX = "netpold audit "  # of NFLOG; the direction follows
 
 
-def is_audited(policy: Policy, world: World, default: Mode) -> bool:
+def is_audited(policy: AnyPolicy, world: World, default: Mode) -> bool:
     """Whether the policy is in audit mode; `default`: that of the settings."""
     if policy.quarantined:
         return False
-    return (policy.mode or world.namespace(policy.namespace).mode or default) == "audit"
+    of_namespace = world.namespace(policy.namespace).mode if isinstance(policy, Policy) else None
+    return (policy.mode or of_namespace or default) == "audit"
 
 
-def all_audited(policies: Iterable[Policy], audited: Set[str]) -> bool:
+def all_audited(policies: Iterable[AnyPolicy], audited: Set[str]) -> bool:
     """Whether none of these policies is enforced; `audited`: the keys of those that are not."""
     return all(policy.key in audited for policy in policies)
 
 
-def let_through(direction: Direction, policies: Iterable[Policy], nflog_group: int) -> list[Rule]:
-    """Lets everything pass that no rule before allows, and has the first packet of each flow reported."""
-    log = [Rule((Unknown(),), Log(nflog_group, f"{PREFIX}{direction}"))] if nflog_group else []
+def let_through(direction: Direction, policies: Iterable[Policy], nflog_group: int, then: str = "") -> list[Rule]:
+    """Lets everything pass that no rule before allows (to the chain `then`, if there is one), and has the first packet
+    of each flow reported."""
+    log = [Rule((Unknown(),), reported(direction, nflog_group))] if nflog_group else []
     keys = " ".join(policy.key for policy in policies)
-    return [*log, Rule((), "RETURN", f"{_LET_THROUGH}{keys}"[:COMMENT_LIMIT])]
+    return [*log, Rule((), Goto(then) if then else "RETURN", f"{_LET_THROUGH}{keys}"[:COMMENT_LIMIT])]
+
+
+def reported(direction: Direction, nflog_group: int) -> Log:
+    """The target that reports what is let through."""
+    return Log(nflog_group, f"{PREFIX}{direction}")
 
 
 def lets_through(rule: Rule | None) -> bool:
-    """Whether it is the rule that lets pass what enforced policies would drop."""
-    return rule is not None and rule.target == "RETURN" and rule.comment.startswith(_LET_THROUGH)
+    """Whether it is a rule that lets pass what enforced policies would drop."""
+    if rule is None:
+        return False
+    if isinstance(rule.target, Log):
+        return rule.origin is not None and rule.origin.action is Action.DENY
+    return rule.comment.startswith(_LET_THROUGH)
 
 
 def modes_changed(changes: Changes) -> set[str]:
@@ -72,11 +86,11 @@ class Audited:
 
     def update(self, changes: Changes) -> None:
         """Take in what changed in the world."""
-        look_at: dict[str, Policy | None] = {key: now for key, (_, now) in changes.policies.items()}
+        look_at: dict[str, AnyPolicy | None] = {key: now for key, (_, now) in changes.policies.items()}
         for key, (before, now) in changes.policies.items():
-            if before is not None:
+            if isinstance(before, Policy):
                 self._undecided.get(before.namespace, set()).discard(key)
-            if now is not None and now.mode is None:
+            if isinstance(now, Policy) and now.mode is None:
                 self._undecided.setdefault(now.namespace, set()).add(key)
         for name in modes_changed(changes):
             look_at.update({key: self._world.policies[key] for key in self._undecided.get(name, ())})

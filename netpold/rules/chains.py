@@ -8,11 +8,11 @@
         revoked             what goes on with such a connection that conntrack has forgotten
         NETPOLD-TO          which pod receives, likewise
             NP-IN-...       its ingress rules
-    INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses, the node's loopback; egress rules if the
-                                  settings say so
+    INPUT   -> NETPOLD-INPUT      pods to their own node: source addresses, the node's loopback; what the tiers say;
+                                  egress rules of all policies if the settings say so
     OUTPUT  -> NETPOLD-OUTPUT     the node to its pods, only if the settings say so
     NP-RULES-<hash>         compiled rules of a pod's policies in a direction; RETURN allows, DROP at the end (RETURN
-                            where all of them are audited: audit.py)
+                            where all of them are audited: audit.py); of tiers in several chains (shared.py)
 
 A RETURN means "this pod allows it": it comes back to NETPOLD-FORWARD, which goes on to the other pod.  So several
 judges of one packet add up to "all of them allow", whoever they are; that is also how an address that two pods claim
@@ -176,13 +176,53 @@ class Chains:
         leaves = {
             key: self._parts.once(("host", key), pods, partial(self._host_leaf, *key, pods))
             for key, pods in self.on_interface.items()
-            if self.spoof_checks
         }
         rules = self._interface_trees("NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules})
-        self.chains["NETPOLD-INPUT"] = (*first, *rules)
+        homeless = {
+            address: self._parts.once(("host", address), pods, partial(self._host_address_leaf, address, pods))
+            for address, pods in self.at_address.items()
+            if not all(each.endpoint.interfaces for each in pods)
+        }
+        found, chains = dispatch.addresses(
+            "NETPOLD-HOST@", {key: leaf for key, leaf in homeless.items() if leaf}, "src"
+        )
+        self.chains.update(chains)
+        self.chains["NETPOLD-INPUT"] = (*first, *rules, *found)
 
     def _host_leaf(self, name: str, bridged: bool, pods: list[Local]) -> tuple[Rule, ...]:
-        return _where(_passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN))
+        """What an interface's pods may send to their own node: NetworkPolicies leave that free, tiers do not."""
+        here, check = _passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN)
+        judged = self._at_home(pods)
+        if not judged:
+            return _where(here, check)
+        chain = f"NP-HOST-{name}"
+        self.chains[chain] = (*check, *judged)
+        return (Rule((here,), Goto(chain)),)
+
+    def _host_address_leaf(self, address: str, pods: list[Local]) -> tuple[Rule, ...]:
+        """The same for pods at an address whose interface is not known."""
+        judged = self._at_home(pods)
+        if not judged:
+            return ()
+        chain = f"NP-HOST-@{short_hash(' '.join((address, *(each.key for each in pods))))}"
+        self.chains[chain] = tuple(judged)
+        return (Rule((Address("src", address),), Goto(chain)),)
+
+    def _at_home(self, pods: list[Local]) -> list[Rule]:
+        """What judges packets of these pods to their own node; nothing where they are free."""
+        concerned = [each for each in pods if each.isolation[Direction.EGRESS].tiers]
+        if not concerned:
+            return []
+        judged = [Rule((Reply(),), "RETURN", "replies"), *icmp.neighbour_discovery(self.family)]
+        judged.append(Rule(icmp.error(self.family), "RETURN", "errors about known connections"))
+        for each in concerned:
+            shared = self.shared.of(each, Direction.EGRESS, at_home=True)
+            self.chains.update(shared.chains)
+            where: list[tuple[Match, ...]] = [()]
+            if len(pods) > 1:
+                where = [(Address("src", address),) for address in each.own(self.family)]
+            judged += [Rule(matches, Jump(shared.name)) for matches in where if shared.name]
+        return judged
 
     def _accept(self) -> None:
         """Only traffic of this node's pods is accepted; the host's other rules judge the rest."""
@@ -353,16 +393,16 @@ class Chains:
             ]
             own = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
             rules += [Rule((Address("dst", address),), "RETURN", "the pod itself") for address in sorted(own)]
-        judges = [self._rules_chain(each, direction) for each in pods if each.isolation[direction]]
+        judges = [chain for each in pods if (chain := self._rules_chain(each, direction))]
         rules += [Rule((), Jump(chain)) for chain in judges[:-1]]
         rules += [Rule((), Goto(chain)) for chain in judges[-1:]]
         return rules
 
     def _rules_chain(self, each: Local, direction: Direction) -> str:
-        """The shared chain with the rules of all policies that isolate a pod in a direction."""
-        chain, rules = self.shared.of(each, direction)
-        self.chains[chain] = rules
-        return chain
+        """The shared chain with the rules of all policies that judge a pod in a direction; '' where none does."""
+        shared = self.shared.of(each, direction)
+        self.chains.update(shared.chains)
+        return shared.name
 
     # Source addresses ---------------------------------------------------------------------------------------------
 

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from netpold.policy.changes import Changes
-from netpold.policy.index import Index
-from netpold.policy.model import Direction
+from netpold.policy.index import Index, selects
+from netpold.policy.model import ClusterPolicy, Direction, Policy
 from netpold.rules.audit import Audited, is_audited, modes_changed
 from netpold.rules.chains import Chains
 from netpold.rules.count import Isolated, counting_sets
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.local import Local
+from netpold.rules.local import Local, drops
 from netpold.rules.past import NO_PAST, Past
 from netpold.rules.peers import PolicyRules
 from netpold.rules.revoke import REVOKED, revoked_set
@@ -87,7 +87,7 @@ class Compiler:
         affected = self.index.update(changes)
         self.audited.update(changes)
         changed = self._sets.follow(affected)
-        lost = {member.split(",")[0] for change in changed.values() for member in change.removed}
+        lost = {address for name, change in changed.items() for address in self._lost(name, change)}
         moved = self._localise(changes, endpoints, past)
         active = self._enforces(past)
         if self._ruleset is None or moved or active != self._active or unclaimed != self._unclaimed:
@@ -96,6 +96,12 @@ class Compiler:
             changed |= self._build()
         assert self._ruleset is not None
         return Compiled(self._ruleset, changed, frozenset(lost), self._isolated)
+
+    def _lost(self, name: str, change: SetChange) -> Iterator[str]:
+        """The addresses to or from which less may be allowed since a set changed."""
+        larger = self._sets.sets[name].larger
+        yield from (member.split(",")[0] for member in change.removed if larger != "forbids")
+        yield from (member.split(",")[0] for member in change.added if larger != "allows")
 
     def close(self) -> None:
         """Have the index watch for this compiler no longer; it is not to be asked again."""
@@ -116,12 +122,17 @@ class Compiler:
         endpoints = {**living, **{key: gone.endpoint for key, gone in past.pods.items()}}
         touched = {key for key in changes.pods if key in endpoints or key in self._local}
         touched |= {key for key, _ in endpoints.items() ^ self._endpoints.items()}
-        namespaces = {key.partition("/")[0] for key in changes.policies} | modes_changed(changes)
+        policies = [each for pair in changes.policies.values() for each in pair if each is not None]
+        namespaces = modes_changed(changes)
+        if self.index.has_tiers:
+            namespaces |= changes.namespaces.keys()
         if past is not self._past:
-            namespaces |= {each.namespace for old in (past, self._past) for each in old.policies.values()}
+            policies += [each for old in (past, self._past) for each in old.policies.values()]
             namespaces |= past.ending ^ self._past.ending
+        namespaces |= {each.namespace for each in policies if isinstance(each, Policy)}
         if namespaces:
             touched |= {key for key in self._local if key.partition("/")[0] in namespaces}
+        touched |= self._subjects([each for each in policies if isinstance(each, ClusterPolicy)])
         self._endpoints, self._past = endpoints, past
         moved: list[Local] = []
         for key in touched:
@@ -135,21 +146,30 @@ class Compiler:
                 self._local[key] = now
         return moved
 
+    def _subjects(self, policies: list[ClusterPolicy]) -> set[str]:
+        """The local pods that any of these may be about, or was."""
+        if not policies:
+            return set()
+        world, found = self.index.world, set()
+        for key in self._local:
+            pod = world.pods.get(key)
+            if pod is None or any(selects(each, pod, world.namespace(pod.namespace)) is not None for each in policies):
+                found.add(key)
+        return found
+
     def _find(self, key: str) -> Local | None:
         if key not in self._endpoints:
             return None
         gone = self._past.pods.get(key)
         pod = gone.pod if gone else self.index.world.pods[key]
+        namespace = gone.namespace if gone else None
         isolation = {
-            direction: self._past.isolating(self.index.isolation(pod, direction), key, pod, direction)
+            direction: self._past.isolating(self.index.isolation(pod, direction, namespace), key, pod, direction)
             for direction in Direction
         }
-        audited = frozenset(
-            policy.key
-            for each in isolation.values()
-            for policy in each.policies
-            if is_audited(policy, self.index.world, self._settings.mode)
-        )
+        world, mode = self.index.world, self._settings.mode
+        policies = {policy.key: policy for each in isolation.values() for policy in each.all}
+        audited = frozenset(key for key, policy in policies.items() if is_audited(policy, world, mode))
         return Local(key, pod.ports, self._endpoints[key], isolation, audited)
 
     def _build(self) -> dict[str, SetChange]:
@@ -176,8 +196,8 @@ class Compiler:
 def _isolated(local: Iterable[Local]) -> Iterator[Isolated]:
     for each in local:
         for direction, isolation in each.isolation.items():
-            if isolation:
-                policies = tuple(policy.key for policy in isolation.policies)
+            policies = tuple(policy.key for policy in isolation.all if drops(policy, direction))
+            if policies:
                 yield Isolated(each.key, direction, each.endpoint.addresses, policies)
 
 

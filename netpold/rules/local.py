@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from netpold.policy.index import Isolation
-from netpold.policy.model import ContainerPort, Direction, Family
+from netpold.policy.model import Action, AnyPolicy, ClusterPolicy, ContainerPort, Direction, Family
 from netpold.rules.audit import all_audited
 from netpold.rules.endpoint import Endpoint
 
@@ -22,8 +22,18 @@ class Local:
     audited: frozenset[str] = frozenset()
 
     def closes(self, direction: Direction) -> bool:
-        """Whether it is isolated, and not in name only."""
-        return not all_audited(self.isolation[direction].policies, self.audited)
+        """Whether it is isolated or anything denied to it, and not in name only."""
+        isolation = self.isolation[direction]
+        return not all_audited(isolation.policies, self.audited) or any(
+            policy.key not in self.audited and drops(policy, direction) for policy in isolation.tiers
+        )
 
     def own(self, family: Family) -> list[str]:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
+
+
+def drops(policy: AnyPolicy, direction: Direction) -> bool:
+    """Whether the policy, if it is about a pod, may have packets dropped."""
+    if isinstance(policy, ClusterPolicy):
+        return any(rule.action is Action.DENY for rule in policy.rules(direction))
+    return policy.rules(direction) is not None

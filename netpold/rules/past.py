@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from netpold.policy.index import Isolation
-from netpold.policy.model import Direction, Pod, Policy
+from netpold.policy.index import Isolation, selects
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Direction, Namespace, Pod, Policy, Tier
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint
 
@@ -15,11 +15,12 @@ from netpold.rules.endpoint import Endpoint
 class Gone:
     """A pod whose manifest is gone while its interface is still there: nobody's peer, but isolated as it was.
 
-    `pod`: as it was last; `endpoint`: its addresses, and the interfaces that are left.
+    `pod`: as it was last, in `namespace`; `endpoint`: its addresses, and the interfaces that are left.
     """
 
     pod: Pod
     endpoint: Endpoint
+    namespace: Namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Past:
     no more and hold for these pods, and for all pods of the namespaces in `ending`."""
 
     pods: Mapping[str, Gone] = field(default_factory=dict)
-    policies: Mapping[str, Policy] = field(default_factory=dict)
+    policies: Mapping[str, AnyPolicy] = field(default_factory=dict)
     ending: frozenset[str] = frozenset()
 
     def isolating(self, isolation: Isolation, key: str, pod: Pod, direction: Direction) -> Isolation:
@@ -38,12 +39,31 @@ class Past:
         kept = [
             each
             for each in self.policies.values()
-            if each.namespace == pod.namespace
+            if isinstance(each, Policy)
+            and each.namespace == pod.namespace
             and each.rules(direction) is not None
             and (pod.quarantined or matches(each.selector, pod.labels))
         ]
         policies = sorted((*isolation.policies, *kept), key=lambda policy: policy.key)
-        return Isolation(tuple(policies), isolation.grants)
+        found = replace(isolation, policies=tuple(policies))
+        return self._with_tiers(found, self.pods[key], direction) if key in self.pods else found
+
+    def _with_tiers(self, isolation: Isolation, gone: Gone, direction: Direction) -> Isolation:
+        """With the kept ClusterNetworkPolicies that are about it."""
+        kept = {
+            each: selects(each, gone.pod, gone.namespace)
+            for each in self.policies.values()
+            if isinstance(each, ClusterPolicy) and each.rules(direction)
+        }
+        by_tier = {
+            tier: [each for each, chosen in kept.items() if each.tier is tier and chosen is not None] for tier in Tier
+        }
+        return replace(
+            isolation,
+            admin=tuple(sorted((*isolation.admin, *by_tier[Tier.ADMIN]), key=lambda each: each.order)),
+            baseline=tuple(sorted((*isolation.baseline, *by_tier[Tier.BASELINE]), key=lambda each: each.order)),
+            denying=isolation.denying | {each.key for each, chosen in kept.items() if chosen is False},
+        )
 
 
 NO_PAST = Past()

@@ -1,6 +1,6 @@
 """One policy rule as kernel rules, and the sets that these look peers up in.
 
-A policy rule allows (any of its peers) and (any of its ports).  Peers become alternatives of matches: one set with
+A policy rule is about (any of its peers) and (any of its ports).  Peers become alternatives of matches: one set with
 the addresses of all selected pods, one for all ipBlocks (or a plain network where that says the same).  Ports become
 alternatives too: by protocol, as many ports to a rule as multiport takes.  The kernel rules are all combinations.
 
@@ -11,45 +11,71 @@ written in; for egress the peers go into a set of address, protocol and port.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from typing import NamedTuple
 
-from netpold.policy.groups import EVERY_POD, PodGroup
+from netpold.policy.groups import Group, NodeGroup, PodGroup
 from netpold.policy.model import (
+    EVERYTHING,
+    Action,
+    AnyPolicy,
+    ClusterPolicy,
     ContainerPort,
     Direction,
     Family,
     IPBlock,
+    NodePeer,
     PodPeer,
-    Policy,
     PolicyPort,
     PolicyRule,
     Protocol,
+    TierRule,
 )
 from netpold.rules.regions import entries, member, region
 from netpold.rules.ruleset import (
     COMMENT_LIMIT,
     Address,
     InSet,
+    Larger,
     Match,
     Origin,
     Ports,
     Proto,
     Rule,
     Side,
+    Target,
     sets_used,
 )
 from netpold.rules.sets import Sets
 
 Alternative = tuple[Match, ...]
 Ranges = list[tuple[int, int]]
-_Key = tuple[str, Direction, tuple[ContainerPort, ...], Family]
+_Key = tuple[str, Direction, tuple[ContainerPort, ...] | None, Family, "Targets"]
 
 MULTIPORT_SLOTS = 15  # XT_MULTI_PORTS: a port takes one, a range two
 
 
+# What more members of a set mean to packets, where a rule that does this looks a peer up in it.
+_LARGER: Mapping[Action, Larger] = {Action.ACCEPT: "allows", Action.DENY: "forbids", Action.PASS: None}
+
+
+class Targets(NamedTuple):
+    """What a kernel rule does for each action; None: rules with that action are left out."""
+
+    accept: Target | None
+    deny: Target | None
+    passes: Target | None
+
+    def of(self, action: Action) -> Target | None:
+        return {Action.ACCEPT: self.accept, Action.DENY: self.deny, Action.PASS: self.passes}[action]
+
+
+_ACCEPTS = Targets("RETURN", None, None)  # a NetworkPolicy's rules
+
+
 class _Made(NamedTuple):
-    policy: Policy
+    policy: AnyPolicy
     rules: tuple[Rule, ...]
     sets: frozenset[str]
 
@@ -62,14 +88,20 @@ class PolicyRules:
         self._made: dict[_Key, _Made] = {}
 
     def of(
-        self, policy: Policy, direction: Direction, pod_ports: tuple[ContainerPort, ...], family: Family
+        self,
+        policy: AnyPolicy,
+        direction: Direction,
+        pod_ports: tuple[ContainerPort, ...] | None,
+        family: Family,
+        targets: Targets = _ACCEPTS,
     ) -> tuple[Rule, ...]:
-        """The kernel rules of a policy for a pod with these ports that it isolates, each a RETURN."""
+        """The kernel rules of a policy for a pod with these ports (None: they are not known, and a port name may stand
+        for any) that it isolates or is about, each with the target of its action."""
         ports = pod_ports if direction is Direction.INGRESS and _uses_named_ports(policy) else ()
-        key = (policy.key, direction, ports, family)
+        key = (policy.key, direction, ports, family, targets)
         made = self._made.get(key)
         if made is None or made.policy != policy:
-            rules = tuple(_kernel_rules(policy, direction, ports, family, self._sets))
+            rules = tuple(_kernel_rules(policy, direction, ports, family, targets, self._sets))
             made = self._made[key] = _Made(policy, rules, sets_used([rules]))
         return made.rules
 
@@ -79,62 +111,84 @@ class PolicyRules:
 
 
 def _kernel_rules(
-    policy: Policy, direction: Direction, ports: tuple[ContainerPort, ...], family: Family, sets: Sets
-) -> list[Rule]:
-    """The kernel rules of one policy in one direction; `ports`: the named ports of the isolated pod."""
-    rules: list[Rule] = []
-    for number, rule in enumerate(policy.rules(direction) or ()):
+    policy: AnyPolicy,
+    direction: Direction,
+    ports: tuple[ContainerPort, ...] | None,
+    family: Family,
+    targets: Targets,
+    sets: Sets,
+) -> Iterator[Rule]:
+    """The kernel rules of one policy in one direction; `ports`: the named ports of the pod that it is about."""
+    entries: Iterable[PolicyRule | TierRule] = policy.rules(direction) or ()
+    for number, rule in enumerate(entries):
         origin = Origin(policy.key, direction, number)
-        comment = f"{policy.key} {direction}[{number}]"[-COMMENT_LIMIT:]
-        alternatives = _combinations(policy, rule, direction, ports, family, sets)
-        rules += [Rule(matches, "RETURN", comment, origin) for matches in alternatives]
-    return rules
+        if isinstance(policy, ClusterPolicy) and isinstance(rule, TierRule):
+            origin = replace(origin, tier=policy.tier, action=rule.action)
+        target = targets.of(origin.action)
+        if target is None:
+            continue
+        comment = str(origin)[-COMMENT_LIMIT:]
+        for matches in _combinations(_Subject(policy, rule, origin.action), direction, ports, family, sets):
+            yield Rule(matches, target, comment, origin)
 
 
-def _uses_named_ports(policy: Policy) -> bool:
+def _uses_named_ports(policy: AnyPolicy) -> bool:
     """Whether the policy's ingress rules name ports, so that they differ with the ports of the isolated pod."""
     return any(isinstance(port.port, str) for rule in policy.ingress or () for port in rule.ports or ())
 
 
+class _Subject(NamedTuple):
+    """A rule of a policy, and what it does."""
+
+    policy: AnyPolicy
+    rule: PolicyRule | TierRule
+    action: Action
+
+
 def _combinations(
-    policy: Policy,
-    rule: PolicyRule,
-    direction: Direction,
-    own_ports: tuple[ContainerPort, ...],
-    family: Family,
-    sets: Sets,
+    about: _Subject, direction: Direction, own_ports: tuple[ContainerPort, ...] | None, family: Family, sets: Sets
 ) -> Iterator[Alternative]:
+    rule = about.rule
     numeric = [port for port in rule.ports or () if not isinstance(port.port, str)]
     named = [port for port in rule.ports or () if isinstance(port.port, str)]
     if direction is Direction.INGRESS:
         for port in named:
-            numeric += [
-                PolicyPort(port.protocol, own.port)
-                for own in own_ports
-                if own.name == port.port and own.protocol == port.protocol
-            ]
+            numeric += _own(port, own_ports)
         named = []
     port_alternatives = [()] if rule.ports is None else list(_port_matches(numeric))
     if port_alternatives:
-        for peer in _peer_matches(policy, rule, direction, family, sets):
+        for peer in _peer_matches(about, direction, family, sets):
             yield from (peer + ports for ports in port_alternatives)
-    groups = _groups(policy, rule)
+    groups = frozenset(group for group in _groups(about) if isinstance(group, PodGroup))
     for port in named:
         if groups and isinstance(port.port, str):
-            name = sets.named_port(groups, family, port.protocol, port.port)
+            name = sets.named_port(groups, family, port.protocol, port.port, _LARGER[about.action])
             yield (Proto(port.protocol.lower()), InSet(name, "dst,dst"))
 
 
-def _groups(policy: Policy, rule: PolicyRule) -> frozenset[PodGroup]:
-    """The pods among a rule's peers; every pod where it has no peers at all."""
-    if rule.peers is None:
-        return frozenset((EVERY_POD,))
-    return frozenset(PodGroup.of(peer, policy) for peer in rule.peers if isinstance(peer, PodPeer))
+def _own(port: PolicyPort, own_ports: tuple[ContainerPort, ...] | None) -> list[PolicyPort]:
+    """What a port's name stands for on the pod; every port of the protocol where that is not known."""
+    if own_ports is None:
+        return [PolicyPort(port.protocol)]
+    return [
+        PolicyPort(port.protocol, own.port)
+        for own in own_ports
+        if own.name == port.port and own.protocol == port.protocol
+    ]
 
 
-def _peer_matches(
-    policy: Policy, rule: PolicyRule, direction: Direction, family: Family, sets: Sets
-) -> Iterator[Alternative]:
+def _groups(about: _Subject) -> frozenset[Group]:
+    """The pods and nodes among a rule's peers; every pod where it has no peers at all."""
+    possible = about.action is Action.DENY  # what may have to be denied is
+    if about.rule.peers is None:
+        return frozenset((PodGroup("", EVERYTHING, EVERYTHING, possible),))
+    pods = (PodGroup.of(peer, about.policy, possible) for peer in about.rule.peers if isinstance(peer, PodPeer))
+    nodes = (NodeGroup.of(peer, possible) for peer in about.rule.peers if isinstance(peer, NodePeer))
+    return frozenset((*pods, *nodes))
+
+
+def _peer_matches(about: _Subject, direction: Direction, family: Family, sets: Sets) -> Iterator[Alternative]:
+    rule = about.rule
     side: Side = "src" if direction is Direction.INGRESS else "dst"
     if rule.peers is None:
         yield ()
@@ -148,9 +202,9 @@ def _peer_matches(
         yield (Address(side, member(prefix)),)
     elif table:
         yield (InSet(sets.networks(entries(table), family), side),)
-    groups = _groups(policy, rule)
+    groups = _groups(about)
     if groups:
-        yield (InSet(sets.pods(groups, family), side),)
+        yield (InSet(sets.selected(groups, family, _LARGER[about.action]), side),)
 
 
 def _port_matches(ports: Iterable[PolicyPort]) -> Iterator[Alternative]:

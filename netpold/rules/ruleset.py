@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from netpold.policy.model import Direction, Family
+from netpold.policy.model import Action, Direction, Family, Tier
 
 Side = Literal["src", "dst"]
 
@@ -23,7 +23,7 @@ CHAIN_NAME_LIMIT = 28
 SET_NAME_LIMIT = 31
 COMMENT_LIMIT = 200
 
-CHAIN_PREFIXES = ("NETPOLD-", "NP-IN-", "NP-OUT-", "NP-RULES-")
+CHAIN_PREFIXES = ("NETPOLD-", "NP-IN-", "NP-OUT-", "NP-HOST-", "NP-RULES-")
 SET_PREFIXES = ("NP4-", "NP6-")
 
 FAMILIES: tuple[Family, Family] = (4, 6)
@@ -206,11 +206,18 @@ Target = Verdict | Jump | Goto | Log
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What in a policy a rule comes from: rule `index` (from 0) of a direction."""
+    """What in a policy a rule comes from: rule `index` (from 0) of a direction.  `tier`: of a ClusterNetworkPolicy,
+    what `action` does to what the rule matches; a NetworkPolicy's rules have no tier, and accept."""
 
     policy: str
     direction: Direction
     index: int
+    tier: Tier | None = None
+    action: Action = Action.ACCEPT
+
+    def __str__(self) -> str:
+        where = f"{self.policy} {self.direction}[{self.index}]"
+        return f"{self.tier} {where} {self.action}" if self.tier else where
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +233,7 @@ class Rule:
 # Sets and the whole --------------------------------------------------------------------------------------------------
 
 SetKind = Literal["hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip"]
+Larger = Literal["allows", "forbids", "counts"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +255,7 @@ class IPSet:
     kind: SetKind
     meaning: str
     members: Set[str]
-    larger: Literal["allows", "forbids", "counts"] | None = "allows"
+    larger: Larger = "allows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,22 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from netpold.policy.groups import PodGroup
+from netpold.policy.groups import Group
 from netpold.policy.index import Index
 from netpold.policy.model import Family, Pod, Protocol
-from netpold.rules.ruleset import IPSet, SetChange, SetKind, short_hash
+from netpold.rules.ruleset import IPSet, Larger, SetChange, SetKind, short_hash
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a set is to hold: the addresses of pods (with `port`, of the port of that name on them), or `members`."""
+    """What a set is to hold: the addresses of pods and nodes (with `port`, of the port of that name on pods), or
+    `members`.  `larger`: see IPSet."""
 
     family: Family
     kind: SetKind
     meaning: str
-    groups: frozenset[PodGroup] = frozenset()
+    groups: frozenset[Group] = frozenset()
     port: tuple[Protocol, str] | None = None
     members: frozenset[str] = frozenset()
+    larger: Larger = "allows"
 
 
 class Sets:
@@ -35,17 +37,19 @@ class Sets:
         self._index = index
         self._wanted: dict[str, _Wanted] = {}
         self._live: dict[str, _Live] = {}
-        self._users: dict[PodGroup, set[str]] = {}  # names of the live sets that hold a group
+        self._users: dict[Group, set[str]] = {}  # names of the live sets that hold a group
         self.sets: dict[str, IPSet] = {}
 
-    def pods(self, groups: frozenset[PodGroup], family: Family) -> str:
-        """The name of the set with the addresses of these pods."""
-        return self._want(_Wanted(family, "hash:ip", _meaning(groups), groups))
+    def selected(self, groups: frozenset[Group], family: Family, larger: Larger = "allows") -> str:
+        """The name of the set with the addresses of these pods and nodes.  `larger`: what more of them means."""
+        return self._want(_Wanted(family, "hash:ip", _meaning(groups), groups, larger=larger))
 
-    def named_port(self, groups: frozenset[PodGroup], family: Family, protocol: Protocol, port: str) -> str:
+    def named_port(
+        self, groups: frozenset[Group], family: Family, protocol: Protocol, port: str, larger: Larger = "allows"
+    ) -> str:
         """The set of address, protocol and number of the port of that name, on these pods."""
         meaning = f"port {port}/{protocol} of {_meaning(groups)}"
-        return self._want(_Wanted(family, "hash:ip,port", meaning, groups, (protocol, port)))
+        return self._want(_Wanted(family, "hash:ip,port", meaning, groups, (protocol, port), larger=larger))
 
     def addresses(self, meaning: str, family: Family, addresses: Iterable[str]) -> str:
         """A set of the given addresses, which may be others the next time; `meaning` tells it apart."""
@@ -56,7 +60,8 @@ class Sets:
         return self._want(_Wanted(family, "hash:net", ", ".join(sorted(members)), members=members))
 
     def _want(self, wanted: _Wanted) -> str:
-        name = f"NP{wanted.family}-{short_hash(f'{wanted.kind} {wanted.meaning}')}"
+        used = "" if wanted.larger == "allows" else f" {wanted.larger}"
+        name = f"NP{wanted.family}-{short_hash(f'{wanted.kind} {wanted.meaning}{used}')}"
         self._wanted[name] = wanted
         return name
 
@@ -66,7 +71,7 @@ class Sets:
         for name in self._live.keys() - names:
             self._drop(name)
         changed: dict[str, SetChange] = {}
-        known: dict[frozenset[PodGroup], frozenset[str]] = {}  # both families ask for the same pods
+        known: dict[frozenset[Group], frozenset[str]] = {}  # both families ask for the same pods
         for name in names:
             wanted = self._wanted[name]
             live = self._live.get(name)
@@ -80,7 +85,7 @@ class Sets:
             self.sets = {name: live.ipset for name, live in self._live.items()}
         return changed
 
-    def follow(self, affected: Mapping[PodGroup, Set[str]]) -> dict[str, SetChange]:
+    def follow(self, affected: Mapping[Group, Set[str]]) -> dict[str, SetChange]:
         """Bring the members up to date at the addresses at which groups may have changed; returns what did."""
         concerned: dict[str, set[str]] = {}
         for group, addresses in affected.items():
@@ -89,7 +94,7 @@ class Sets:
         changes = {name: self._live[name].follow(addresses) for name, addresses in concerned.items()}
         return {name: change for name, change in changes.items() if change.added or change.removed}
 
-    def _fill(self, name: str, wanted: _Wanted, known: dict[frozenset[PodGroup], frozenset[str]]) -> None:
+    def _fill(self, name: str, wanted: _Wanted, known: dict[frozenset[Group], frozenset[str]]) -> None:
         live = self._live[name] = _Live(name, wanted, self._index)
         for group in wanted.groups:
             self._users.setdefault(group, set()).add(name)
@@ -113,10 +118,9 @@ class _Live:
         self.wanted = wanted
         self.members: set[str] = set()
         held: Set[str] = self.members if wanted.groups else wanted.members
-        # where a set is asked for, being in it allows (compile.py, peers.py); `nomatch` entries count the other way
-        self.ipset = IPSet(
-            name, wanted.family, wanted.kind, wanted.meaning, held, None if wanted.kind == "hash:net" else "allows"
-        )
+        # `nomatch` entries of networks count the other way
+        larger = None if wanted.kind == "hash:net" else wanted.larger
+        self.ipset = IPSet(name, wanted.family, wanted.kind, wanted.meaning, held, larger)
         self._index = index
         self._at: dict[str, frozenset[str]] = {}  # by address, for sets of named ports
 
@@ -157,8 +161,9 @@ class _Live:
         if not self.wanted.port:
             return frozenset((address,))
         protocol, port = self.wanted.port
-        claims = (numbers(pod, protocol, port) for pod in self._index.claimants(address))
-        return frozenset(f"{address},{protocol.lower()}:{number}" for number in frozenset.intersection(*claims))
+        claims = [numbers(pod, protocol, port) for pod in self._index.claimants(address)]
+        both = frozenset[int].union if self.wanted.larger == "forbids" else frozenset[int].intersection
+        return frozenset(f"{address},{protocol.lower()}:{number}" for number in both(*claims))
 
 
 def numbers(pod: Pod, protocol: Protocol, name: str) -> frozenset[int]:
@@ -166,5 +171,5 @@ def numbers(pod: Pod, protocol: Protocol, name: str) -> frozenset[int]:
     return frozenset(port.port for port in pod.ports if port.name == name and port.protocol == protocol)
 
 
-def _meaning(groups: frozenset[PodGroup]) -> str:
+def _meaning(groups: frozenset[Group]) -> str:
     return "; ".join(sorted(map(str, groups)))

@@ -1,19 +1,42 @@
 """The chains of policy rules, which pods share that have the same policies, each made once.
 
-A chain is named by what it says.  Each of its rules allows, and behind them is what becomes of everything else: it is
-dropped, or where all of the policies are audited it is let through (audit.py); in both cases it is logged right before.
+A chain is named by what it says.  Of the NetworkPolicies that isolate a pod each rule allows, and behind them is what
+becomes of everything else: it is dropped, or where all of the policies are audited it is let through (audit.py); in
+both cases it is logged right before.
+
+Tiers are chains of their own, each leading to what comes after it:
+
+    Admin rules:     Accept returns, Deny goes to the chain that drops, Pass goes to what comes after the tier
+      then           the chain of the NetworkPolicies, if any isolates the pod: the same one as without tiers
+      or else        Baseline rules: Accept and Pass return, Deny goes to the chain that drops
+
+What no rule of the tiers says anything of is allowed.  A pod that no ClusterNetworkPolicy is about has none of this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
 from netpold.policy.index import Isolation
-from netpold.policy.model import ContainerPort, Direction, Family
-from netpold.rules.audit import all_audited, let_through
+from netpold.policy.model import Action, ClusterPolicy, ContainerPort, Direction, Family
+from netpold.rules.audit import all_audited, let_through, reported
 from netpold.rules.count import dropped
 from netpold.rules.local import Local
-from netpold.rules.peers import PolicyRules
+from netpold.rules.peers import PolicyRules, Targets
 from netpold.rules.render import text
-from netpold.rules.ruleset import COMMENT_LIMIT, Log, Rule, short_hash
+from netpold.rules.ruleset import COMMENT_LIMIT, Goto, Log, Rule, Target, Unknown, short_hash
+
+
+class Shared(NamedTuple):
+    """The chain that judges, and all chains that it leads to, itself included."""
+
+    name: str
+    chains: Mapping[str, tuple[Rule, ...]]
+
+
+_FREE = Shared("", {})  # nothing is judged: what comes here returns
 
 
 class SharedRules:
@@ -23,37 +46,133 @@ class SharedRules:
         self._family = family
         self._nflog_group = nflog_group
         self._policy_rules = rules
-        self._made: dict[object, tuple[str, tuple[Rule, ...]]] = {}  # by what they are made from
+        self._made: dict[object, Shared] = {}  # by what they are made from
 
-    def of(self, each: Local, direction: Direction) -> tuple[str, tuple[Rule, ...]]:
-        """Name and rules of the chain with the rules of all policies that isolate a pod in a direction."""
+    def of(self, each: Local, direction: Direction, at_home: bool = False) -> Shared:
+        """The chain that judges for a pod in a direction; `at_home`: what goes to its own node, which NetworkPolicies
+        leave free."""
         isolation = each.isolation[direction]
-        is_audited = all_audited(isolation.policies, each.audited)
-        keys = tuple(policy.key for policy in isolation.policies)
-        inputs = direction, isolation.grants, each.ports, keys, is_audited
+        audited = frozenset(policy.key for policy in isolation.all if policy.key in each.audited)
+        keys = tuple(policy.key for policy in isolation.all)
+        inputs = direction, isolation.grants, isolation.denying, each.ports, keys, audited, at_home
         if inputs not in self._made:
-            self._made[inputs] = self._make(each.ports, isolation, direction, is_audited)
+            self._made[inputs] = _Making(self, each.ports, isolation, direction, audited, self._family).made(at_home)
         return self._made[inputs]
 
-    def _make(
-        self, ports: tuple[ContainerPort, ...], isolation: Isolation, direction: Direction, is_audited: bool
-    ) -> tuple[str, tuple[Rule, ...]]:
-        rules: list[Rule] = []
+    @property
+    def nflog_group(self) -> int:
+        return self._nflog_group
+
+    @property
+    def policy_rules(self) -> PolicyRules:
+        return self._policy_rules
+
+
+class _Making:
+    """The chains for pods with these ports, in a direction."""
+
+    def __init__(
+        self,
+        shared: SharedRules,
+        ports: tuple[ContainerPort, ...],
+        isolation: Isolation,
+        direction: Direction,
+        audited: frozenset[str],
+        family: Family,
+    ) -> None:
+        self._rules = shared.policy_rules
+        self._group = shared.nflog_group
+        self._ports = ports
+        self._isolation = isolation
+        self._direction = direction
+        self._audited = audited
+        self._family = family
+        self._chains: dict[str, tuple[Rule, ...]] = {}
+
+    def made(self, at_home: bool) -> Shared:
+        """The first chain, and all of them."""
+        isolation = self._isolation
+        then = ""
+        if not isolation.policies or self._only_reports():
+            then = self._tier(isolation.baseline, "")
+        if isolation.policies:
+            then = "" if at_home else self._isolated(then)
+        first = self._tier(isolation.admin, then)
+        return Shared(first, dict(self._reached(first))) if first else _FREE
+
+    def _reached(self, chain: str) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+        """The chain, and those that it leads to; one may come twice."""
+        yield chain, self._chains[chain]
+        for rule in self._chains[chain]:
+            if isinstance(rule.target, Goto):
+                yield from self._reached(rule.target.chain)
+
+    def _only_reports(self) -> bool:
+        return all_audited(self._isolation.policies, self._audited)
+
+    def _isolated(self, then: str) -> str:
+        """The chain of the policies that isolate; `then`: where that goes on which is only reported."""
+        isolation, rules = self._isolation, list[Rule]()
         if isolation.grants:
             for policy in isolation.policies:
                 if policy.quarantined:
                     continue  # it has no rules anyway; should it ever have, they are not to be trusted
-                rules += self._policy_rules.of(policy, direction, ports, self._family)
+                rules += self._rules.of(policy, self._direction, self._ports, self._family)
         everything = next((rule for rule in rules if not rule.matches), None)
         if everything is not None:
             rules = [everything]
-        elif is_audited:
-            rules += let_through(direction, isolation.policies, self._nflog_group)
+        elif self._only_reports():
+            rules += let_through(self._direction, isolation.policies, self._group, then)
         else:
-            if self._nflog_group:
-                rules = [*rules, Rule((), Log(self._nflog_group, f"netpold drop {direction}"))]
             # not those that grant nothing anyway: it may be the name that the tool refuses (daemon/quarantine.py)
             keys = " ".join(policy.key for policy in isolation.policies if not policy.quarantined)
-            rules += dropped(self._family, direction, f"no rule allows: {keys or 'quarantined'}"[:COMMENT_LIMIT])
+            rules += self._dropping(f"no rule allows: {keys or 'quarantined'}")
+        return self._chain(rules)
+
+    def _tier(self, policies: Iterable[ClusterPolicy], then: str) -> str:
+        """The chain of a tier; `then`: what comes after it, which is the answer where the tier has no rules."""
+        rules: list[Rule] = []
+        for policy in policies:
+            rules += self._of(policy, then)
+        last = next((number for number, rule in enumerate(rules) if not rule.matches and _ends(rule)), None)
+        if last is not None:
+            rules = rules[: last + 1]
+        elif then:
+            rules.append(Rule((), Goto(then)))
+        return self._chain(rules) if rules and rules != [Rule((), Goto(then))] else then
+
+    def _of(self, policy: ClusterPolicy, then: str) -> Iterable[Rule]:
+        sure = self._isolation.grants and policy.key not in self._isolation.denying and not policy.quarantined
+        onwards: Target = Goto(then) if then else "RETURN"
+        deny: Target | None = None
+        if policy.key not in self._audited:
+            deny = Goto(self._denied())
+        elif self._group:
+            deny = reported(self._direction, self._group)
+        targets = Targets("RETURN" if sure else None, deny, onwards if sure else None)
+        ports = self._ports if self._isolation.grants else None
+        rules = self._rules.of(policy, self._direction, ports, self._family, targets)
+        return rules if policy.key not in self._audited else map(_first_packets, rules)
+
+    def _denied(self) -> str:
+        return self._chain(self._dropping("denied by a rule of a tier"))
+
+    def _dropping(self, comment: str) -> list[Rule]:
+        log = [Rule((), Log(self._group, f"netpold drop {self._direction}"))] if self._group else []
+        return [*log, *dropped(self._family, self._direction, comment[:COMMENT_LIMIT])]
+
+    def _chain(self, rules: list[Rule]) -> str:
         content = "\n".join(text(rule, self._family) for rule in rules)
-        return f"NP-RULES-{short_hash(content)}", tuple(rules)
+        name = f"NP-RULES-{short_hash(content)}"
+        self._chains[name] = tuple(rules)
+        return name
+
+
+def _ends(rule: Rule) -> bool:
+    return not isinstance(rule.target, Log)
+
+
+def _first_packets(rule: Rule) -> Rule:
+    """What is only reported, is so once for each flow."""
+    is_denied = rule.origin is not None and rule.origin.action is Action.DENY
+    return replace(rule, matches=(*rule.matches, Unknown())) if is_denied else rule
