@@ -5,10 +5,13 @@ netpold's own rules and selectors, so that an error there cannot hide here. Each
 implements. The text is that of the API reference of networking.k8s.io/v1 NetworkPolicy and of the concept page
 "Network Policies" (kubernetes.io); where it leaves something open, the choice is netpold's and says so.
 
+Of ClusterNetworkPolicies the text is that of the types in kubernetes-sigs/network-policy-api; there is a second
+oracle of them, over plain manifests (tests/tiers/oracle.py), and both are held against each other.
+
 A packet is judged by addresses alone: which interface it takes is the business of the code under test. The pods that an
 address stands for are its claimants: the pods that list it, are not finished and are not on the host's network.
 Where two pods claim one address the closed reading holds: the policies of both have to allow, and a rule that speaks of
-it as a pod's address (by selector, or by a port's name) has to hold for both.
+it as a pod's address (by selector, or by a port's name) has to hold for both; a rule that denies, for any.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ from typing import NamedTuple
 from netpold.policy.model import (
     EVERYTHING,
     NAME_LABEL,
+    Action,
+    ClusterPolicy,
     Direction,
     IPBlock,
+    NodePeer,
     Operator,
     Pod,
     PodPeer,
@@ -31,6 +37,9 @@ from netpold.policy.model import (
     PolicyRule,
     Requirement,
     Selector,
+    Tier,
+    TierPeer,
+    TierRule,
     World,
 )
 
@@ -92,26 +101,135 @@ def pod_allows(world: World, pod: Pod, direction: Direction, packet: Packet) -> 
     # "A pod cannot block access to itself".
     if packet.source in pod.addresses and packet.destination in pod.addresses:
         return True
+    # "The Admin tier takes precedence over all other policies. [...] If Admin tier has made a final decision (Accept
+    # or Deny) on a connection, then no further evaluation is done."
+    admin = tier_says(world, Tier.ADMIN, pod, direction, packet)
+    if admin in (Action.ACCEPT, Action.DENY):
+        return admin is Action.ACCEPT
+    # "v1.NetworkPolicy always makes a final decision for selected pods. Further evaluation only happens for Pods not
+    # selected by a v1.NetworkPolicy."
+    network_policies = network_policies_say(world, pod, direction, packet)
+    if network_policies is not None:
+        return network_policies
+    # "If a given connection wasn't allowed or denied by any of the tiers, the default kubernetes policy is applied,
+    # which says that all pods can communicate with each other."
+    return tier_says(world, Tier.BASELINE, pod, direction, packet) is not Action.DENY
+
+
+def network_policies_say(world: World, pod: Pod, direction: Direction, packet: Packet) -> bool | None:
+    """The verdict of the NetworkPolicies; None where none isolates the pod, or only audited ones that do not allow."""
+    policies = [policy for policy in world.policies.values() if isinstance(policy, Policy)]
     if pod.quarantined:
         # netpold's choice: its labels are not to be trusted, so whatever might isolate it does, and nothing grants.
-        return not any(
+        isolated = any(
             policy.namespace == pod.namespace and policy.rules(direction) is not None and is_enforced(world, policy)
-            for policy in world.policies.values()
+            for policy in policies
         )
+        return False if isolated else None
     # "By default, a pod is non-isolated for egress [ingress]; all outbound [inbound] connections are allowed. A pod is
     # isolated for egress [ingress] if there is any NetworkPolicy that both selects the pod and has "Egress"
     # ["Ingress"] in its policyTypes".
-    isolating = [
-        policy
-        for policy in world.policies.values()
-        if policy_selects(policy, pod) and policy.rules(direction) is not None
-    ]
-    # netpold's audit mode: policies that are all in name only isolate nobody.
-    if not any(is_enforced(world, policy) for policy in isolating):
-        return True
+    isolating = [policy for policy in policies if policy_selects(policy, pod) and policy.rules(direction) is not None]
     # "Network policies do not conflict; they are additive. [...] the connections allowed in that direction from that
     # pod is the union of what the applicable policies allow."
-    return any(policy_grants(world, policy, pod, direction, packet) for policy in isolating)
+    if any(policy_grants(world, policy, pod, direction, packet) for policy in isolating):
+        return True
+    # netpold's audit mode: policies that are all in name only isolate nobody.
+    return False if any(is_enforced(world, policy) for policy in isolating) else None
+
+
+# The tiers of ClusterNetworkPolicies ----------------------------------------------------------------------------------
+
+
+def tier_says(world: World, tier: Tier, pod: Pod, direction: Direction, packet: Packet) -> Action | None:
+    """What the first rule of a tier does that matches, None where none does.
+
+    "Policies with lower priority values have higher precedence, and are checked before policies with higher priority
+    values in the same tier." "If two (or more) policies in the same tier with the same priority could match a
+    connection, then the implementation can apply any of the matching policies": netpold's choice is the order of keys.
+    "The relative precedence of ingress rules within a single CNP object [...] will be determined by the order in which
+    the rule is written." "Pass: Skips all further ClusterNetworkPolicy rules in the current tier".
+    """
+    policies = [each for each in world.policies.values() if isinstance(each, ClusterPolicy) and each.tier is tier]
+    for policy in sorted(policies, key=lambda each: (each.priority, each.key)):
+        for rule in policy.rules(direction):
+            denies = rule.action is Action.DENY
+            if not pods_chosen(world, policy.subject, pod, denies):
+                continue
+            if not tier_rule_matches(world, rule, pod, direction, packet):
+                continue
+            if denies and policy.mode == "audit" and not policy.quarantined:
+                continue  # netpold's own: it only says what it would drop
+            return rule.action
+    return None
+
+
+def pods_chosen(world: World, chosen: PodPeer, pod: Pod, denies: bool) -> bool:
+    """Whether a pod is among those of a subject or peer. "Note that host-networked pods are not included"; those are
+    no claimants of an address. netpold's choice: one whose labels, or whose namespace's, are unknown may be any, so it
+    is where rules deny, and nowhere else."""
+    assert chosen.namespaces is not None
+    namespace = world.namespaces.get(pod.namespace)
+    if namespace is not None and namespace.quarantined:
+        in_namespaces = denies
+    else:
+        in_namespaces = namespace_matches(world, chosen.namespaces, pod.namespace)
+    return in_namespaces and (denies if pod.quarantined else selector_matches(chosen.pods, pod.labels))
+
+
+def tier_rule_matches(world: World, rule: TierRule, pod: Pod, direction: Direction, packet: Packet) -> bool:
+    """Whether any of the peers is the far end, and the packet one of the protocols. "If unspecified, protocol-specific
+    attributes will not be used to match traffic." """
+    far_end = packet.source if direction is Direction.INGRESS else packet.destination
+    far_pods = claimants(world, far_end)
+    denies = rule.action is Action.DENY
+    # "DestinationNamedPort selects a destination port on a pod based on the ContainerPort name."
+    owners = [pod] if direction is Direction.INGRESS else far_pods
+    ports_of = dict.fromkeys((owner.key for owner in owners), False)
+    for owner in owners:
+        ports_of[owner.key] = tier_ports_match(rule.ports, packet, owner, denies)
+    without_pod = tier_ports_match(rule.ports, packet, pod if direction is Direction.INGRESS else None, denies)
+    if rule.peers is None:
+        several = [ports_of[owner.key] for owner in owners]
+        return (any(several) if denies else all(several)) if several else without_pod
+    if without_pod and any(address_is_peer(world, peer, far_end, denies) for peer in rule.peers):
+        return True
+    pod_peers = [peer for peer in rule.peers if isinstance(peer, PodPeer)]
+    found = [
+        any(pods_chosen(world, peer, far_pod, denies) for peer in pod_peers)
+        and (without_pod if direction is Direction.INGRESS else ports_of[far_pod.key])
+        for far_pod in far_pods
+    ]
+    return bool(found) and (any(found) if denies else all(found))
+
+
+def address_is_peer(world: World, peer: TierPeer, address: str, denies: bool) -> bool:
+    """Networks: "cluster-internal traffic will be checked against the rule as well". Nodes: "matching on the IPs
+    present in the node.Status.Addresses field of the node"; netpold's choice: a node whose labels are unknown is any
+    node where rules deny, and none elsewhere."""
+    if isinstance(peer, IPBlock):
+        return block_holds(peer, address)
+    return isinstance(peer, NodePeer) and any(
+        address in node.addresses and (denies if node.quarantined else selector_matches(peer.nodes, node.labels))
+        for node in world.nodes.values()
+    )
+
+
+def tier_ports_match(ports: tuple[PolicyPort, ...] | None, packet: Packet, owner: Pod | None, denies: bool) -> bool:
+    """Whether the packet goes to one of the ports, where the destination is that pod, or no pod. netpold's choice: of a
+    pod whose manifest could not be read any port may have any name, where rules deny."""
+    if ports is None:
+        return True
+    for port in ports:
+        if isinstance(port.port, str) and owner is not None and owner.quarantined:
+            if denies and packet.protocol == port.protocol and packet.port is not None:
+                return True
+        elif port_matches(port, packet, [owner] if owner else []):
+            return True
+    return False
+
+
+# NetworkPolicies ------------------------------------------------------------------------------------------------------
 
 
 def is_enforced(world: World, policy: Policy) -> bool:
