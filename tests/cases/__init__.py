@@ -84,13 +84,18 @@ def all_cases() -> list[Case]:
 
 
 def folder_cases() -> list[Case]:
-    """The cases that are folders beside this file: those with an expected.yaml in them or one level below."""
-    return [load(folder) for folder in sorted(FOLDER.iterdir()) if (folder / "manifests").is_dir()]
+    """The cases that are folders beside this file, and those of policies in tiers, which share their pods."""
+    tiers = FOLDER / "tiers"
+    return [
+        *(load(folder) for folder in sorted(FOLDER.iterdir()) if (folder / "manifests").is_dir()),
+        *(load(folder, tiers / "base") for folder in sorted(tiers.iterdir()) if (folder / "manifests").is_dir()),
+    ]
 
 
-def load(folder: Path) -> Case:
-    """One folder: `manifests/` and `expected.yaml`, or a folder like that for each step, laid over the common files."""
-    common = read_files(folder / "manifests")
+def load(folder: Path, base: Path | None = None) -> Case:
+    """One folder: `manifests/` and `expected.yaml`, or a folder like that for each step, laid over the common files,
+    and these over those in `base`."""
+    common = {**(read_files(base) if base else {}), **read_files(folder / "manifests")}
     described = yaml.safe_load((folder / "expected.yaml").read_text())
     steps = []
     for place in sorted(path.parent for path in folder.glob("*/expected.yaml")) or [folder]:
@@ -100,7 +105,7 @@ def load(folder: Path) -> Case:
         expected = described if place == folder else yaml.safe_load((place / "expected.yaml").read_text())
         probes = tuple(probe for table in expected["tables"] for probe in read_table(table, ends_of(objects_of(files))))
         steps.append(Step("" if place == folder else place.name, files, probes))
-    return Case(folder.name, described["about"], tuple(steps))
+    return Case(f"tiers-{folder.name}" if base else folder.name, described["about"], tuple(steps))
 
 
 def read_files(folder: Path) -> dict[str, str]:
@@ -161,12 +166,27 @@ def read_table(table: Mapping[str, Any], ends: Ends) -> Iterator[Probe]:
             raise ValueError(f"{source}: {len(cells)} verdicts for {len(columns)} columns")
         for destination, cell in zip(columns, cells, strict=True):
             if cell != NOT_PROBED:
-                found = list(
-                    probes_between(source, destination, ports, VERDICTS[cell], ends, table.get("families", (4, 6)))
-                )
+                found = [
+                    probe
+                    for one in meant(source, ends)
+                    for other in meant(destination, ends)
+                    for probe in probes_between(
+                        one, other, ports, VERDICTS[cell] or one == other, ends, table.get("families", (4, 6))
+                    )
+                ]
                 if not found:
                     raise ValueError(f"{source} -> {destination}: no address family in common; write {NOT_PROBED}")
                 yield from found
+
+
+def meant(end: str, ends: Ends) -> list[str]:
+    """All pods of a namespace for `namespace/*`, else the end itself."""
+    if not end.endswith("/*"):
+        return [end]
+    found = [key for key in ends if key.startswith(end[:-1])]
+    if not found:
+        raise ValueError(f"{end}: no such pods")
+    return found
 
 
 def probes_of_pairs(ends: Ends, ports: Iterable[str], verdicts: Mapping[tuple[str, str], bool]) -> Iterator[Probe]:
