@@ -3,7 +3,7 @@
     sudo python3 -m tests.bench.atomic [--backend nft|legacy] [--changes 2000] [--packets 10000000] [--kills 500]
                                        [--rate 40000] [--senders 2] [--seed 1] [--break] [--json]
 
-Nine scenarios (tests/bench/flips.py) flip between two versions, alone, some of them or all at once; a change is one
+Thirteen scenarios (tests/bench/flips.py) flip between two versions, alone, some of them or all at once; a change is one
 file renamed into place, or a directory of several files whose symlink is swapped.  Half of the scenarios have routed
 pods, half have pods on a bridge; both families.  The flood (tests/bench/flood.py) is made of packets that both
 versions forbid or both allow and a mix of them does not.  A forbidden one that comes through the table `filter` is a

@@ -22,6 +22,7 @@ Kind = Literal["forbidden", "allowed", "flips"]
 KINDS: tuple[Kind, ...] = ("forbidden", "allowed", "flips")
 PODS = ("w", "x", "y", "z")
 ONE, TWO = 1001, 1002  # the ports, UDP
+_POLICIES = ("NetworkPolicy", "ClusterNetworkPolicy")
 _FLIPS_WATCHED = 1  # of a scenario and family: they only show that versions change
 
 
@@ -74,6 +75,26 @@ class Island:
             "metadata": {"namespace": self.name, "name": name},
             "spec": {"podSelector": selector, "policyTypes": types, **fields},
         }
+
+    def tiered(self, name: str, tier: str, priority: int, subject: Object, **rules: Sequence[Object]) -> Object:
+        """A policy of the cluster about pods of this scenario; `rules`: ingress, egress."""
+        spec = {"tier": tier, "priority": priority, "subject": self.pods(subject), **rules}
+        return {
+            "apiVersion": "policy.networking.k8s.io/v1alpha2",
+            "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": f"{self.name}-{name}"},
+            "spec": spec,
+        }
+
+    def pods(self, selector: Object) -> Object:
+        """A subject or a peer of those."""
+        here = _is(**{"kubernetes.io/metadata.name": self.name})
+        return {"pods": {"namespaceSelector": here, "podSelector": selector}}
+
+    def denied(self, side: str, role: str, port: int = 0, action: str = "Deny") -> Object:
+        """A rule of those, about one role, or for '' all pods of the scenario."""
+        ports = {"protocols": [{"udp": {"destinationPort": {"number": port}}}]} if port else {}
+        return {"action": action, side: [self.pods(_is(role=role) if role else {})], **ports}
 
 
 Scenario = Callable[[Island], list[Object]]
@@ -230,6 +251,64 @@ def _sets(at: Island) -> list[Object]:
     ]
 
 
+def _tier_peers(at: Island) -> list[Object]:
+    """A Deny's peers change, and two pods change places in the sets of its peers."""
+    return [
+        at.pod("x", role=at.pick("a", "b")),
+        at.pod("z", role=at.pick("b", "a")),
+        at.pod("y", role="y"),
+        at.pod("w", role="w"),
+        at.tiered("peers", "Admin", 10, _is(role="y"), ingress=[at.denied("from", at.pick("a", "b"))]),
+        at.tiered(
+            "both", "Admin", 10, _is(role="w"), ingress=[at.denied("from", "a", ONE), at.denied("from", "b", TWO)]
+        ),
+    ]
+
+
+def _tier_sets(at: Island) -> list[Object]:
+    """The sender's Deny stays and only its set shrinks or grows; at the receiver the rule changes."""
+    return [
+        at.pod("x", app="x", role="r"),
+        at.pod("y", app="y", role=at.pick("s", "t")),
+        at.pod("z", app="z", role=at.pick("r", "q")),
+        at.pod("w", app="w", role="w"),
+        at.tiered("sender", "Admin", 10, _is(app="x"), egress=[at.denied("to", "s")]),
+        at.tiered("always", "Baseline", 10, _is(app="w"), egress=[at.denied("to", "s")]),
+        at.tiered("receiver", "Admin", 10, _is(app="y"), ingress=[at.denied("from", at.pick("q", "r"))]),
+    ]
+
+
+def _tier_order(at: Island) -> list[Object]:
+    """Two policies that accept change places around one that denies."""
+    first, last = at.pick((1, 3), (3, 1))
+    return [
+        at.pod("x", role=at.pick("a", "b")),
+        at.pod("z", role=at.pick("b", "a")),
+        at.pod("y", role="y"),
+        at.pod("w", role="a"),
+        at.tiered("a", "Admin", first, _is(role="y"), ingress=[at.denied("from", "a", action="Accept")]),
+        at.tiered("all", "Admin", 2, _is(role="y"), ingress=[at.denied("from", "")]),
+        at.tiered("b", "Admin", last, _is(role="y"), ingress=[at.denied("from", "b", action="Accept")]),
+    ]
+
+
+def _tier_moves(at: Island) -> list[Object]:
+    """A: what the Baseline denies; B: the Admin tier denies it, and a NetworkPolicy allows everything."""
+    tier = at.pick("Baseline", "Admin")
+    passing = at.pick(
+        [], [at.tiered("pass", "Admin", 0, _is(role="y"), ingress=[at.denied("from", "a", action="Pass")])]
+    )
+    return [
+        at.pod("x", role=at.pick("a", "b")),
+        at.pod("z", role=at.pick("b", "a")),
+        at.pod("y", role="y"),
+        at.pod("w", role="a"),
+        at.tiered("moves", tier, 10, _is(role="y"), ingress=[at.denied("from", at.pick("a", "b"))]),
+        *passing,
+        *at.pick([], [at.policy("all", _is(role="y"), ingress=[{}])]),
+    ]
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     "directions": _directions,
     "labels": _labels,
@@ -240,6 +319,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "blocks": _blocks,
     "named": _named,
     "sets": _sets,
+    "tier-peers": _tier_peers,
+    "tier-sets": _tier_sets,
+    "tier-order": _tier_order,
+    "tier-moves": _tier_moves,
 }
 
 
@@ -259,8 +342,8 @@ def watched(
 
 def _mixed(policies: list[Object], rest: list[Object]) -> list[Object]:
     return [
-        *(each for each in policies if each["kind"] == "NetworkPolicy"),
-        *(each for each in rest if each["kind"] != "NetworkPolicy"),
+        *(each for each in policies if each["kind"] in _POLICIES),
+        *(each for each in rest if each["kind"] not in _POLICIES),
     ]
 
 
