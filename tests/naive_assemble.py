@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from netpold.policy.assemble import closed_namespace, closed_pod, closed_policy, may_be_there, place
+from netpold.policy.assemble import may_be_there, place
 from netpold.policy.claims import claim_finding
+from netpold.policy.closed import closed_namespace, closed_pod, closed_policy
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding, Namespace, Pod, Policy, Position, World
 

@@ -6,9 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netpold.policy.canonical import KINDS, read_back, written
+from netpold.policy.canonical import kind_of, read_back, title, written
 from netpold.policy.manifest import Object, parse
-from netpold.policy.model import ContainerPort, Pod, Policy, Position, World
+from netpold.policy.model import (
+    CLUSTER_KINDS,
+    EVERYTHING,
+    ClusterPolicy,
+    ContainerPort,
+    Namespace,
+    Node,
+    Pod,
+    PodPeer,
+    Policy,
+    Position,
+    Tier,
+    World,
+)
 from tests.objects import to_manifests, to_yaml
 from tests.strategies import EVERYTHING_GOES, worlds
 from tests.test_assemble import DOCUMENTS
@@ -73,4 +86,15 @@ def test_what_is_not_one_good_object_is_nothing(text: bytes) -> None:
 
 
 def test_every_kind_has_a_name() -> None:
-    assert sorted(KINDS.values()) == ["Namespace", "NetworkPolicy", "Pod"]
+    name, everybody = "x", PodPeer(EVERYTHING, EVERYTHING)
+    policies = [ClusterPolicy(name, Tier.ADMIN, 1, everybody, (), (), kind) for kind in CLUSTER_KINDS]
+    others = [Pod("a", name, {}), Namespace(name, {}), Node(name, {}), Policy("a", name, EVERYTHING, None, None)]
+    assert [(kind_of(each), title(each)) for each in (*policies, *others)] == [
+        ("ClusterNetworkPolicy", "ClusterNetworkPolicy x"),
+        ("AdminNetworkPolicy", "AdminNetworkPolicy x"),
+        ("BaselineAdminNetworkPolicy", "BaselineAdminNetworkPolicy x"),
+        ("Pod", "Pod a/x"),
+        ("Namespace", "Namespace x"),
+        ("Node", "Node x"),
+        ("NetworkPolicy", "NetworkPolicy a/x"),
+    ]

@@ -16,7 +16,7 @@ import pytest
 
 from netpold.daemon.reconcile import LAST_GOOD_NAME
 from netpold.host import last_good_database
-from netpold.policy.canonical import KINDS, written
+from netpold.policy.canonical import kind_of, written
 from netpold.policy.manifest import parse
 from tests.lab import Lab
 from tests.test_daemon import A_OUT, Scene, eventually, policy, udp
@@ -43,7 +43,7 @@ def kill(scene: Scene) -> None:
     """Once all that is in force is on disk, too, which takes some milliseconds, or as long as the disk takes."""
     files = [each for each in scene.daemon.manifests.rglob("*") if each.suffix in (".yaml", ".json")]
     objects = [each for path in files for each in parse(path.read_bytes(), str(path)).objects]
-    wanted = {(KINDS[type(each)], each.key): written(each) for each in objects}
+    wanted = {(kind_of(each), each.key): written(each) for each in objects}
 
     def kept() -> bool:
         rows = last_good_database.read(scene.daemon.state / LAST_GOOD_NAME).rows

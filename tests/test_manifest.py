@@ -726,12 +726,12 @@ def test_other_kinds_are_passed_over_and_counted():
         kind: Service
         ---
         apiVersion: v1
-        kind: Node
+        kind: Secret
         ---
         apiVersion: v1
         kind: Service
         """)
-    assert parsed == Parsed((), (), {"Deployment": 1, "Service": 2, "Node": 1}, False)
+    assert parsed == Parsed((), (), {"Deployment": 1, "Service": 2, "Secret": 1}, False)
 
 
 def test_what_is_refused_in_other_kinds_is_nobodys_business():

@@ -26,7 +26,7 @@ from netpold.ctl.revision import revision, write
 from netpold.policy.canonical import read_back
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
-from netpold.policy.model import Namespace, Pod, Policy, Position, World
+from netpold.policy.model import ClusterPolicy, Namespace, Node, Pod, Policy, Position, World
 from netpold.printable import printable
 
 NODE = "node"
@@ -112,7 +112,7 @@ def _in_force(socket: Path) -> Mapping[str, Any]:
 
 def world_in_force(answer: Mapping[str, Any]) -> World:
     """What `GET /v1/manifests` says, which is shown in docs/json.md.  Raises Failure."""
-    world: dict[type[Object], dict[str, Any]] = {Pod: {}, Namespace: {}, Policy: {}}
+    world: dict[type[Object], dict[str, Any]] = {Pod: {}, Namespace: {}, Policy: {}, ClusterPolicy: {}, Node: {}}
     for manifest, where in zip(answer["manifests"], answer["where"], strict=True):
         position = Position(where["file"] or NODE, where["line"] or 0)
         found = read_back(json.dumps(manifest).encode(), position, where["quarantined"])
@@ -120,4 +120,4 @@ def world_in_force(answer: Mapping[str, Any]) -> World:
             fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
             raise Failure(fault, "use the one of the daemon's release", Exit.NO)
         world[type(found)][found.key] = found
-    return World(world[Pod], world[Namespace], world[Policy])
+    return World(world[Pod], world[Namespace], {**world[Policy], **world[ClusterPolicy]}, world[Node])

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from netpold.daemon.inbox import Inbox, Question, T
-from netpold.policy.canonical import KINDS, written
+from netpold.policy.canonical import title, written
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
 from netpold.policy.model import World
@@ -184,7 +184,7 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
     for number, each in enumerate(_objects(facts.world)):
         found.append(json.loads(written(each)))
         at = each.position
-        name = f"{KINDS[type(each)]} {each.key}"
+        name = title(each)
         where.append({"object": name, "file": at and at.file, "line": at and at.line, "quarantined": each.quarantined})
         if number % STEP == 0:
             yield
@@ -192,7 +192,7 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
 
 
 def _objects(world: World) -> Iterator[Object]:
-    tables: Iterable[Mapping[str, Object]] = (world.namespaces, world.policies, world.pods)
+    tables: Iterable[Mapping[str, Object]] = (world.namespaces, world.nodes, world.policies, world.pods)
     return iter(list(chain.from_iterable(each.values() for each in tables)))
 
 

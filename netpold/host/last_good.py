@@ -27,10 +27,10 @@ from typing import Any
 from netpold.host import last_good_database as database
 from netpold.host.last_good_database import Name, Row
 from netpold.host.threads import started
-from netpold.policy.canonical import KINDS, read_back, written
+from netpold.policy.canonical import kind_of, read_back, written
 from netpold.policy.changes import Changes
 from netpold.policy.manifest import Object
-from netpold.policy.model import Position, World
+from netpold.policy.model import CLUSTER_KINDS, Position, World, policy_kind
 
 MOST_WAITING = 20_000  # rows that may wait to be written
 SOME = 20  # rows that are made between two looks at the clock
@@ -129,7 +129,7 @@ class LastGood:
 
     def _object(self, row: Row) -> Object | None:
         found = read_back(row.manifest.encode(), Position(row.file, row.line, row.place), row.closed)
-        if found is None or (KINDS[type(found)], found.key) != row.name:
+        if found is None or (kind_of(found), found.key) != row.name:
             log.warning("the last good version of %s %s can't be read by this release", *row.name)
             return None
         return found
@@ -197,7 +197,11 @@ class LastGood:
 
 def _tables(of: World | Changes) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """By kind, what there is of it; policies first."""
-    yield from (("NetworkPolicy", of.policies), ("Namespace", of.namespaces), ("Pod", of.pods))
+    policies: dict[str, dict[str, Any]] = {kind: {} for kind in ("NetworkPolicy", *CLUSTER_KINDS)}
+    for key, each in of.policies.items():
+        policies[policy_kind(key)][key] = each
+    yield from policies.items()
+    yield from (("Namespace", of.namespaces), ("Node", of.nodes), ("Pod", of.pods))
 
 
 _COUNTS_AS_NEW = "what is missing counts as never seen, so a manifest that is bad now closes what it selects"

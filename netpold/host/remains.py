@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold.policy.canonical import read_back, written
-from netpold.policy.model import Pod, Policy, Position
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Pod, Policy, Position
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SO_NETNS_COOKIE = 71  # since Linux 5.14; another one for each network namespace, until the next boot
@@ -44,7 +44,7 @@ class Remains:
     """`policies`: those that isolate any of the pods.  `ending`: see Past."""
 
     pods: tuple[Left, ...] = ()
-    policies: tuple[Policy, ...] = ()
+    policies: tuple[AnyPolicy, ...] = ()
     ending: frozenset[str] = frozenset()
 
 
@@ -81,14 +81,14 @@ def read_remains(line: str) -> Remains:
                 for pod, each in pods
                 if isinstance(pod, Pod) and each["links"]
             ),
-            tuple(each for each in policies if isinstance(each, Policy)),
+            tuple(each for each in policies if isinstance(each, Policy | ClusterPolicy)),
             frozenset(found["ending"]),
         )
     except (ValueError, KeyError, TypeError):
         return NO_REMAINS
 
 
-def _packed(each: Pod | Policy) -> dict[str, Any]:
+def _packed(each: Pod | AnyPolicy) -> dict[str, Any]:
     place = each.position or _NOWHERE
     where = [place.file, place.line, place.column]
     return {"manifest": written(each), "position": where, "quarantined": each.quarantined}

@@ -6,8 +6,8 @@ closed version.
 
 A file that could not be read to its end is broken: it may hold any object, be it one of its own or one that was moved
 there.  So as long as a file is broken, a policy or a namespace that is in no file any more stays as it was, closed ones
-too.  Pods come and go, and their addresses are given to others: a pod stays only where the file that it stood in is
-broken, or a file broke in the change that it went with.
+too.  Pods and nodes come and go, and their addresses are given to others: one stays only where the file that it stood
+in is broken, or a file broke in the change that it went with.
 
 What was in force before a restart is asked for in the first update, and only where that is needed (LastGood): so the
 world is the one that it would be without a restart.
@@ -19,15 +19,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from netpold.policy.changes import Changes
+from netpold.policy.closed import closed_any_policy, closed_namespace, closed_node, closed_pod
 from netpold.policy.findings import MOST_IN_ALL, MOST_IN_FILE, Findings
 from netpold.policy.manifest import Object, Parsed
-from netpold.policy.model import EVERYTHING, NAME_LABEL, Finding, Namespace, Pod, Policy, Position, World
+from netpold.policy.model import (
+    AnyPolicy,
+    ClusterPolicy,
+    Finding,
+    Namespace,
+    Node,
+    Pod,
+    Policy,
+    Position,
+    World,
+    policy_kind,
+    policy_title,
+)
+from netpold.policy.priorities import Priorities
 
-_T = TypeVar("_T", Pod, Namespace, Policy)
+_T = TypeVar("_T", bound=Object)
 
 _NOWHERE = Position("", 0)
 _NOTHING = Parsed((), (), {}, truncated=False)
@@ -50,18 +63,22 @@ class Assembly:
     def __init__(self, last_good: LastGood | None = None) -> None:
         self._pods = _Table[Pod]("Pod", closed_pod, comes_and_goes=True)
         self._namespaces = _Table[Namespace]("Namespace", closed_namespace)
-        self._policies = _Table[Policy]("NetworkPolicy", closed_policy)
+        self._policies = _Table[AnyPolicy]("", closed_any_policy)
+        self._nodes = _Table[Node]("Node", closed_node, comes_and_goes=True)
         self._by_type: Mapping[type, _Table[Any]] = {
             Pod: self._pods,
             Namespace: self._namespaces,
             Policy: self._policies,
+            ClusterPolicy: self._policies,
+            Node: self._nodes,
         }
+        self._priorities = Priorities()
         self._last_good = last_good  # None from the first update on: then all that was good is in the world
         self._parsed: dict[str, Parsed] = {}
         self._broken: frozenset[str] = frozenset()
         self._with_findings: set[str] = set()
         self.passed_over: Counter[str] = Counter()
-        self.world = World(self._pods.objects, self._namespaces.objects, self._policies.objects)
+        self.world = World(self._pods.objects, self._namespaces.objects, self._policies.objects, self._nodes.objects)
 
     def update(self, files: Mapping[str, Parsed | None]) -> Changes:
         """Take in what these files say now; None: the file is gone.  Returns what became of the objects."""
@@ -76,13 +93,17 @@ class Assembly:
         if last_good is not None and broken.files:
             tables = {table.kind: table for table in self._tables()}
             for kind, key in last_good.names():
-                if kind in tables:
-                    tables[kind].touch(key)
-        return Changes(
+                table = tables.get(kind) or (self._policies if kind == policy_kind(key) else None)
+                if table is not None:
+                    table.touch(key)
+        changes = Changes(
             self._pods.settle(broken, last_good),
             self._namespaces.settle(broken, last_good),
             self._policies.settle(broken, last_good),
+            self._nodes.settle(broken, last_good),
         )
+        self._priorities.update(changes)
+        return changes
 
     def _break(self, files: Mapping[str, Parsed | None], is_first: bool) -> _Broken:
         """Note which files are broken now; what stays because of others is to be looked at again."""
@@ -96,14 +117,14 @@ class Assembly:
 
     @property
     def rejected(self) -> frozenset[str]:
-        """`Kind namespace/name` of the objects whose manifests are not in force as they are written: an earlier version
-        is, or a closed one."""
-        return frozenset(f"{table.kind} {key}" for table in self._tables() for key in table.rejected)
+        """`Kind namespace/name`, or `Kind name`, of the objects whose manifests are not in force as they are written:
+        an earlier version is, or a closed one."""
+        return frozenset(table.title(key) for table in self._tables() for key in table.rejected)
 
     @property
     def last_good(self) -> frozenset[str]:
         """`Kind namespace/name` of those of the rejected ones of which an earlier good version is in force."""
-        return frozenset(f"{table.kind} {key}" for table in self._tables() for key in table.as_before())
+        return frozenset(table.title(key) for table in self._tables() for key in table.as_before())
 
     @property
     def rejected_policies(self) -> int:
@@ -123,10 +144,11 @@ class Assembly:
         for table in self._tables():
             for key in sorted(table.notes):
                 found.add(table.notes[key])
+        found.add(self._priorities.findings())
         return found.told("these files")
 
-    def _tables(self) -> tuple[_Table[Pod], _Table[Namespace], _Table[Policy]]:
-        return self._pods, self._namespaces, self._policies
+    def _tables(self) -> tuple[_Table[Pod], _Table[Namespace], _Table[AnyPolicy], _Table[Node]]:
+        return self._pods, self._namespaces, self._policies, self._nodes
 
     def _take(self, file: str, before: Parsed, now: Parsed) -> None:
         stays = {id(each) for each in before.objects} & {id(each) for each in now.objects} if before.objects else ()
@@ -150,8 +172,8 @@ class _Broken(NamedTuple):
 
 
 class _Table(Generic[_T]):
-    """The objects of one kind, and what of them can't be told from the objects alone.  `comes_and_goes`: an object that
-    is in no file any more is given up sooner."""
+    """The objects of one kind, and what of them can't be told from the objects alone.  `kind` '': policies, whose keys
+    tell it.  `comes_and_goes`: an object that is in no file any more is given up sooner."""
 
     def __init__(self, kind: str, close: Callable[[Sequence[_T]], _T], *, comes_and_goes: bool = False) -> None:
         self.kind = kind
@@ -164,6 +186,13 @@ class _Table(Generic[_T]):
         self._copies: dict[str, list[_T]] = {}
         self._kept: dict[str, frozenset[str]] = {}  # by key that stays, the broken files that may hold it
         self._touched: dict[str, list[_T]] = {}  # since `settle`: what the files say now
+
+    def kind_of(self, key: str) -> str:
+        return self.kind or policy_kind(key)
+
+    def title(self, key: str) -> str:
+        """`Kind namespace/name`, or `Kind name`."""
+        return f"{self.kind} {key}" if self.kind else policy_title(key)
 
     def leave(self, each: _T) -> None:
         copies = self._said(each.key)
@@ -229,7 +258,7 @@ class _Table(Generic[_T]):
         kept = self._kept.get(key, _NO_FILES)
         self._forget(key)
         if last_good is not None:
-            before = cast(_T | None, last_good.version(self.kind, key))
+            before = cast(_T | None, last_good.version(self.kind_of(key), key))
         good = before if before is not None and not before.quarantined else None
         if not copies:
             if before is None or not broken.files:
@@ -241,14 +270,14 @@ class _Table(Generic[_T]):
             self._kept[key] = kept
             if where.file not in kept:
                 holder = broken.first if broken.first in kept else min(kept)
-                self.notes[key] = [may_be_there(f"{self.kind} {key}", where, holder)]
+                self.notes[key] = [may_be_there(self.title(key), where, holder)]
             now, rejected = before, True
         else:
             copies.sort(key=place)
             same = all(copy == copies[0] for copy in copies)
             if len(copies) > 1:
                 notes = Findings(MOST_IN_FILE)
-                notes.add(_notes(f"{self.kind} {key}", copies, same))
+                notes.add(_notes(self.title(key), copies, same))
                 self.notes[key] = notes.told("these files")
             rejected = not same or copies[0].quarantined
             now = copies[0] if same else self._close(copies)
@@ -295,56 +324,19 @@ def may_be_there(subject: str, where: Position, holder: str) -> Finding:
     return Finding(Position(holder, 1), "may-be-here", "", fault, cure, subject)
 
 
-def place(found: Pod | Namespace | Policy) -> Position:
+def place(found: Object) -> Position:
     """Where it is written."""
     return found.position or _NOWHERE
-
-
-def closed_policy(copies: Sequence[Policy]) -> Policy:
-    """What all copies may select, in all their directions, and no grant."""
-    first = copies[0]
-    return Policy(
-        first.namespace,
-        first.name,
-        first.selector if all(copy.selector == first.selector for copy in copies) else EVERYTHING,
-        None if all(copy.ingress is None for copy in copies) else (),
-        None if all(copy.egress is None for copy in copies) else (),
-        first.position,
-        quarantined=True,
-    )
 
 
 def _is_where(good: Object, copies: Sequence[Object]) -> bool:
     """Whether a good version is in the places that rejected ones say.  One that is elsewhere would leave these to
     nobody's rules: it can't stand for them."""
-    if not isinstance(good, Pod):
-        return True
-    pods = [each for each in copies if isinstance(each, Pod)]
-    places = {place for each in pods for place in (*each.addresses, *each.interfaces)}
-    return places <= {*good.addresses, *good.interfaces}
-
-
-def closed_pod(copies: Sequence[Pod]) -> Pod:
-    """Wherever any copy says that it is; an address that only a copy on the host's network has is the host's."""
-    first = copies[0]
-    host_network = all(copy.host_network for copy in copies)
-    placed = copies if host_network else [copy for copy in copies if not copy.host_network]
-    return Pod(
-        first.namespace,
-        first.name,
-        dict(reduce(lambda common, copy: common & copy.labels.items(), copies, set(first.labels.items()))),
-        tuple(dict.fromkeys(address for copy in placed for address in copy.addresses)),
-        first.node if all(copy.node == first.node for copy in copies) else None,
-        host_network,
-        all(copy.finished for copy in copies),
-        (),
-        tuple(dict.fromkeys(interface for copy in placed for interface in copy.interfaces)),
-        first.position,
-        quarantined=True,
-    )
-
-
-def closed_namespace(copies: Sequence[Namespace]) -> Namespace:
-    """No selector finds it."""
-    first = copies[0]
-    return Namespace(first.name, {NAME_LABEL: first.name}, first.position, quarantined=True)
+    if isinstance(good, Pod):
+        pods = [each for each in copies if isinstance(each, Pod)]
+        places = {place for each in pods for place in (*each.addresses, *each.interfaces)}
+        return places <= {*good.addresses, *good.interfaces}
+    if isinstance(good, Node):
+        nodes = [each for each in copies if isinstance(each, Node)]
+        return {address for each in nodes for address in each.addresses} <= {*good.addresses}
+    return True

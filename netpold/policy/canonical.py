@@ -7,86 +7,120 @@ a Kubernetes manifest, as JSON, with nothing in it but what netpold goes by.  Eq
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
+from netpold.policy.canonical_parts import Tree, mode_tree, selector_tree
+from netpold.policy.cluster_canonical import cluster_policy
 from netpold.policy.manifest import Object, parse
 from netpold.policy.model import (
     INTERFACE_ANNOTATION,
-    MODE_ANNOTATION,
+    ClusterPolicy,
     ContainerPort,
     IPBlock,
-    Mode,
     Namespace,
+    Node,
     Peer,
     Pod,
     Policy,
     PolicyPort,
     PolicyRule,
     Position,
-    Selector,
+    TierRule,
 )
 
-KINDS: Mapping[type[Object], str] = {Policy: "NetworkPolicy", Namespace: "Namespace", Pod: "Pod"}
-
-_Tree = dict[str, Any]
+_Rule = TypeVar("_Rule", PolicyRule, TierRule)
 _dumps = json.JSONEncoder(separators=(",", ":"), sort_keys=True, check_circular=False).encode
 
 
 def written(each: Object) -> str:
     """The manifest of an object, in one line of ASCII.  Its position, and whether it is quarantined, are not in it."""
+    return _dumps(_tree(each))
+
+
+def kind_of(each: Object) -> str:
+    """The kind of an object: with its key, that tells it from all others."""
+    return each.kind if isinstance(each, Policy | ClusterPolicy) else type(each).__name__
+
+
+def title(each: Object) -> str:
+    """`Kind namespace/name`, or `Kind name`, for people."""
+    return f"{kind_of(each)} {each.key.removeprefix(f'{kind_of(each)}/')}"
+
+
+def _tree(each: Object) -> Tree:
     if isinstance(each, Pod):
-        return _dumps(_pod(each))
-    return _dumps(_policy(each) if isinstance(each, Policy) else _namespace(each))
+        return _pod(each)
+    if isinstance(each, Policy):
+        return _policy(each)
+    if isinstance(each, ClusterPolicy):
+        return cluster_policy(each)
+    return _namespace(each) if isinstance(each, Namespace) else _node(each)
 
 
 def read_back(manifest: bytes, position: Position, quarantined: bool) -> Object | None:
     """The object that a manifest says, as it stood at that position; None where the reader refuses it, or it is not
     exactly one."""
     says = parse(manifest, position.file)
-    if says.truncated or len(says.objects) != 1 or says.objects[0].quarantined:
+    if says.truncated or len(says.objects) != 1 or not _is_said(says.objects[0], manifest, quarantined):
         return None
     found = replace(says.objects[0], position=position, quarantined=quarantined)
     if isinstance(found, Policy):
+        ingress, egress = (rules and _placed(rules, position) for rules in (found.ingress, found.egress))
+        return replace(found, ingress=ingress, egress=egress)
+    if isinstance(found, ClusterPolicy):
         return replace(found, ingress=_placed(found.ingress, position), egress=_placed(found.egress, position))
     return found
 
 
-def _placed(rules: tuple[PolicyRule, ...] | None, position: Position) -> tuple[PolicyRule, ...] | None:
+def _is_said(found: Object, manifest: bytes, quarantined: bool) -> bool:
+    """Whether a manifest says this object and nothing else.  That of a closed policy may have rules that the reader
+    refuses: then what becomes of it has to be what was written."""
+    if not found.quarantined:
+        return True
+    return quarantined and isinstance(found, ClusterPolicy) and _tree(found) == json.loads(manifest)
+
+
+def _placed(rules: tuple[_Rule, ...], position: Position) -> tuple[_Rule, ...]:
     """The rules at the policy's own place: the lines where they stood are those of a file that is there no more."""
-    return rules and tuple([replace(rule, position=position) for rule in rules])
+    return tuple([replace(rule, position=position) for rule in rules])
 
 
-def _namespace(namespace: Namespace) -> _Tree:
+def _namespace(namespace: Namespace) -> Tree:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": namespace.name, "labels": dict(namespace.labels), **_mode(namespace.mode)},
+        "metadata": {"name": namespace.name, "labels": dict(namespace.labels), **mode_tree(namespace.mode)},
         **({"status": {"phase": "Terminating"}} if namespace.terminating else {}),
     }
 
 
-def _mode(mode: Mode | None) -> _Tree:
-    return {} if mode is None else {"annotations": {MODE_ANNOTATION: mode}}
+def _node(node: Node) -> Tree:
+    addresses = [{"type": "InternalIP", "address": address} for address in node.addresses]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": dict(node.labels)},
+        "status": {"addresses": addresses},
+    }
 
 
-def _pod(pod: Pod) -> _Tree:
-    metadata: _Tree = {"namespace": pod.namespace, "name": pod.name, "labels": dict(pod.labels)}
+def _pod(pod: Pod) -> Tree:
+    metadata: Tree = {"namespace": pod.namespace, "name": pod.name, "labels": dict(pod.labels)}
     if pod.interfaces:
         metadata["annotations"] = {INTERFACE_ANNOTATION: ",".join(pod.interfaces)}
-    spec: _Tree = {"containers": _containers(pod.ports)} if pod.ports else {}
+    spec: Tree = {"containers": _containers(pod.ports)} if pod.ports else {}
     if pod.node is not None:
         spec["nodeName"] = pod.node
     if pod.host_network:
         spec["hostNetwork"] = True
-    status: _Tree = {"podIPs": [{"ip": address} for address in pod.addresses]}
+    status: Tree = {"podIPs": [{"ip": address} for address in pod.addresses]}
     if pod.finished:
         status["phase"] = "Succeeded"
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
 
 
-def _containers(ports: tuple[ContainerPort, ...]) -> list[_Tree]:
+def _containers(ports: tuple[ContainerPort, ...]) -> list[Tree]:
     """A name stands once in a container, so one that comes again begins the next."""
     groups: list[dict[str, ContainerPort]] = [{}]
     for port in ports:
@@ -99,12 +133,12 @@ def _containers(ports: tuple[ContainerPort, ...]) -> list[_Tree]:
     ]
 
 
-def _container_port(port: ContainerPort) -> _Tree:
+def _container_port(port: ContainerPort) -> Tree:
     return {"name": port.name, "protocol": port.protocol, "containerPort": port.port}
 
 
-def _policy(policy: Policy) -> _Tree:
-    spec: _Tree = {"podSelector": _selector(policy.selector), "policyTypes": []}
+def _policy(policy: Policy) -> Tree:
+    spec: Tree = {"podSelector": selector_tree(policy.selector), "policyTypes": []}
     for name, rules, peers in (("Ingress", policy.ingress, "from"), ("Egress", policy.egress, "to")):
         if rules is not None:
             spec["policyTypes"].append(name)
@@ -112,13 +146,13 @@ def _policy(policy: Policy) -> _Tree:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"namespace": policy.namespace, "name": policy.name, **_mode(policy.mode)},
+        "metadata": {"namespace": policy.namespace, "name": policy.name, **mode_tree(policy.mode)},
         "spec": spec,
     }
 
 
-def _rule(rule: PolicyRule, peers: str) -> _Tree:
-    tree: _Tree = {}
+def _rule(rule: PolicyRule, peers: str) -> Tree:
+    tree: Tree = {}
     if rule.peers is not None:
         tree[peers] = [_peer(peer) for peer in rule.peers]
     if rule.ports is not None:
@@ -126,28 +160,19 @@ def _rule(rule: PolicyRule, peers: str) -> _Tree:
     return tree
 
 
-def _peer(peer: Peer) -> _Tree:
+def _peer(peer: Peer) -> Tree:
     if isinstance(peer, IPBlock):
         return {"ipBlock": {"cidr": str(peer.cidr), "except": [str(each) for each in peer.excepts]}}
-    tree: _Tree = {"podSelector": _selector(peer.pods)}
+    tree: Tree = {"podSelector": selector_tree(peer.pods)}
     if peer.namespaces is not None:
-        tree["namespaceSelector"] = _selector(peer.namespaces)
+        tree["namespaceSelector"] = selector_tree(peer.namespaces)
     return tree
 
 
-def _port(port: PolicyPort) -> _Tree:
-    tree: _Tree = {"protocol": port.protocol}
+def _port(port: PolicyPort) -> Tree:
+    tree: Tree = {"protocol": port.protocol}
     if port.port is not None:
         tree["port"] = port.port
     if port.end_port is not None:
         tree["endPort"] = port.end_port
     return tree
-
-
-def _selector(selector: Selector) -> _Tree:
-    """All as expressions, which can say what labels say."""
-    expressions = [
-        {"key": each.key, "operator": each.operator.value, **({"values": list(each.values)} if each.values else {})}
-        for each in selector.requirements
-    ]
-    return {"matchExpressions": expressions} if expressions else {}

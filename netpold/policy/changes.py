@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from netpold.policy.model import AnyPolicy, Namespace, Node, Pod, World
 
-_T = TypeVar("_T", Pod, Namespace, AnyPolicy, Node)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,7 @@ def then(first: Changes, second: Changes) -> Changes:
     )
 
 
-def _then(
-    first: Mapping[str, tuple[_T | None, _T | None]], second: Mapping[str, tuple[_T | None, _T | None]]
-) -> Mapping[str, tuple[_T | None, _T | None]]:
+def _then(first: Mapping[str, tuple[_T, _T]], second: Mapping[str, tuple[_T, _T]]) -> Mapping[str, tuple[_T, _T]]:
     return {**first, **{key: (first.get(key, pair)[0], pair[1]) for key, pair in second.items()}}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from netpold.policy.index import Index, Isolation
-from netpold.policy.model import Direction, Pod
+from netpold.policy.model import Direction, Pod, Policy
 
 _Class = tuple[str, Direction, bool, tuple[tuple[str, str | None], ...]]
 
@@ -22,6 +22,8 @@ class Isolations:
         self._known: dict[_Class, Isolation] = {}
         keys: dict[str, set[str]] = defaultdict(set)
         for policy in index.world.policies.values():
+            if not isinstance(policy, Policy):
+                continue
             keys[policy.namespace].update(each.key for each in policy.selector.requirements)
         self._keys = {namespace: tuple(sorted(names)) for namespace, names in keys.items()}
 

@@ -15,13 +15,16 @@ from typing import Any, TypeVar, cast
 from netpold.policy.documents import Part
 from netpold.policy.manifest import NOTHING, Object, Parsed
 from netpold.policy.model import (
+    Action,
+    ClusterPolicy,
     ContainerPort,
     Finding,
     IPBlock,
     Namespace,
     Network,
+    Node,
+    NodePeer,
     Operator,
-    Peer,
     Pod,
     PodPeer,
     Policy,
@@ -30,11 +33,14 @@ from netpold.policy.model import (
     Position,
     Requirement,
     Selector,
+    Tier,
+    TierPeer,
+    TierRule,
 )
 
 Encoded = tuple[Any, ...]
 
-_POD, _NAMESPACE, _POLICY, _PARSED = range(4)  # what a tuple begins with
+_POD, _NAMESPACE, _POLICY, _PARSED, _CLUSTER_POLICY, _NODE = range(6)  # what a tuple begins with
 MOST_LABELS = 1 << 13  # label sets that a Decoder keeps, to see whether they come again
 
 _HOST_NETWORK, _FINISHED, _QUARANTINED = 1, 2, 4  # flags of a pod
@@ -83,6 +89,10 @@ class Encoder:
         if isinstance(found, Namespace):
             flags = found.quarantined + found.terminating * _TERMINATING
             return _NAMESPACE, line, column, found.name, self._labels(found), flags, found.mode
+        if isinstance(found, Node):
+            return _NODE, line, column, found.name, self._labels(found), found.addresses, found.quarantined
+        if isinstance(found, ClusterPolicy):
+            return self._cluster_policy(found, line, column)
         namespace = self._one(found.namespace)
         if isinstance(found, Policy):
             rules = self._rules(found.ingress), self._rules(found.egress)
@@ -102,11 +112,27 @@ class Encoder:
             found.interfaces,
         )
 
+    def _cluster_policy(self, found: ClusterPolicy, line: int, column: int) -> Encoded:
+        return (
+            _CLUSTER_POLICY,
+            line,
+            column,
+            found.kind,
+            found.name,
+            found.tier.value,
+            found.priority,
+            self._peer(found.subject),
+            tuple([(rule.action.value, rule.name, *self._rule(rule)) for rule in found.ingress]),
+            tuple([(rule.action.value, rule.name, *self._rule(rule)) for rule in found.egress]),
+            found.quarantined,
+            found.mode,
+        )
+
     def _one(self, value: Any) -> Any:
         """The same object for equal ones."""
         return self._made.setdefault(value, value)
 
-    def _labels(self, found: Pod | Namespace) -> Encoded:
+    def _labels(self, found: Pod | Namespace | Node) -> Encoded:
         """Keys and values in turn."""
         flat = tuple([text for item in found.labels.items() for text in item])
         return self._one(flat)  # type: ignore[no-any-return]
@@ -118,16 +144,18 @@ class Encoder:
     def _rules(self, rules: tuple[PolicyRule, ...] | None) -> Encoded | None:
         return None if rules is None else tuple([self._rule(rule) for rule in rules])
 
-    def _rule(self, rule: PolicyRule) -> Encoded:
+    def _rule(self, rule: PolicyRule | TierRule) -> Encoded:
         peers = None if rule.peers is None else tuple([self._peer(peer) for peer in rule.peers])
         ports = (
             None if rule.ports is None else tuple([(each.protocol, each.port, each.end_port) for each in rule.ports])
         )
         return self._one(peers), self._one(ports), *_place(rule.position)
 
-    def _peer(self, peer: Peer) -> Encoded:
+    def _peer(self, peer: TierPeer) -> Encoded:
         if isinstance(peer, IPBlock):
             return str(peer.cidr), tuple(map(str, peer.excepts))
+        if isinstance(peer, NodePeer):
+            return None, self._selector(peer.nodes)
         return self._selector(peer.pods), None if peer.namespaces is None else self._selector(peer.namespaces)
 
 
@@ -149,7 +177,7 @@ class Decoder:
         self._labels: dict[Encoded, dict[str, str]] = {}
         self._ports: dict[Encoded, tuple[ContainerPort, ...]] = {}
         self._selectors: dict[Encoded, Selector] = {}
-        self._peers: dict[Encoded, tuple[Peer, ...]] = {}
+        self._peers: dict[Encoded, tuple[TierPeer, ...]] = {}
         self._policy_ports: dict[Encoded, tuple[PolicyPort, ...]] = {}
         self._networks: dict[str, Network] = {}
 
@@ -171,6 +199,11 @@ class Decoder:
             return self._pod(encoded, file)
         if kind == _POLICY:
             return self._policy(encoded, file)
+        if kind == _CLUSTER_POLICY:
+            return self._cluster_policy(encoded, file)
+        if kind == _NODE:
+            _, line, column, name, labels, addresses, quarantined = encoded
+            return Node(name, self._label_map(labels), addresses, _where(file, line, column), quarantined)
         _, line, column, name, labels, flags, mode = encoded
         place, ends = _where(file, line, column), flags & _TERMINATING != 0
         return Namespace(self._one(name, name), self._label_map(labels), place, flags & 1 != 0, ends, mode)
@@ -199,6 +232,21 @@ class Decoder:
             self._selectors.get(selector) or self._selector(selector),
             ingress and self._rules(ingress, file),
             egress and self._rules(egress, file),
+            _where(file, line, column),
+            quarantined,
+            mode,
+        )
+
+    def _cluster_policy(self, encoded: Encoded, file: str) -> ClusterPolicy:
+        _, line, column, kind, name, tier, priority, subject, ingress, egress, quarantined, mode = encoded
+        return ClusterPolicy(
+            name,
+            Tier(tier),
+            priority,
+            cast(PodPeer, self._rule_peers((subject,))[0]),
+            self._tier_rules(ingress, file),
+            self._tier_rules(egress, file),
+            kind,
             _where(file, line, column),
             quarantined,
             mode,
@@ -238,13 +286,29 @@ class Decoder:
             ]
         )
 
-    def _rule_peers(self, peers: Encoded) -> tuple[Peer, ...]:
+    def _tier_rules(self, rules: Encoded, file: str) -> tuple[TierRule, ...]:
+        return tuple(
+            [
+                TierRule(
+                    Action(action),
+                    peers and self._rule_peers(peers),
+                    ports and self._rule_ports(ports),
+                    name,
+                    _where(file, line, column),
+                )
+                for action, name, peers, ports, line, column in rules
+            ]
+        )
+
+    def _rule_peers(self, peers: Encoded) -> tuple[Any, ...]:
         found = self._peers.get(peers)
         if found is None:
             found = self._peers[peers] = tuple([self._peer(*peer) for peer in peers])
         return found
 
-    def _peer(self, first: Any, second: Any) -> Peer:
+    def _peer(self, first: Any, second: Any) -> TierPeer:
+        if first is None:
+            return NodePeer(self._selector(second))
         if isinstance(first, str):
             return IPBlock(self._network(first), tuple(map(self._network, second)))
         return PodPeer(self._selector(first), second if second is None else self._selector(second))

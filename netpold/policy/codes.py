@@ -125,7 +125,11 @@ POLICIES: Mapping[str, Code] = {
     "selector-operator": Code("There is no such operator.", "Write In, NotIn, Exists or DoesNotExist."),
     "selector-values": Code("The operator's `values` are missing, or are there and must not be.", "Correct them."),
     "cidr": Code("The text is no CIDR.", "Write an address, `/` and a prefix length."),
-    "cidr-host-bits": Code("The CIDR has bits set beyond its prefix, which are cut.", "Write the network, or a /32."),
+    "cidr-host-bits": Code(
+        "The CIDR has bits set beyond its prefix. In a NetworkPolicy they are cut, in a ClusterNetworkPolicy they are "
+        "an error.",
+        "Write the network, or a /32.",
+    ),
     "cidr-not-canonical": Code("The CIDR is not in its usual form.", "Write it as the message says."),
     "except-outside": Code("An entry of `except` does not lie inside `cidr`.", "Correct it, or take it out."),
     "port-name": Code("The text is no port name.", "Write a number without quotes, or a container port's name."),
@@ -133,6 +137,37 @@ POLICIES: Mapping[str, Code] = {
     "end-port": Code("`endPort` has no number to go with, or is less than it.", "Correct the range."),
     "protocol": Code("There is no such protocol.", "Write TCP, UDP or SCTP."),
     "refused-by-kernel": Code("The kernel does not take the rules of this policy.", "The message says what it said."),
+}
+
+CLUSTER: Mapping[str, Code] = {
+    "cluster-scoped": Code("The object is one of the whole cluster, and names a namespace.", "Take `namespace` out."),
+    "tier": Code("There is no such tier.", "Write `Admin` or `Baseline`."),
+    "priority": Code("There is no such priority.", "Write a number from 0 (first) to 1000."),
+    "equal-priority": Code(
+        "Two policies stand in one tier with one priority, and the API leaves open which comes first. Here it is the "
+        "one whose name does.",
+        "Give each a priority of its own.",
+    ),
+    "action": Code("There is no such action.", "Write `Accept`, `Deny` or `Pass` (in v1alpha1 `Allow`)."),
+    "rule-name": Code("The rule's name is longer than 100 characters.", "Make it shorter."),
+    "one-field": Code("Of several fields exactly one has to be written.", "Take the others out, or write one."),
+    "empty-list": Code("The list needs an entry.", "Write one, or take out what it belongs to."),
+    "too-many-entries": Code("The list has more entries than the API takes.", "Make more than one of it."),
+    "duplicate-entry": Code("An entry stands twice in a list that takes each once.", "Take one of them out."),
+    "port-range": Code("The end of a range is not greater than its start.", "Correct the range."),
+    "named-port-peer": Code(
+        "A port's name stands in a rule with addresses or nodes, whose ports have no names.",
+        "Write numbers, or make two rules of it.",
+    ),
+    "domain-name": Code("The text is no domain name.", "Write a name, or `*.` and a name."),
+    "domain-names": Code(
+        "`domainNames` are not enforced: docs/semantics.md says why.", "Write the addresses as `networks`."
+    ),
+    "deprecated-kind": Code(
+        "AdminNetworkPolicy and BaselineAdminNetworkPolicy are deprecated. They are in force as they are written.",
+        "Write a ClusterNetworkPolicy.",
+    ),
+    "node-address": Code("The text is no address that a node can have.", "Correct `status.addresses`."),
 }
 
 LINT: Mapping[str, Code] = {
@@ -180,4 +215,4 @@ TESTS: Mapping[str, Code] = {
     "test-port": Code("The text is no port.", "Write 80/TCP, 8000-8999/TCP, TCP for all of its ports, or ICMP."),
 }
 
-CODES: Mapping[str, Code] = {**FILES, **TEXT, **OBJECTS, **PODS, **POLICIES, **LINT, **TESTS}
+CODES: Mapping[str, Code] = {**FILES, **TEXT, **OBJECTS, **PODS, **POLICIES, **CLUSTER, **LINT, **TESTS}

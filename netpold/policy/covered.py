@@ -47,6 +47,8 @@ def covered(world: World) -> Iterator[tuple[Placed, Placed]]:
     the policies' names), so that all that are given may go together."""
     groups: dict[tuple[str, Direction], list[Placed]] = defaultdict(list)
     for _, policy in sorted(world.policies.items()):
+        if not isinstance(policy, Policy):
+            continue
         for direction in Direction:
             rules = () if policy.quarantined else policy.rules(direction) or ()
             groups[policy.namespace, direction] += [

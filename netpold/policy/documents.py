@@ -13,13 +13,15 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from netpold.policy import manifest
 from netpold.policy.chunks import Limits, refuse_file, split
 from netpold.policy.findings import MOST_IN_FILE, Findings
 from netpold.policy.manifest import MOST_KINDS, NOTHING, OTHER_KINDS, Object, Parsed
-from netpold.policy.model import Policy, PolicyRule, Position
+from netpold.policy.model import ClusterPolicy, Policy, PolicyRule, Position, TierRule
+
+_Rule = TypeVar("_Rule", PolicyRule, TierRule)
 
 # What a chunk says: mostly one object, with nothing to remark.
 Part = Object | Parsed
@@ -179,18 +181,15 @@ def _shifted(part: Part, lines: int) -> Part | None:
 def _object_shifted(found: Object, lines: int) -> Object:
     position = found.position and _moved(found.position, lines)
     if isinstance(found, Policy):
-        return replace(
-            found,
-            position=position,
-            ingress=_rules_shifted(found.ingress, lines),
-            egress=_rules_shifted(found.egress, lines),
-        )
+        ingress, egress = (rules and _rules_shifted(rules, lines) for rules in (found.ingress, found.egress))
+        return replace(found, position=position, ingress=ingress, egress=egress)
+    if isinstance(found, ClusterPolicy):
+        into, out = _rules_shifted(found.ingress, lines), _rules_shifted(found.egress, lines)
+        return replace(found, position=position, ingress=into, egress=out)
     return replace(found, position=position)
 
 
-def _rules_shifted(rules: tuple[PolicyRule, ...] | None, lines: int) -> tuple[PolicyRule, ...] | None:
-    if not rules:
-        return rules
+def _rules_shifted(rules: tuple[_Rule, ...], lines: int) -> tuple[_Rule, ...]:
     return tuple([replace(rule, position=rule.position and _moved(rule.position, lines)) for rule in rules])
 
 

@@ -174,6 +174,10 @@ class Index:
         grants = not pod.quarantined
         return Isolation(isolating, grants, tiers[Tier.ADMIN], tiers[Tier.BASELINE], frozenset(unsure))
 
+    def node_at(self, address: str) -> str:
+        """The name of the node that has the address, the first of them; '' for none."""
+        return min(self._nodes_at.get(address, ()), default="")
+
     @property
     def has_tiers(self) -> bool:
         """Whether there is any ClusterNetworkPolicy."""

@@ -1,9 +1,9 @@
 """Policies that are tried: in force instead of those that the manifests say, for a while.
 
-Between what the files say and what is to be in force.  Pods are always those of the manifests: where they are is no
-matter of opinion, and one that comes meanwhile is isolated by what is tried.  Policies are those that are tried alone;
-of namespaces those that are tried stand for the written ones of the same name.  As soon as the files say something else
-of a policy or a namespace, the trial is over: what is written counts.
+Between what the files say and what is to be in force.  Pods and nodes are always those of the manifests: where they
+are is no matter of opinion, and a pod that comes meanwhile is isolated by what is tried.  Policies are those that are
+tried alone; of namespaces those that are tried stand for the written ones of the same name.  As soon as the files say
+something else of a policy or a namespace, the trial is over: what is written counts.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from netpold.policy.changes import Changes, difference
-from netpold.policy.model import Namespace, Policy, World
+from netpold.policy.model import AnyPolicy, Namespace, World
 
-_T = TypeVar("_T", Namespace, Policy)
+_T = TypeVar("_T", bound=Namespace | AnyPolicy)
 
 
 class Instead:
@@ -26,7 +26,7 @@ class Instead:
         self._namespaces = dict(written.namespaces)
         self._policies = dict(written.policies)
         self.tried: World | None = None
-        self.world = World(written.pods, self._namespaces, self._policies)
+        self.world = World(written.pods, self._namespaces, self._policies, written.nodes)
 
     def update(self, changes: Changes) -> Changes:
         """What the changes of what is written mean to what is to be in force."""
@@ -35,9 +35,9 @@ class Instead:
             _apply(self._policies, changes.policies)
             return changes
         if not _says_something_else(changes):
-            return Changes(pods=changes.pods)
+            return Changes(pods=changes.pods, nodes=changes.nodes)
         ended = self.put(None)
-        return Changes(changes.pods, ended.namespaces, ended.policies)
+        return Changes(changes.pods, ended.namespaces, ended.policies, changes.nodes)
 
     def put(self, tried: World | None) -> Changes:
         """Try these from now on, or no more; what that changes."""

@@ -30,6 +30,7 @@ from netpold.policy.model import (
     Position,
     Protocol,
     Selector,
+    World,
 )
 from netpold.policy.policy_rules import PEERS
 from netpold.policy.selector import describe, matches
@@ -70,8 +71,12 @@ def _covered_rules(index: Index) -> Iterator[Finding]:
         yield _warning(narrow.policy, narrow.rule, "rule-covered", path, fault, cure)
 
 
+def _policies(world: World) -> Iterator[Policy]:
+    return (policy for policy in world.policies.values() if isinstance(policy, Policy))
+
+
 def _empty_blocks(index: Index) -> Iterator[Finding]:
-    for policy in index.world.policies.values():
+    for policy in _policies(index.world):
         for direction, path, rule in _rules(policy):
             for number, peer in enumerate(rule.peers or ()):
                 if isinstance(peer, IPBlock) and is_empty(peer):
@@ -96,7 +101,7 @@ class _Inventory:
         self._labels: dict[tuple[str, ...], Labels] = {}
 
     def findings(self) -> Iterator[Finding]:
-        for policy in self._world.policies.values():
+        for policy in _policies(self._world):
             if policy.quarantined:
                 continue
             if not self._selected(policy):
@@ -226,6 +231,7 @@ class _Inventory:
         isolations = Isolations(self._index)
         silent: dict[str, list[str]] = defaultdict(list)  # by the policy to be told of, the pods
         known: dict[tuple[str, ...], str] = {}
+        by_key: dict[str, Policy] = {}
         for namespace in sorted(self._pods):
             for pod in self._pods[namespace]:
                 isolation = isolations.of(pod, Direction.EGRESS)
@@ -233,11 +239,12 @@ class _Inventory:
                     continue
                 keys = tuple([policy.key for policy in isolation.policies])
                 if keys not in known:
+                    by_key.update((policy.key, policy) for policy in isolation.policies)
                     known[keys] = self._silenced_by(isolation.policies)
                 if known[keys]:
                     silent[known[keys]].append(pod.name)
         for key, names in silent.items():
-            policy = self._world.policies[key]
+            policy = by_key[key]
             who = _named(sorted(names))
             fault = f"no DNS server can be asked by {who}: none of the egress rules for them allows 53/UDP"
             yield _warning(policy, (policy.egress or (None,))[0], "dns-forgotten", "spec.egress", fault, _DNS_CURE)

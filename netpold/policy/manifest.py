@@ -1,8 +1,9 @@
-"""Manifests: the bytes of a file to pods, namespaces and policies, and what is wrong with them.
+"""Manifests: the bytes of a file to pods, namespaces, nodes and policies, and what is wrong with them.
 
 Every document stands for itself: one that fails never stops another.  An object that fails the checks is given all the
-same, quarantined, as far as it can be told which object it is; `pods.py` and `policies.py` say what that means for each
-kind.  Where it can't be told, or where reading broke off, the result is `truncated`: the file may hold any object.
+same, quarantined, as far as it can be told which object it is; the module that reads its kind (`pods.py`,
+`policies.py`, ...) says what that means.  Where it can't be told, or where reading broke off, the result is
+`truncated`: the file may hold any object.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from netpold.policy import cluster_policies
 from netpold.policy.chunks import LIMITS, Limits
+from netpold.policy.cluster_forms import FORMS, GROUP
 from netpold.policy.fields import Fields, nearest
 from netpold.policy.findings import MOST_IN_FILE, Findings
-from netpold.policy.model import Finding, Namespace, Pod, Policy
+from netpold.policy.model import ClusterPolicy, Finding, Namespace, Pod, Policy
+from netpold.policy.model import Node as ClusterNode
+from netpold.policy.nodes import read_node
 from netpold.policy.pods import read_namespace, read_pod
 from netpold.policy.policies import read_policy
 from netpold.policy.reader import Document, read, read_chunk
 from netpold.policy.tree import Map, Node, Scalar, is_null, is_text, shown
 
-Object = Pod | Namespace | Policy
+Object = Pod | Namespace | Policy | ClusterPolicy | ClusterNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +43,22 @@ class Parsed:
     truncated: bool
 
 
-_READERS: dict[str, tuple[str, Callable[[Fields, Map], Object | None]]] = {
-    "NetworkPolicy": ("networking.k8s.io/v1", read_policy),
-    "Namespace": ("v1", read_namespace),
-    "Pod": ("v1", read_pod),
+_POLICIES = "networking.k8s.io/v1"
+# by kind, its versions (the one to write first), and what reads it
+_READERS: dict[str, tuple[tuple[str, ...], Callable[[Fields, Map], Object | None]]] = {
+    "NetworkPolicy": ((_POLICIES,), read_policy),
+    "Namespace": (("v1",), read_namespace),
+    "Pod": (("v1",), read_pod),
+    "Node": (("v1",), read_node),
+    **{kind: (form.versions, cluster_policies.READERS[kind]) for kind, form in FORMS.items()},
 }
-_LISTS = {
-    "List": "v1",
-    "NetworkPolicyList": "networking.k8s.io/v1",
-    "NamespaceList": "v1",
-    "PodList": "v1",
-}
+_LISTS = {"List": ("v1",), **{f"{kind}List": versions for kind, (versions, _) in _READERS.items()}}
+_OUR_VERSIONS = frozenset(version for versions, _ in _READERS.values() for version in versions)
 # Other kinds of the groups that netpold reads, without `List` at the end.
-_OTHERS = {"networking.k8s.io/v1": frozenset({"Ingress", "IngressClass", "IPAddress", "ServiceCIDR"})}
+_OTHERS: dict[str, frozenset[str]] = {
+    _POLICIES: frozenset({"Ingress", "IngressClass", "IPAddress", "ServiceCIDR"}),
+    **{version: frozenset() for form in FORMS.values() for version in form.versions},
+}
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")
 _VERSION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,252}[a-z0-9])?/)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 MOST_KINDS = 100  # that are counted by their names in what is parsed at once
@@ -168,40 +176,45 @@ class _Result:
             return kind
         spec = root.get("spec")
         is_policy = isinstance(spec, Map) and ("podSelector" in spec or "policyTypes" in spec)
+        is_of_cluster = isinstance(spec, Map) and "subject" in spec and not is_policy
         meant = None
         if kind is not None:
             meant = nearest(kind, _READERS) or nearest(kind, _LISTS)
-            if is_policy and version == "networking.k8s.io/v1":
+            if is_policy and version == _POLICIES:
                 meant = "NetworkPolicy"
-            if not meant or version not in (None, "v1", "networking.k8s.io/v1"):
+            elif is_of_cluster and (version or "").startswith(f"{GROUP}/"):
+                meant = "ClusterNetworkPolicy"
+            if not meant or version not in (None, *_OUR_VERSIONS):
                 return kind
             fields.error(root["kind"], "kind", f"there is no kind `{shown(kind)}`", f"write `kind: {meant}`")
         else:
             fields.text(root.get("kind"))
             fields.missing(root, "kind", "write `kind:`, as in `kind: NetworkPolicy`")
         self.truncated = True
+        if is_of_cluster and meant not in FORMS:
+            return "ClusterNetworkPolicy"
         return "NetworkPolicy" if is_policy else meant
 
-    def _is_foreign(self, fields: Fields, root: Map, kind: str, version: str | None, wanted: str) -> bool:
+    def _is_foreign(self, fields: Fields, root: Map, kind: str, version: str | None, wanted: tuple[str, ...]) -> bool:
         """Whether it is another project's object of the same kind; a wrong or missing apiVersion is an error."""
-        if version == wanted:
+        if version in wanted:
             return False
         node = root.get("apiVersion")
         if version is None:
             fields.text(node)
-            fields.missing(root, "apiVersion", f"write `apiVersion: {wanted}`")
+            fields.missing(root, "apiVersion", f"write `apiVersion: {wanted[0]}`")
             return False
         assert node is not None
         group = version.rpartition("/")[0]
-        is_typo = "k8s" in group or "networking" in group or nearest(group, ("networking.k8s.io",))
+        is_typo = "k8s" in group or "networking" in group or nearest(group, ("networking.k8s.io", GROUP))
         if "." in group and not is_typo:
             self._pass_over(f"{kind} ({shown(version)})")
             fault = f"a {kind} of `{shown(group)}` is not read"
             self.truncated |= fields.failed  # what the reader refused may be what would make it netpold's
-            fields.warn(node, "foreign-kind", fault, f"write `apiVersion: {wanted}` if it is meant for netpold")
+            fields.warn(node, "foreign-kind", fault, f"write `apiVersion: {wanted[0]}` if it is meant for netpold")
             return True
         fault = f"there is no `{kind}` in `{shown(version)}`"
-        fields.error(node, "api-version", fault, f"write `apiVersion: {wanted}`")
+        fields.error(node, "api-version", fault, f"write `apiVersion: {wanted[0]}`")
         return False
 
     def _list(self, fields: Fields, root: Map, kind: str, version: str | None, head: Map | None) -> None:
@@ -210,10 +223,10 @@ class _Result:
             self.truncated = True
             fields.error(root, "nested-list", "a List stands in a List", "put its entries into the outer one")
             return
-        if version != _LISTS[kind]:
+        if version not in _LISTS[kind]:
             node = root.get("apiVersion")
             fault = "`apiVersion` is missing" if node is None else f"there is no `{kind}` of this `apiVersion`"
-            fields.warn(root if node is None else node, "api-version", fault, f"write `apiVersion: {_LISTS[kind]}`")
+            fields.warn(root if node is None else node, "api-version", fault, f"write `apiVersion: {_LISTS[kind][0]}`")
         for key in root.keys() - _LIST:
             fields.warn(root.scalars[key], "unknown-field", f"a List has no field `{shown(key)}`", "take it out")
         if "items" not in root:
@@ -234,7 +247,7 @@ def _may_be_list(head: Map) -> bool:
 def _of_typed_list(head: Map) -> tuple[str | None, str | None]:
     """The kind and apiVersion that entries of a PodList (and so on) have where they have none of their own."""
     kind = _plain_text(head, "kind")
-    return (kind.removesuffix("List"), _LISTS[kind]) if kind in _LISTS and kind != "List" else (None, None)
+    return (kind.removesuffix("List"), _LISTS[kind][0]) if kind in _LISTS and kind != "List" else (None, None)
 
 
 def _plain_text(root: Map, key: str) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
 from netpold.policy.fields import Fields, nearest, words
-from netpold.policy.model import MODE_ANNOTATION, Mode
+from netpold.policy.model import MODE_ANNOTATION, Mode, Position
 from netpold.policy.tree import Map, Scalar, is_merge_key, is_null, is_sure, is_text, shown
 
 _FIELDS = words(
@@ -20,7 +21,7 @@ _MOST_ANNOTATIONS = 256 << 10  # bytes of all keys and values (Kubernetes' Total
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What `metadata` says.  `namespace`, `name` None: it could not be read."""
+    """What `metadata` says.  `namespace`, `name` None: it could not be read; `namespace` '': it has none."""
 
     namespace: str | None
     name: str | None
@@ -30,9 +31,33 @@ class Metadata:
 
 def metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: str) -> Metadata:
     """The metadata of an object whose name has to meet `is_name`, which `rule` describes."""
-    about = _metadata(fields, root, is_name, rule)
+    found = _found(fields, root, "`name:` and `namespace:`")
+    if isinstance(found, Map):
+        about = _metadata(fields, found, is_name, rule, _namespace(fields, root, found))
+    else:
+        about = Metadata("default" if found else None, None, {}, {})
     fields.placed = about.name is not None and about.namespace is not None
     return about
+
+
+def cluster_metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: str) -> Metadata:
+    """The metadata of an object of the whole cluster, which is in no namespace: that is '' here."""
+    found = _found(fields, root, "`name:`")
+    if isinstance(found, Map):
+        if "namespace" in found and not is_null(found["namespace"]):
+            fault = "this is an object of the whole cluster, and in no namespace"
+            fields.error(found.scalars["namespace"], "cluster-scoped", fault, "take `namespace` out")
+        about = _metadata(fields, found, is_name, rule, "")
+    else:
+        about = Metadata("", None, {}, {})
+    fields.placed = about.name is not None
+    return about
+
+
+def made_up_name(namespace: str, position: Position) -> str:
+    """A name for a policy without one, which has to count all the same."""
+    digest = hashlib.sha256(f"{namespace}\0{position.file}\0{position.line}\0{position.column}".encode())
+    return f"unnamed-{digest.hexdigest()[:12]}"
 
 
 def mode(fields: Fields, root: Map, about: Metadata) -> Mode | None:
@@ -48,17 +73,20 @@ def mode(fields: Fields, root: Map, about: Metadata) -> Mode | None:
     return _MODES.get(value)
 
 
-def _metadata(fields: Fields, root: Map, is_name: Callable[[str], bool], rule: str) -> Metadata:
+def _found(fields: Fields, root: Map, names: str) -> Map | bool:
+    """What stands at `metadata`; else whether it is sure that nothing does."""
     node = root.get("metadata")
     found = fields.map(node)
-    if found is None:
-        if node is None or is_null(node):
-            fields.missing(root, "metadata", "write `metadata:` and, below it, `name:` and `namespace:`")
-            return Metadata("default" if root.whole else None, None, {}, {})
-        return Metadata(None, None, {}, {})
+    if found is None and (node is None or is_null(node)):
+        fields.missing(root, "metadata", f"write `metadata:` and, below it, {names}")
+        return root.whole
+    return False if found is None else found
+
+
+def _metadata(fields: Fields, found: Map, is_name: Callable[[str], bool], rule: str, namespace: str | None) -> Metadata:
     fields.known(found, _FIELDS)
     return Metadata(
-        _namespace(fields, root, found),
+        namespace,
         _name(fields, found, is_name, rule),
         labels(fields, found.get("labels")),
         _annotations(fields, found.get("annotations")) if "annotations" in found else {},

@@ -7,13 +7,12 @@ directions that it may have, and grants nothing.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from netpold.policy.checks import SUBDOMAIN_RULE, is_dns_subdomain
 from netpold.policy.fields import MOST_FINDINGS, Fields, nearest
-from netpold.policy.metadata import Metadata, metadata, mode
-from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, Selector
+from netpold.policy.metadata import made_up_name, metadata, mode
+from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Selector
 from netpold.policy.policy_rules import rules
 from netpold.policy.selectors import beside, selector
 from netpold.policy.tree import Map, Scalar, Seq, is_null, is_sure, shown
@@ -46,7 +45,7 @@ def read_policy(fields: Fields, root: Map) -> Policy | None:
         says = _spec(fields, node)
     if about.namespace is None:
         return None
-    name = about.name or _made_up_name(about, position)
+    name = about.name or made_up_name(about.namespace, position)
     return Policy(
         namespace=about.namespace,
         name=name,
@@ -57,12 +56,6 @@ def read_policy(fields: Fields, root: Map) -> Policy | None:
         quarantined=fields.failed,
         mode=None if fields.failed else says_mode,
     )
-
-
-def _made_up_name(about: Metadata, position: Position) -> str:
-    """A name for a policy without one, which has to isolate all the same."""
-    digest = hashlib.sha256(f"{about.namespace}\0{position.file}\0{position.line}\0{position.column}".encode())
-    return f"unnamed-{digest.hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,26 +11,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from netpold.policy.changes import Changes
-from netpold.policy.model import Policy, World
+from netpold.policy.model import Action, AnyPolicy, ClusterPolicy, TierRule, World
 
 
 class Refusals:
     """`world`: what is to be in force, always the same object.  `refused`: by key, the policies as they are written."""
 
-    def __init__(self, written: World, recall: Callable[[str], Policy | None] = lambda key: None) -> None:
+    def __init__(self, written: World, recall: Callable[[str], AnyPolicy | None] = lambda key: None) -> None:
         """`recall`: the version of a policy (by key) that was in force before a restart, until all is in force."""
         self._written = written
         self._recall = recall
         self._policies = dict(written.policies)
-        self._before: dict[str, Policy | None] = {}  # of those that changed since all was in force
-        self.refused: dict[str, Policy] = {}
-        self.world = World(written.pods, written.namespaces, self._policies)
+        self._before: dict[str, AnyPolicy | None] = {}  # of those that changed since all was in force
+        self.refused: dict[str, AnyPolicy] = {}
+        self.world = World(written.pods, written.namespaces, self._policies, written.nodes)
 
     def update(self, changes: Changes) -> Changes:
         """What the changes of what is written mean to what is to be in force."""
         if not changes.policies:
             return changes
-        policies: dict[str, tuple[Policy | None, Policy | None]] = {}
+        policies: dict[str, tuple[AnyPolicy | None, AnyPolicy | None]] = {}
         for key, (_, now) in changes.policies.items():
             if key in self.refused:
                 if now == self.refused[key]:
@@ -60,7 +60,7 @@ class Refusals:
         """All that is to be in force is."""
         self._before.clear()
 
-    def _put(self, key: str, now: Policy | None) -> tuple[Policy | None, Policy | None]:
+    def _put(self, key: str, now: AnyPolicy | None) -> tuple[AnyPolicy | None, AnyPolicy | None]:
         before = self._policies.get(key)
         self._before.setdefault(key, before)
         if now is None:
@@ -70,16 +70,25 @@ class Refusals:
         return before, now
 
     @property
-    def closed(self) -> Mapping[str, Policy]:
+    def closed(self) -> Mapping[str, AnyPolicy]:
         """Of the refused ones, those of which the closed version counts."""
         return {key: policy for key, policy in self.refused.items() if self._policies[key].quarantined}
 
 
-def closed(policy: Policy) -> Policy:
-    """What isolates as the policy does, and grants nothing."""
+def closed(policy: AnyPolicy) -> AnyPolicy:
+    """What isolates as the policy does, and grants nothing; or, of one of the cluster, what denies all where the policy
+    denies anything."""
+    if isinstance(policy, ClusterPolicy):
+        return replace(policy, ingress=_denial(policy.ingress), egress=_denial(policy.egress), quarantined=True)
     return replace(
         policy,
         ingress=None if policy.ingress is None else (),
         egress=None if policy.egress is None else (),
         quarantined=True,
     )
+
+
+def _denial(rules: tuple[TierRule, ...]) -> tuple[TierRule, ...]:
+    """Nothing of what they say: any of it may be what the kernel refuses."""
+    first = next((rule for rule in rules if rule.action is Action.DENY), None)
+    return (TierRule(Action.DENY, None, None, position=first.position),) if first else ()

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
 import yaml
 
-from netpold.policy.model import NAME_LABEL, Direction, Pod, Policy, World
+from netpold.policy.model import NAME_LABEL, Direction, Pod, World
 
 IDENTITY = (
     "app.kubernetes.io/name",
@@ -130,7 +130,7 @@ class _Group:
 class Inventory:
     """The pods that there are, by namespace, and the policies, whose names are taken."""
 
-    def __init__(self, policies: Mapping[str, Policy]) -> None:
+    def __init__(self, policies: Collection[str]) -> None:
         self._groups: dict[str, set[_Group]] = defaultdict(set)
         self._policies = policies
         self._taken: set[str] = set()
