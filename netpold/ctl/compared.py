@@ -9,10 +9,10 @@ from typing import Literal, TypeVar
 from netpold.ctl.groups_text import Names
 from netpold.ctl.sides import Side
 from netpold.policy.index import Index
-from netpold.policy.model import Namespace, Pod, Policy, Position, World
+from netpold.policy.model import AnyPolicy, Namespace, Pod, Position, World
 from netpold.rules.difference import Cause, Change
 
-_T = TypeVar("_T", Namespace, Pod, Policy)
+_T = TypeVar("_T")
 Kind = Literal["opens", "changes", "closes"]
 
 KINDS: tuple[Kind, ...] = ("opens", "changes", "closes")
@@ -28,7 +28,7 @@ class Diff:
 
     old: Side
     new: Side
-    policies: list[tuple[str, Policy | None, Policy | None]]
+    policies: list[tuple[str, AnyPolicy | None, AnyPolicy | None]]
     namespaces: list[tuple[str, Namespace | None, Namespace | None]]
     pods: list[tuple[str, Pod | None, Pod | None]]
     added: list[str]
@@ -47,7 +47,9 @@ def with_pods(both: Sequence[Side]) -> list[Side]:
     for side, other in zip(both, reversed(both), strict=True):
         mine, theirs = side.index.world, other.index.world
         if theirs.pods and not mine.pods:
-            world = World(theirs.pods, {**theirs.namespaces, **mine.namespaces}, mine.policies)
+            world = World(
+                theirs.pods, {**theirs.namespaces, **mine.namespaces}, mine.policies, mine.nodes or theirs.nodes
+            )
             side = replace(side, index=Index(world))
         filled.append(side)
     return filled

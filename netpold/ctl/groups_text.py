@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import combinations
 
-from netpold.policy.model import Family, Pod, PodPeer, World
+from netpold.policy.model import Family, Pod, PodPeer, Policy, World
 from netpold.rules.difference import Party
 
 _MOST_NAMED = 3
@@ -162,7 +162,8 @@ def _asked_labels(world: World) -> Iterator[str]:
     for policy in world.policies.values():
         rules = (*(policy.ingress or ()), *(policy.egress or ()))
         peers = [peer.pods for rule in rules for peer in rule.peers or () if isinstance(peer, PodPeer)]
-        for selector in (policy.selector, *peers):
+        selected = policy.selector if isinstance(policy, Policy) else policy.subject.pods
+        for selector in (selected, *peers):
             yield from (requirement.key for requirement in selector.requirements)
 
 

@@ -25,8 +25,9 @@ def text(policy: Json) -> list[str]:
     """The lines for a person."""
     lines = [about.title(policy["policy"], policy)]
     facts = [
+        *_place(policy),
         ("selects", about.some(policy["selects"])),
-        ("on this node", f"isolates {policy['here']} of them"),
+        ("on this node", f"{'selects' if policy['tier'] else 'isolates'} {policy['here']} of them"),
         ("in force", about.in_force(policy)),
     ]
     if policy["audited"]:
@@ -36,15 +37,23 @@ def text(policy: Json) -> list[str]:
     ]
     lines += pairs([(name, printable(value)) for name, value in facts])
     for direction in Direction:
-        lines += ["", *_direction(policy[direction], direction)]
+        lines += ["", *_direction(policy[direction], direction, in_tier=policy["tier"] is not None)]
     return lines
 
 
-def _direction(found: Json | None, direction: Direction) -> list[str]:
+def _place(policy: Json) -> list[tuple[str, str]]:
+    """Where one of the cluster stands."""
+    if policy["tier"] is None:
+        return []
+    return [("kind", policy["kind"]), ("tier", f"{policy['tier']}, priority {policy['priority']}")]
+
+
+def _direction(found: Json | None, direction: Direction, *, in_tier: bool) -> list[str]:
     name = paint(direction, "bold")
     if found is None:
         return [f"{name}: not its business"]
-    lines = [f"{name}: isolates, and allows {'nothing' if not found['rules'] else 'what follows'}"]
+    says = f"isolates, and allows {'nothing' if not found['rules'] else 'what follows'}"
+    lines = [f"{name}: {'the first of these that matches counts' if in_tier else says}"]
     if found["pods_here"]["count"]:
         facts = [
             ("pods here", about.some(found["pods_here"])),

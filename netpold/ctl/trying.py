@@ -21,7 +21,7 @@ from netpold.ctl.offline import read, settings_of
 from netpold.ctl.output import paint, say, say_json
 from netpold.ctl.progress import progress
 from netpold.policy.canonical import written
-from netpold.policy.model import Namespace, Policy
+from netpold.policy.model import AnyPolicy, Namespace
 from netpold.printable import printable
 
 Json = Mapping[str, Any]
@@ -61,7 +61,7 @@ def _begin(arguments: argparse.Namespace, directory: Path) -> Exit:
     if arguments.output == "json":
         say_json(answer)
         return Exit.FINE
-    policies = number(sum(each["manifest"]["kind"] == "NetworkPolicy" for each in body), "policy")
+    policies = number(sum(each["manifest"]["kind"] != "Namespace" for each in body), "policy")
     until = datetime.fromisoformat(answer["try"]["until"]).astimezone()
     say(
         f"{paint('TRYING', 'yellow')} {policies} of {printable(str(directory))}, instead of those in "
@@ -81,7 +81,7 @@ def _objects(arguments: argparse.Namespace, directory: Path) -> list[dict[str, A
         hint = f"`netpoldctl check {directory}` shows them"
         raise Failure(f"{directory} has {count(errors)}: only what is right is tried", hint, Exit.NO)
     world = manifests.index.world
-    objects: list[Policy | Namespace] = [*world.policies.values(), *world.namespaces.values()]
+    objects: list[AnyPolicy | Namespace] = [*world.policies.values(), *world.namespaces.values()]
     return [
         {
             "manifest": json.loads(written(each)),

@@ -21,7 +21,7 @@ from netpold.policy.changes import Changes, then
 from netpold.policy.index import Index
 from netpold.policy.instead import Instead
 from netpold.policy.manifest import MOST_KINDS
-from netpold.policy.model import Finding, Policy, World
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Finding, Policy, World, policy_kind, policy_title
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
@@ -139,9 +139,9 @@ class Known:
         """When (time.monotonic()) something that was refused is due."""
         return self._quarantine.due
 
-    def _recall(self, key: str) -> Policy | None:
-        found = self._last_good.version("NetworkPolicy", key)
-        return found if isinstance(found, Policy) else None
+    def _recall(self, key: str) -> AnyPolicy | None:
+        found = self._last_good.version(policy_kind(key), key)
+        return found if isinstance(found, Policy | ClusterPolicy) else None
 
     def _compile(self, changes: Changes, *, anew: bool) -> Compiled:
         """`anew`: pods may be at other places than the last time."""
@@ -205,7 +205,7 @@ class Known:
     @property
     def rejected(self) -> frozenset[str]:
         """`Kind namespace/name` of what is not in force as it is written."""
-        return self._assembly.rejected | {f"NetworkPolicy {key}" for key in self._quarantine.refused}
+        return self._assembly.rejected | {policy_title(key) for key in self._quarantine.refused}
 
     def _collect_findings(self) -> None:
         claimed = self._index.claims.findings(self._assembly.world.pods)

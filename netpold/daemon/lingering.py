@@ -25,7 +25,7 @@ from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
 from netpold.policy.changes import Changes
 from netpold.policy.claims import Claims
-from netpold.policy.model import Namespace, Pod, Policy, World
+from netpold.policy.model import Namespace, Pod, Policy, World, policy_title
 from netpold.policy.refusals import closed
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint, Interface
@@ -139,7 +139,7 @@ class Lingering:
         """What a person should look at, one sentence each."""
         shut = [left for left in self._left.values() if left.closed]
         refused = [
-            f"the kernel refuses NetworkPolicy {key}, whose manifest is gone: what it selected and is still there is "
+            f"the kernel refuses {policy_title(key)}, whose manifest is gone: what it selected and is still there is "
             "isolated, and it grants nothing"
             for key in sorted(self._refused & self.past.policies.keys())
         ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from netpold.daemon.isolate import Culprit
 from netpold.policy.changes import Changes
-from netpold.policy.model import Finding, Policy, Position, World
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Finding, Position, World, policy_title
 from netpold.policy.refusals import Refusals
 from netpold.rules.endpoint import Endpoint
 
@@ -33,7 +33,7 @@ class _Held:
 class Quarantine:
     """`world`: what is to be in force.  `interfaces`: those that are not to be used.  For the loop alone."""
 
-    def __init__(self, written: World, recall: Callable[[str], Policy | None] = lambda key: None) -> None:
+    def __init__(self, written: World, recall: Callable[[str], AnyPolicy | None] = lambda key: None) -> None:
         """`recall`: see Refusals."""
         self._refusals = Refusals(written, recall)
         self._held: dict[tuple[str, str], _Held] = {}  # by policy and interface, one of which is empty
@@ -53,7 +53,7 @@ class Quarantine:
         culprits = [each for each in culprits if not self._is_out(each)]
         if not culprits:
             return None
-        policies: dict[str, tuple[Policy | None, Policy | None]] = {}
+        policies: dict[str, tuple[AnyPolicy | None, AnyPolicy | None]] = {}
         for each in culprits:
             name = each.policy, each.interface
             if each.policy and each.policy not in policies:
@@ -70,7 +70,7 @@ class Quarantine:
 
     def try_again(self, is_refused: Callable[[Culprit], bool]) -> Changes | None:
         """Ask for each that is due whether it still is; what it changes that some are not, None where all are."""
-        released: dict[str, tuple[Policy | None, Policy | None]] = {}
+        released: dict[str, tuple[AnyPolicy | None, AnyPolicy | None]] = {}
         any_released = False
         for name, held in list(self._held.items()):
             if held.due > time.monotonic():
@@ -146,14 +146,14 @@ class Quarantine:
         if origin and rules and origin.index < len(rules):
             path = f"spec.{origin.direction}[{origin.index}]"
             where = rules[origin.index].position or where
-        instead = (
-            "the pods that it selects are isolated, and it grants nothing"
-            if key in self._refusals.closed
-            else "its last good version is in force"
-        )
+        instead = "its last good version is in force"
+        if key in self._refusals.closed:
+            instead = "the pods that it selects are isolated, and it grants nothing"
+            if isinstance(policy, ClusterPolicy):
+                instead = "it grants nothing, and denies all in each direction in which it denies anything"
         fault = f"the kernel of this node refuses it ({culprit.said}); {instead}"
         cure = "write it another way, or mend what refuses it on the node (dmesg, lsmod); it is tried again by itself"
-        return Finding(where, "refused-by-kernel", path, fault, cure, f"NetworkPolicy {key}")
+        return Finding(where, "refused-by-kernel", path, fault, cure, policy_title(key))
 
     def _interface_findings(self, culprit: Culprit, endpoints: Mapping[str, Endpoint]) -> Iterator[Finding]:
         for key, endpoint in endpoints.items():
@@ -171,4 +171,4 @@ class Quarantine:
         if not culprit.policy:
             return f"the interface {culprit.interface}"
         policy = self._refusals.refused[culprit.policy]
-        return f"NetworkPolicy {culprit.policy} ({policy.position or _NOWHERE})"
+        return f"{policy_title(culprit.policy)} ({policy.position or _NOWHERE})"

@@ -17,7 +17,20 @@ from netpold.daemon.questions import Facts, NoAnswer, Why
 from netpold.daemon.status import finding_json
 from netpold.host.drops import DropTotals
 from netpold.policy.groups import EVERY_POD, PodGroup
-from netpold.policy.model import EVERYTHING, Direction, Finding, IPBlock, Pod, Policy, PolicyRule, Position
+from netpold.policy.model import (
+    EVERYTHING,
+    AnyPolicy,
+    ClusterPolicy,
+    Direction,
+    Finding,
+    Pod,
+    PodPeer,
+    Policy,
+    PolicyRule,
+    Position,
+    TierRule,
+    policy_title,
+)
 from netpold.policy.words import peers_text, ports_text, rule_text
 from netpold.rules.count import Count, Isolated
 from netpold.rules.counted import RULES_PREFIX, PodChains, rules_chain
@@ -96,7 +109,7 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
         "ports": [{"name": each.name, "protocol": each.protocol, "port": each.port} for each in pod.ports],
         "labels": dict(pod.labels),
         "namespace_labels": dict(namespace.labels),
-        "in_force_as": _as("Pod", pod, held),
+        "in_force_as": _as(f"Pod {name}", pod, held),
         **directions,
         "findings": _findings(held, f"Pod {name}"),
     }
@@ -108,12 +121,13 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
     if policy is None:
         raise _unknown("policy", name, facts.world.policies)
     yield
-    selected = sorted(facts.index.members(PodGroup(policy.namespace, EVERYTHING, policy.selector)))
+    selected = sorted(facts.index.members(_selects(policy)))
     isolated = {(each.pod, each.direction): each for each in held.isolated if name in each.policies}
     yield
     directions: Json = {}
     for direction in Direction:
-        if policy.rules(direction) is None:
+        rules = policy.rules(direction)
+        if rules is None or (isinstance(policy, ClusterPolicy) and not rules):
             directions[str(direction)] = None
             continue
         here = sorted(pod for pod, way in isolated if way is direction)
@@ -131,11 +145,24 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
         "selects": _some(selected),
         "here": len({pod for pod, _ in isolated}),
         "audited": name in held.audited,
-        "in_force_as": _as("NetworkPolicy", policy, held),
+        "in_force_as": _as(policy_title(name), policy, held),
+        **_tier(policy),
         **directions,
         "sets": _sets(facts, held, name),
-        "findings": _findings(held, f"NetworkPolicy {name}"),
+        "findings": _findings(held, policy_title(name)),
     }
+
+
+def _selects(policy: AnyPolicy) -> PodGroup:
+    if isinstance(policy, ClusterPolicy):
+        return PodGroup.of(policy.subject, policy)
+    return PodGroup(policy.namespace, EVERYTHING, policy.selector)
+
+
+def _tier(policy: AnyPolicy) -> Json:
+    if isinstance(policy, ClusterPolicy):
+        return {"kind": policy.kind, "tier": policy.tier.value, "priority": policy.priority}
+    return {"kind": policy.kind, "tier": None, "priority": None}
 
 
 def counted(facts: Facts, held: Held, tally: Tally, at: float) -> Question[Json]:
@@ -178,26 +205,28 @@ def _by_origin(each: tuple[Origin, Count]) -> tuple[str, Direction, int]:
     return origin.policy, origin.direction, origin.index
 
 
-def _rules(facts: Facts, tally: Tally, policy: Policy, direction: Direction) -> Iterable[Json]:
-    for number, rule in enumerate(policy.rules(direction) or ()):
+def _rules(facts: Facts, tally: Tally, policy: AnyPolicy, direction: Direction) -> Iterable[Json]:
+    namespace = policy.namespace if isinstance(policy, Policy) else ""
+    rules: Sequence[PolicyRule | TierRule] = policy.rules(direction) or ()
+    for number, rule in enumerate(rules):
         origin = Origin(policy.key, direction, number)
         yield {
             "policy": policy.key,
             "rule": number,
             **_place(rule.position or policy.position),
-            "text": rule_text(rule, direction, policy.namespace),
-            "peers": peers_text(rule, direction, policy.namespace),
+            "text": rule_text(rule, direction, namespace),
+            "peers": peers_text(rule, direction, namespace),
             "ports": ports_text(rule),
             "peer_pods": _peer_pods(facts, policy, rule),
             "passed": _count(tally.rules.get(origin)),
         }
 
 
-def _peer_pods(facts: Facts, policy: Policy, rule: PolicyRule) -> Json | None:
+def _peer_pods(facts: Facts, policy: AnyPolicy, rule: PolicyRule | TierRule) -> Json | None:
     """The pods that a rule means by labels; None where it means none that way."""
     if rule.peers is None:
         return _some(sorted(facts.index.members(EVERY_POD)))
-    groups = {PodGroup.of(each, policy) for each in rule.peers if not isinstance(each, IPBlock)}
+    groups = {PodGroup.of(each, policy) for each in rule.peers if isinstance(each, PodPeer)}
     if not groups:
         return None
     return _some(sorted(set().union(*(facts.index.members(each) for each in groups))))
@@ -249,20 +278,20 @@ def _sets(facts: Facts, held: Held, policy: str) -> list[Json]:
     ]
 
 
-def _as(kind: str, found: Pod | Policy, held: Held) -> str:
+def _as(title: str, found: Pod | AnyPolicy, held: Held) -> str:
     """Whether it is in force as it is written."""
     if found.quarantined:
         return "closed"
-    return "last-good" if f"{kind} {found.key}" in held.as_before else "written"
+    return "last-good" if title in held.as_before else "written"
 
 
-def _policy_place(policy: Policy, held: Held) -> Json:
+def _policy_place(policy: AnyPolicy, held: Held) -> Json:
     audited = policy.key in held.audited
     return {
         "policy": policy.key,
         **_place(policy.position),
         "audited": audited,
-        "in_force_as": _as("NetworkPolicy", policy, held),
+        "in_force_as": _as(policy_title(policy.key), policy, held),
     }
 
 

@@ -15,7 +15,7 @@ from netpold.daemon.status import Status
 from netpold.host import journal
 from netpold.host.journal import Message, say
 from netpold.policy.changes import Changes
-from netpold.policy.model import Finding, Namespace, Pod, Policy, World
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Finding, Namespace, Node, Pod, Policy, World, policy_key
 from netpold.rules.endpoint import Endpoint
 
 MOST_NAMES = 3  # that one line tells of each kind
@@ -26,7 +26,7 @@ CUT_S = 1.0  # between lines about flows that were cut: in a fight with another 
 
 log = logging.getLogger(journal.LOGGER)
 
-_Object = Pod | Namespace | Policy
+_Object = Pod | Namespace | Node | AnyPolicy
 
 
 class Report:
@@ -148,16 +148,19 @@ class _Waiting:
         self._objects: dict[str, dict[str, tuple[_Object | None, _Object | None]]] = {
             "policy": {},
             "namespace": {},
+            "node": {},
             "pod": {},
         }
         self._moved: dict[str, tuple[Endpoint | None, Endpoint | None]] = {}
 
     def note(self, changes: Changes, before: Mapping[str, Endpoint], now: Mapping[str, Endpoint]) -> None:
-        for kind, found in (
+        tables: tuple[tuple[str, Mapping[str, tuple[_Object | None, _Object | None]]], ...] = (
             ("policy", changes.policies),
             ("namespace", changes.namespaces),
+            ("node", changes.nodes),
             ("pod", changes.pods),
-        ):
+        )
+        for kind, found in tables:
             noted = self._objects[kind]
             for key, (old, new) in found.items():
                 noted[key] = (noted[key][0] if key in noted else old), new
@@ -205,7 +208,7 @@ def _revision(status: Status, took_s: float) -> str:
     return f"revision {status.revision} in {took_s * 1000:.1f} ms"
 
 
-_PLURAL = {"policy": "policies", "namespace": "namespaces", "pod": "pods"}
+_PLURAL = {"policy": "policies", "namespace": "namespaces", "node": "nodes", "pod": "pods"}
 
 
 def _several(kind: str, keys: Sequence[str]) -> str:
@@ -241,6 +244,8 @@ def _consequence(finding: Finding, rejected: Set[str], world: World) -> tuple[Me
         return journal.REJECTED, f": the last good version of {subject} stays in force"
     if isinstance(found, Policy):
         return journal.QUARANTINED, f": {subject} is quarantined, what it selects is isolated"
+    if isinstance(found, ClusterPolicy):
+        return journal.QUARANTINED, f": {subject} is quarantined, it grants nothing and denies what it may deny"
     if isinstance(found, Pod) and not found.addresses and not found.interfaces:
         return (
             journal.QUARANTINED,
@@ -250,16 +255,16 @@ def _consequence(finding: Finding, rejected: Set[str], world: World) -> tuple[Me
 
 
 def _object(subject: str, world: World) -> _Object | None:
-    kind, _, key = subject.partition(" ")
+    kind, _, name = subject.partition(" ")
     tables: Mapping[str, Mapping[str, _Object]] = {
-        "NetworkPolicy": world.policies,
         "Pod": world.pods,
         "Namespace": world.namespaces,
+        "Node": world.nodes,
     }
-    return tables.get(kind, {}).get(key)
+    return tables.get(kind, world.policies).get(policy_key(kind, name))
 
 
 def _subject_fields(subject: str) -> dict[str, Iterable[str]]:
     kind, _, key = subject.partition(" ")
-    name = {"NetworkPolicy": "policy", "Pod": "pod", "Namespace": "namespace"}.get(kind)
-    return {name: [key]} if name and key else {}
+    field = {"Pod": "pod", "Namespace": "namespace", "Node": "node"}.get(kind, "policy")
+    return {field: [policy_key(kind, key)]} if key else {}

@@ -21,7 +21,7 @@ from netpold.daemon.inbox import Question
 from netpold.daemon.status import timestamp
 from netpold.policy.canonical import written
 from netpold.policy.changes import Changes
-from netpold.policy.model import Namespace, Policy, World
+from netpold.policy.model import AnyPolicy, Namespace, World
 
 MOST_REVISIONS = 10
 NAME = "rollback.json"  # in the state directory
@@ -84,9 +84,9 @@ def objects(world: World) -> list[Json]:
     ]
 
 
-def _objects(world: World) -> list[Policy | Namespace]:
-    tables: tuple[dict[str, Policy] | dict[str, Namespace], ...] = (dict(world.namespaces), dict(world.policies))
-    return [table[key] for table in tables for key in sorted(table)]
+def _objects(world: World) -> list[AnyPolicy | Namespace]:
+    namespaces = [world.namespaces[key] for key in sorted(world.namespaces)]
+    return [*namespaces, *(world.policies[key] for key in sorted(world.policies))]
 
 
 def save(state_dir: Path, content: Json) -> None:

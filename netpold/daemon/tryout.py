@@ -23,7 +23,7 @@ from netpold.daemon.status import Tried, timestamp
 from netpold.host import journal
 from netpold.policy.canonical import read_back
 from netpold.policy.manifest import Object
-from netpold.policy.model import Namespace, Policy, Position, World
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Policy, Position, World
 
 LONGEST_S = 3600.0
 
@@ -165,14 +165,14 @@ class Tryout:
 def read(body: bytes) -> World:
     """The policies and namespaces that a request has: `{"objects": [{"manifest", "file", "line"}]}`, manifests in the
     form that netpold itself writes (policy/canonical.py).  Raises NoAnswer."""
-    policies: dict[str, Policy] = {}
+    policies: dict[str, AnyPolicy] = {}
     namespaces: dict[str, Namespace] = {}
     try:
         for each in json.loads(body)["objects"]:
             position = Position(str(each["file"]), int(each["line"]))
             is_closed = each.get("closed") is True
             found: Object | None = read_back(json.dumps(each["manifest"]).encode(), position, is_closed)
-            if isinstance(found, Policy):
+            if isinstance(found, Policy | ClusterPolicy):
                 policies[found.key] = found
             elif isinstance(found, Namespace):
                 namespaces[found.key] = found

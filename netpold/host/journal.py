@@ -26,9 +26,10 @@ MOST_VALUES = 100  # of one field in one entry
 
 FIELDS: Mapping[str, str] = {
     "NETPOLD_REVISION": "number of the ruleset that is in force; goes up with every change of the kernel",
-    "NETPOLD_POLICY": "policy that changed or is spoken of, as namespace/name",
+    "NETPOLD_POLICY": "policy that changed or is spoken of, as namespace/name, or of the cluster its name",
     "NETPOLD_POD": "pod that changed or is spoken of, as namespace/name",
     "NETPOLD_NAMESPACE": "namespace that changed or is spoken of",
+    "NETPOLD_NODE": "node of the cluster that changed or is spoken of",
     "NETPOLD_FILE": "manifest, as an absolute path",
     "NETPOLD_LINE": "line in it, from 1",
     "NETPOLD_CODE": "stable code of what is wrong in a manifest, such as unknown-field",

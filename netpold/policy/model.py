@@ -241,6 +241,11 @@ def policy_title(key: str) -> str:
     return f"{kind} {key.removeprefix(f'{kind}/')}"
 
 
+def policy_key(kind: str, name: str) -> str:
+    """The key of what `policy_title` calls by this kind and name; of an object of another kind its name."""
+    return f"{kind}/{name}" if kind in ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy") else name
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerPort:
     """A named port of a container (or of an init container that stays: restartPolicy Always)."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from netpold.policy.model import Direction, IPBlock, Peer, PodPeer, PolicyPort, PolicyRule
+from netpold.policy.model import Direction, IPBlock, NodePeer, PodPeer, PolicyPort, PolicyRule, TierPeer, TierRule
 from netpold.policy.selector import describe
 
 
-def rule_text(rule: PolicyRule, direction: Direction, namespace: str) -> str:
-    """`from pods app=web of shop or 10.0.0.0/8, on 80/TCP`; `namespace`: the policy's."""
-    return f"{peers_text(rule, direction, namespace)}, on {ports_text(rule)}"
+def rule_text(rule: PolicyRule | TierRule, direction: Direction, namespace: str) -> str:
+    """`from pods app=web of shop or 10.0.0.0/8, on 80/TCP`; of one of the cluster `Deny to nodes role=api, on 80/TCP`.
+    `namespace`: the policy's."""
+    action = f"{rule.action} " if isinstance(rule, TierRule) else ""
+    return f"{action}{peers_text(rule, direction, namespace)}, on {ports_text(rule)}"
 
 
-def peers_text(rule: PolicyRule, direction: Direction, namespace: str) -> str:
+def peers_text(rule: PolicyRule | TierRule, direction: Direction, namespace: str) -> str:
     """`from anybody`, `to pods app=web of shop or 10.0.0.0/8`."""
     way = "from" if direction is Direction.INGRESS else "to"
     if rule.peers is None:
@@ -19,11 +21,13 @@ def peers_text(rule: PolicyRule, direction: Direction, namespace: str) -> str:
     return f"{way} {' or '.join(peer_text(each, namespace) for each in rule.peers) or 'nobody'}"
 
 
-def peer_text(peer: Peer, namespace: str) -> str:
-    """`pods app=web of shop`, `all pods of namespaces team=a`, `10.0.0.0/8 but for 10.1.0.0/16`."""
+def peer_text(peer: TierPeer, namespace: str) -> str:
+    """`pods app=web of shop`, `all pods of namespaces team=a`, `10.0.0.0/8 but for 10.1.0.0/16`, `nodes role=api`."""
     if isinstance(peer, IPBlock):
         but = f" but for {', '.join(map(str, peer.excepts))}" if peer.excepts else ""
         return f"{peer.cidr}{but}"
+    if isinstance(peer, NodePeer):
+        return f"nodes {describe(peer.nodes)}" if peer.nodes.requirements else "all nodes"
     pods = f"pods {describe(peer.pods)}" if peer.pods.requirements else "all pods"
     return f"{pods} {_where(peer, namespace)}"
 
@@ -36,7 +40,7 @@ def _where(peer: PodPeer, namespace: str) -> str:
     return f"of namespaces {describe(peer.namespaces)}"
 
 
-def ports_text(rule: PolicyRule) -> str:
+def ports_text(rule: PolicyRule | TierRule) -> str:
     """`every port and protocol`, `80/TCP, 1000-2000/UDP, http/TCP`."""
     if rule.ports is None:
         return "every port and protocol"
