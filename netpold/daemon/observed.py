@@ -70,7 +70,7 @@ def _open(facts: Facts, flows: Iterable[Flow]) -> Generator[None, None, dict[Pai
             yield
     found: dict[Pair, tuple[tuple[str, ...], int]] = {}
     for (source, peer, protocol, port), count in alike.most_common(MOST_FLOWS):
-        answer = explain(facts.index, facts.ruleset, source, peer, protocol, port)
+        answer = explain(facts.index, facts.ruleset, source, peer, protocol, port, home=facts.home)
         for direction, judgement in ((Direction.EGRESS, answer.egress), (Direction.INGRESS, answer.ingress)):
             if judgement.audit:
                 ends = _party(facts, source), _party(facts, peer)
@@ -86,7 +86,7 @@ def _now(facts: Facts, pair: Pair) -> str | None:
         return None
     ends = [each.pod or each.address for each in (pair.source, pair.destination)]
     try:
-        answer = explain(facts.index, facts.ruleset, ends[0], ends[1], pair.protocol, pair.port)
+        answer = explain(facts.index, facts.ruleset, ends[0], ends[1], pair.protocol, pair.port, home=facts.home)
     except UnknownEndpoint:
         return None
     judgement = answer.ingress if pair.direction is Direction.INGRESS else answer.egress

@@ -22,7 +22,7 @@ from netpold.policy.model import World
 from netpold.rules import asked
 from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
-from netpold.rules.ends import End, UnknownEndpoint, end, judges
+from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, end, judges
 from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import explained_in_steps
@@ -69,6 +69,7 @@ class Facts:
     ruleset: Ruleset
     endpoints: Mapping[str, Endpoint]
     settings: CompileSettings
+    home: Home = NOWHERE
 
     @property
     def world(self) -> World:
@@ -104,12 +105,13 @@ def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
     asked = (source, destination, *_port(_required(parameters, "port")))
     try:
         ends = end(facts.index, source), end(facts.index, destination)
-        here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends))
+        here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends), facts.home)
         away = [judges(facts.index, each) - facts.endpoints.keys() for each in ends]
         yield
         if not any(away):
             return _told(facts, here, here, away)
-        return _told(facts, here, explain_json(facts.index, _elsewhere(facts, away), *asked), away)
+        there = explain_json(facts.index, _elsewhere(facts, away), *asked, home=facts.home)
+        return _told(facts, here, there, away)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
 
@@ -135,6 +137,8 @@ def _told(facts: Facts, here: Json, there: Json, away: Sequence[Set[str]]) -> Js
         told[direction] = {**of[direction], "in_force": of is here, "node": _node(facts, pods)}
     denied = any(told[direction]["verdict"] == "deny" for direction in ("egress", "ingress"))
     told["verdict"] = "deny" if denied else "allow"
+    both = ((family, {each["families"][family] for each in (here, there)}) for family in here["families"])
+    told["families"] = {family: "deny" if "deny" in verdicts else "allow" for family, verdicts in both}
     return told
 
 
@@ -160,7 +164,8 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     in_force = facts.endpoints.keys() >= set(pods)
     ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
     try:
-        found = yield from matrix_in_steps(facts.index, ruleset, pods, _list(parameters, "addresses"), ports)
+        ends = [end(facts.index, name, facts.home) for name in (*pods, *_list(parameters, "addresses"))]
+        found = yield from matrix_in_steps(facts.index, ruleset, ends, ports)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
     what = f"what node {facts.node} enforces" if in_force else f"what node {facts.node} knows"

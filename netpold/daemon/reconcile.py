@@ -47,6 +47,7 @@ from netpold.host.view import HostView
 from netpold.host.watch import Watcher
 from netpold.rules.compile import Compiled
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.ends import Home
 from netpold.rules.render import ruleset_text
 from netpold.rules.ruleset import FAMILIES
 
@@ -360,6 +361,7 @@ class Reconciler:
             ruleset=enforced.ruleset,
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
+            home=Home(self.settings.node, enforced.own, enforced.endpoints.keys()),
         )
 
     def _held(self) -> Held:

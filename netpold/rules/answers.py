@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netpold.policy.index import Index
-from netpold.policy.model import Family, Position
+from netpold.policy.model import Family, PolicyRule, Position, TierRule
 from netpold.rules.endpoint import Interface
-from netpold.rules.ends import End
+from netpold.rules.ends import NOWHERE, End, Home
 from netpold.rules.explain import Judgement, explain
 from netpold.rules.matrix import Matrix
 from netpold.rules.near import Miss
@@ -25,12 +25,14 @@ def explain_json(
     protocol: str,
     port: int | None,
     own: Interface | None = None,
+    home: Home = NOWHERE,
 ) -> Json:
     """What `explain` finds.  Raises UnknownEndpoint."""
-    answer = explain(index, ruleset, source, destination, protocol, port, own)
+    answer = explain(index, ruleset, source, destination, protocol, port, own, home)
     return {
         "version": 1,
         "verdict": answer.verdict,
+        "families": {f"IPv{family}": decision for family, decision in answer.families.items()},
         "source": {"name": source, "address": answer.packet.source},
         "destination": {"name": destination, "address": answer.packet.destination},
         "protocol": protocol,
@@ -49,6 +51,8 @@ def _judgement(index: Index, judgement: Judgement) -> Json:
         "isolating": list(judgement.isolating),
         "isolated_at": [{"policy": key, **_place(position)} for key, position in places],
         "allowed_by": judgement.allowed_by and _rule(index, judgement.allowed_by),
+        "denied_by": judgement.denied_by and _rule(index, judgement.denied_by),
+        "tiers": [_rule(index, origin) for origin in judgement.tiers],
         "nearest_miss": judgement.nearest_miss and _miss(judgement.nearest_miss),
         "chain": judgement.chain,
         "rule": judgement.rule,
@@ -63,10 +67,11 @@ def _judgement(index: Index, judgement: Judgement) -> Json:
 def _rule(index: Index, origin: Origin) -> Json:
     """A policy rule, and where it is written, or else its policy."""
     policy = index.world.policies.get(origin.policy)
-    rules = (policy.rules(origin.direction) if policy else None) or ()
+    rules: Sequence[PolicyRule | TierRule] = (policy.rules(origin.direction) if policy else None) or ()
     rule = rules[origin.index] if origin.index < len(rules) else None
     position = (rule and rule.position) or (policy.position if policy else None)
-    return _origin(origin) | _place(position)
+    name = rule.name if isinstance(rule, TierRule) else ""
+    return _origin(origin) | {"name": name} | _place(position)
 
 
 def _miss(miss: Miss) -> Json:
@@ -74,7 +79,14 @@ def _miss(miss: Miss) -> Json:
 
 
 def _origin(origin: Origin) -> Json:
-    return {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index}
+    """`tier`: Admin, NetworkPolicy or Baseline."""
+    return {
+        "policy": origin.policy,
+        "direction": str(origin.direction),
+        "rule": origin.index,
+        "tier": str(origin.tier) if origin.tier else "NetworkPolicy",
+        "action": str(origin.action),
+    }
 
 
 def _place(position: Position | None) -> Json:

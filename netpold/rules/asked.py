@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from netpold.policy.model import World
+from netpold.policy.model import ClusterPolicy, PolicyRule, TierRule, World
 
 MOST_PODS = 1000
 MOST_PORTS = 12
@@ -31,14 +31,14 @@ def pods(
 
 
 def ports(world: World, keys: Iterable[str]) -> list[tuple[str, int | None]]:
-    """The ports that the named container ports of these pods and the policies of their namespaces speak of (of ranges
+    """The ports that the named container ports of these pods and the policies of their namespaces, or of all, speak of (of ranges
     the first); of more than MOST_PORTS those that are named most often.  Sorted by number."""
     chosen = [world.pods[key] for key in keys]
     namespaces = {pod.namespace for pod in chosen}
     found: Counter[tuple[str, int]] = Counter((port.protocol, port.port) for pod in chosen for port in pod.ports)
     for policy in world.policies.values():
-        if policy.namespace in namespaces:
-            rules = (*(policy.ingress or ()), *(policy.egress or ()))
+        if isinstance(policy, ClusterPolicy) or policy.namespace in namespaces:
+            rules: Iterable[PolicyRule | TierRule] = (*(policy.ingress or ()), *(policy.egress or ()))
             each = {(port.protocol, port.port) for rule in rules for port in rule.ports or ()}
             found.update((protocol, number) for protocol, number in each if isinstance(number, int))
     most = [port for port, _ in found.most_common(MOST_PORTS)] or [ANY_PORT]

@@ -58,6 +58,7 @@ from netpold.rules.shared import SharedRules
 from netpold.rules.unclaimed import CHAIN, Unclaimed, before_replies, closing
 
 _RECEIVER = "NETPOLD-TO"
+_HOST = "NETPOLD-HOST"
 
 # Linux routes what is for a link-local address back to where it came from: there it is a pod's own that nobody knows.
 _OFF_THE_BRIDGE = Rule((Routed(), Address("dst", icmp.LINK_LOCAL)), "DROP", "link-local: not to be routed")
@@ -173,34 +174,34 @@ class Chains:
             judged = [*icmp.neighbour_discovery(self.family), *forged, Rule((), Goto("NETPOLD-FROM"))]
             self.chains["NETPOLD-INPUT"] = (*first, *(judged if outgoing else ()))
             return
-        leaves = {
-            key: self._parts.once(("host", key), pods, partial(self._host_leaf, *key, pods))
-            for key, pods in self.on_interface.items()
-        }
-        rules = self._interface_trees("NETPOLD-HOST", "src", {key: rules for key, rules in leaves.items() if rules})
-        homeless = {
+        by_address = {
             address: self._parts.once(("host", address), pods, partial(self._host_address_leaf, address, pods))
             for address, pods in self.at_address.items()
-            if not all(each.endpoint.interfaces for each in pods)
         }
-        found, chains = dispatch.addresses(
-            "NETPOLD-HOST@", {key: leaf for key, leaf in homeless.items() if leaf}, "src"
-        )
-        self.chains.update(chains)
-        self.chains["NETPOLD-INPUT"] = (*first, *rules, *found)
+        at_home = {address: leaf for address, leaf in by_address.items() if leaf}
+        others = self._parts.once(_HOST, at_home, partial(self._address_tree, f"{_HOST}@", at_home, "src"))
+        leaves = {
+            key: self._parts.once(
+                ("host", key), (pods, bool(others)), partial(self._host_leaf, *key, pods, bool(others))
+            )
+            for key, pods in self.on_interface.items()
+        }
+        rules = self._interface_trees(_HOST, "src", {key: rules for key, rules in leaves.items() if rules})
+        self.chains["NETPOLD-INPUT"] = (*first, *rules, *others)
 
-    def _host_leaf(self, name: str, bridged: bool, pods: list[Local]) -> tuple[Rule, ...]:
-        """What an interface's pods may send to their own node: NetworkPolicies leave that free, tiers do not."""
+    def _host_leaf(self, name: str, bridged: bool, pods: list[Local], ends: bool) -> tuple[Rule, ...]:
+        """What an interface's pods may send to their own node: NetworkPolicies leave that free, tiers do not.  `ends`:
+        there is more behind the tree that they need not pass."""
         here, check = _passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN)
         judged = self._at_home(pods)
         if not judged:
-            return _where(here, check)
+            return _where(here, (*check, Rule((), "RETURN")) if ends else check)
         chain = f"NP-HOST-{name}"
         self.chains[chain] = (*check, *judged)
         return (Rule((here,), Goto(chain)),)
 
     def _host_address_leaf(self, address: str, pods: list[Local]) -> tuple[Rule, ...]:
-        """The same for pods at an address whose interface is not known."""
+        """The same for what comes another way with a pod's address."""
         judged = self._at_home(pods)
         if not judged:
             return ()

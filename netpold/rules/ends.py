@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from itertools import islice
@@ -25,18 +26,36 @@ class UnknownEndpoint(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """The node that is asked: its name, the addresses that are its own, and the pods (keys) that are on it."""
+
+    node: str = ""
+    addresses: Set[str] = frozenset()
+    pods: Set[str] = frozenset()
+
+
+NOWHERE = Home()
+
+
+@dataclass(frozen=True, slots=True)
 class End:
-    """A pod or a plain address, with its addresses.  `pod`: also the (first) one that a plain address is of."""
+    """A pod or a plain address, with its addresses.  `pod`: also the (first) one that a plain address is of.
+
+    `node`: on which it is, as far as that is known; `is_host`: it is the node itself, or a pod on the node's network.
+    """
 
     name: str
     pod: Pod | None
     addresses: tuple[str, ...]
 
+    node: str = ""
+    is_host: bool = False
+
     def address(self, family: Family) -> str | None:
         return next((each for each in self.addresses if (":" in each) == (family == 6)), None)
 
 
-def end(index: Index, name: str) -> End:
+def end(index: Index, name: str, home: Home = NOWHERE) -> End:
     """What `namespace/pod` or an address means.  Raises UnknownEndpoint."""
     if "/" not in name:
         try:
@@ -44,7 +63,10 @@ def end(index: Index, name: str) -> End:
         except ValueError:
             raise UnknownEndpoint(f"{name!r} is neither an address nor namespace/pod", "write namespace/pod") from None
         claimants = index.claimants(address)
-        return End(name, claimants[0] if claimants else None, (address,))
+        if claimants:
+            return _pod_end(name, claimants[0], (address,), home)
+        node = home.node if address in home.addresses else index.node_at(address)
+        return End(name, None, (address,), node, bool(node))
     pod = index.world.pods.get(name)
     if pod is None:
         near = difflib.get_close_matches(name, _similar(index, name), n=3)
@@ -54,7 +76,12 @@ def end(index: Index, name: str) -> End:
         raise UnknownEndpoint(f"the pod {name} has finished; its addresses are no longer its own", "ask by address")
     if not pod.addresses:
         raise UnknownEndpoint(f"the pod {name} has no address yet", "write status.podIPs into its manifest")
-    return End(name, pod, pod.addresses)
+    return _pod_end(name, pod, pod.addresses, home)
+
+
+def _pod_end(name: str, pod: Pod, addresses: tuple[str, ...], home: Home) -> End:
+    node = home.node if pod.key in home.pods else pod.node or ""
+    return End(name, pod, addresses, node, pod.host_network)
 
 
 def _similar(index: Index, name: str) -> list[str]:
@@ -87,10 +114,9 @@ def first_packet(source: End, destination: End, family: Family, protocol: str, p
 
 def hook(source: End, destination: End) -> str:
     """The built-in chain that the packet takes on the node: pods on the host's network are the node itself."""
-    here, there = source.pod, destination.pod
-    if here and there and here.node and here.node == there.node:
-        if here.host_network:
+    if source.node and source.node == destination.node:
+        if source.is_host:
             return "OUTPUT"
-        if there.host_network:
+        if destination.is_host:
             return "INPUT"
     return "FORWARD"

@@ -6,22 +6,24 @@ decides knows the policy rule that it was made from.  Where none allows, `near` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, Policy
+from netpold.policy.model import Action, Direction, Family, Policy
 from netpold.rules.audit import lets_through
 from netpold.rules.endpoint import Interface
-from netpold.rules.ends import End, UnknownEndpoint, end, families, first_packet, hook
+from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, end, families, first_packet, hook
 from netpold.rules.near import Far, Miss, misses
 from netpold.rules.render import text
-from netpold.rules.ruleset import Goto, InSet, Origin, Rule, Ruleset
+from netpold.rules.ruleset import Goto, InSet, Log, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, Walk, is_member, walk
 
 Decision = Literal["allow", "deny"]
 RULES_CHAIN = "NP-RULES-"
+_SENDER, _RECEIVER = "NETPOLD-FROM", "NETPOLD-TO"
+_AT_HOME = "traffic between a node and its own pods is free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Judgement:
     `reason`: all of it in a sentence.  `nearest_miss`: for a denial, the rule that lacks one thing to allow it.
     `sets`: those of the rule that allows, or else is nearest to it.  `audit`: it would be dropped, were the policies
     that isolate the pod enforced and not only audited; then `nearest_miss` is as for a denial.
+    `tiers`: the rules of ClusterNetworkPolicies that it meets on its way, in order; `denied_by`: that which denies it.
     """
 
     verdict: Decision
@@ -55,14 +58,18 @@ class Judgement:
     nearest_miss: Miss | None = None
     sets: tuple[SetFact, ...] = ()
     audit: bool = False
+    tiers: tuple[Origin, ...] = ()
+    denied_by: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer for one pair of addresses."""
+    """The answer for one pair of addresses; `families`: the verdict for each family that both ends have, this one's
+    first."""
 
     packet: Packet
     verdict: Decision
+    families: Mapping[Family, Decision]
     egress: Judgement
     ingress: Judgement
 
@@ -86,25 +93,33 @@ def explain(
     protocol: str,
     port: int | None,
     own: Interface | None = None,
+    home: Home = NOWHERE,
 ) -> Explanation:
     """Judge the first packet between two ends (`namespace/pod` or an address) in their first common family.
 
     `protocol` is TCP, UDP, SCTP or ICMP (echo request, no port).  `own`: the interface of a pod that sends to itself:
-    only by that does the kernel tell it from others that send with its address.  Raises UnknownEndpoint.
+    only by that does the kernel tell it from others that send with its address.  `home`: the node that is asked.
+    Raises UnknownEndpoint.
     """
-    ends = end(index, source), end(index, destination)
+    ends = end(index, source, home), end(index, destination, home)
     common = families(*ends)
     if not common:
         raise UnknownEndpoint(
             f"{source} and {destination} have no address of the same family",
             "write both addresses into status.podIPs of the pods' manifests",
         )
-    packet = first_packet(*ends, common[0], protocol, port)
-    if own and own.bridged:
-        packet = replace(packet, in_port=own.name, out_port=own.name)
-    elif own:
-        packet = replace(packet, in_interface=own.name, out_interface=own.name)
-    return _explain(_Question(index, ruleset, packet, protocol, port), *ends)
+    packets = {family: _at(own, first_packet(*ends, family, protocol, port)) for family in common}
+    verdicts = {family: verdict(ruleset, packet, *ends) for family, packet in packets.items()}
+    return _explain(_Question(index, ruleset, packets[common[0]], protocol, port), *ends, verdicts)
+
+
+def _at(own: Interface | None, packet: Packet) -> Packet:
+    """The packet of a pod to itself, at its interface."""
+    if own is None:
+        return packet
+    if own.bridged:
+        return replace(packet, in_port=own.name, out_port=own.name)
+    return replace(packet, in_interface=own.name, out_interface=own.name)
 
 
 def verdict(ruleset: Ruleset, packet: Packet, source: End, destination: End) -> Decision:
@@ -123,40 +138,74 @@ def fate(ruleset: Ruleset, packet: Packet, source: End, destination: End) -> tup
     return "allow", any(lets_through(rule) for _, rule in found.passed)
 
 
-def _explain(asked: _Question, source: End, destination: End) -> Explanation:
+def _explain(asked: _Question, source: End, destination: End, verdicts: Mapping[Family, Decision]) -> Explanation:
     ruleset, packet = asked.ruleset, asked.packet
-    to_host = ruleset.chains[packet.family].get("NETPOLD-INPUT", ())
-    egress_judged, ingress_judged = {
-        "FORWARD": (True, True),
-        "INPUT": (any(rule.target == Goto("NETPOLD-FROM") for rule in to_host), False),
-        "OUTPUT": (False, "OUTPUT" in ruleset.hooks),
+    egress, ingress = {
+        "FORWARD": (_SENDER, _RECEIVER),
+        "INPUT": (ruleset.hooks.get("INPUT", ""), ""),
+        "OUTPUT": ("", _RECEIVER if "OUTPUT" in ruleset.hooks else ""),
     }[hook(source, destination)]
     return Explanation(
         packet,
-        verdict(ruleset, packet, source, destination),
-        _judgement(asked, source, destination, Direction.EGRESS, egress_judged),
-        _judgement(asked, destination, source, Direction.INGRESS, ingress_judged),
+        verdicts[packet.family],
+        verdicts,
+        _judgement(asked, source, destination, Direction.EGRESS, egress),
+        _judgement(asked, destination, source, Direction.INGRESS, ingress),
     )
 
 
-def _judgement(asked: _Question, near: End, far: End, direction: Direction, judged: bool) -> Judgement:
+def _judgement(asked: _Question, near: End, far: End, direction: Direction, root: str) -> Judgement:
+    """`root`: the chain that judges in that direction; '' for none."""
     if near.pod is None:
         return _free(f"{near.name} is no pod that policies select")
     if near.pod.host_network:
         return _free(f"{near.name} is on the host's network: policies do not select it")
-    if not judged:
-        return _free("traffic between a node and its own pods is free")
     pods = asked.index.claimants(_own(asked, direction)) or [near.pod]
-    isolating = {each.key: each for pod in pods for each in asked.index.isolation(pod, direction).policies}
+    isolations = [asked.index.isolation(pod, direction) for pod in pods]
+    isolating = {each.key: each for isolation in isolations for each in isolation.policies}
     policies = tuple(isolating[key] for key in sorted(isolating))
-    if not policies:
+    if not root:
+        return _free(_AT_HOME)
+    at_home = root not in (_SENDER, _RECEIVER)
+    if at_home and _judges_all(asked.ruleset, asked.packet, root):
+        at_home, root = False, _SENDER
+    if at_home and not any(isolation.tiers for isolation in isolations):
+        return _free(_AT_HOME)
+    if not any(isolations):
         return _free(f"no policy isolates {near.name} for {direction}")
-    keys = tuple(policy.key for policy in policies)
-    root = "NETPOLD-FROM" if direction is Direction.EGRESS else "NETPOLD-TO"
     found = walk(asked.ruleset, root, asked.packet)
-    if found.verdict == "DROP" or any(lets_through(rule) for _, rule in found.passed):
+    tiers = tuple(rule.origin for _, rule in found.passed if rule.origin and rule.origin.tier)
+    told = _told(asked, found, near, far, direction, () if at_home else policies)
+    told = replace(told, tiers=tiers)
+    passed = [str(each) for each in tiers if each.action is Action.PASS]
+    return replace(told, reason="; ".join((*passed, told.reason))) if passed else told
+
+
+def _judges_all(ruleset: Ruleset, packet: Packet, root: str) -> bool:
+    """Whether what a pod sends to its own node is judged as all that it sends."""
+    return any(rule.target == Goto(_SENDER) for rule in ruleset.chains[packet.family].get(root, ()))
+
+
+def _told(
+    asked: _Question, found: Walk, near: End, far: End, direction: Direction, policies: tuple[Policy, ...]
+) -> Judgement:
+    """What a walk through the chains of one direction comes to."""
+    keys = tuple(policy.key for policy in policies)
+    chain, rule = next(((chain, rule) for chain, rule in reversed(found.passed) if rule.origin), ("", None))
+    is_denied = rule is not None and rule.origin is not None and rule.origin.action is Action.DENY
+    if found.verdict == "DROP" and is_denied and rule is not None and not isinstance(rule.target, Log):
+        line = text(rule, asked.packet.family)
+        reason = f"{rule.origin} denies it" if rule.origin else ""
+        return Judgement("deny", keys, None, chain, line, reason, None, _sets(asked, [rule]), denied_by=rule.origin)
+    reported = next((each for each in found.passed if lets_through(each[1])), None)
+    if found.verdict == "DROP" or (reported and not isinstance(reported[1].target, Log)):
         return _denial(asked, found, near, far, direction, policies)
-    return _allowance(asked, found, near, direction, keys)
+    told = _allowance(asked, found, near, direction, keys)
+    if reported:
+        origin = reported[1].origin
+        reason = f"audited: {origin} would deny it; {told.reason}"
+        return replace(told, reason=reason, audit=True, denied_by=origin)
+    return told
 
 
 def _own(asked: _Question, direction: Direction) -> str:
@@ -169,16 +218,21 @@ def _free(reason: str) -> Judgement:
 
 
 def _allowance(asked: _Question, found: Walk, near: End, direction: Direction, isolating: tuple[str, ...]) -> Judgement:
-    chain, rule = next(((chain, rule) for chain, rule in found.passed if rule.origin), (found.chain, found.rule))
-    if rule is None:
-        where = f"on {near.pod.node}, its own node" if near.pod and near.pod.node else "on its own node"
-        reason = f"{near.name} is isolated for {direction} {where}, which is not this one"
+    for chain, rule in found.passed:
+        if rule.origin and rule.origin.action is Action.ACCEPT:
+            line, reason = text(rule, asked.packet.family), f"{rule.origin} allows it"
+            return Judgement("allow", isolating, rule.origin, chain, line, reason, None, _sets(asked, [rule]))
+    if any(chain.startswith(RULES_CHAIN) for chain, _ in found.passed):
+        reason = f"no tier denies it, and no NetworkPolicy isolates {near.name} for {direction}"
         return Judgement("allow", isolating, None, "", "", reason)
-    line = text(rule, asked.packet.family)
-    if rule.origin is None:
-        return Judgement("allow", isolating, None, chain, line, rule.comment)
-    reason = f"{rule.origin.policy} {direction}[{rule.origin.index}] allows it"
-    return Judgement("allow", isolating, rule.origin, chain, line, reason, None, _sets(asked, [rule]))
+    if found.rule is None:
+        where = f"on {near.pod.node}, its own node" if near.pod and near.pod.node else "on its own node"
+        what = "isolated" if isolating else "judged"
+        return Judgement(
+            "allow", isolating, None, "", "", f"{near.name} is {what} for {direction} {where}, which is not this one"
+        )
+    line = text(found.rule, asked.packet.family)
+    return Judgement("allow", isolating, None, found.chain, line, found.rule.comment)
 
 
 def _denial(

@@ -89,16 +89,15 @@ class Matrix:
 
 
 def matrix(index: Index, ruleset: Ruleset, pods: Iterable[str], others: Iterable[str], ports: Iterable[Port]) -> Matrix:
-    """All pairs of the pods (keys) and other addresses.  Raises UnknownEndpoint."""
-    return finished(matrix_in_steps(index, ruleset, pods, others, ports))
+    """All pairs of the pods (keys) and other addresses, asked of no node.  Raises UnknownEndpoint."""
+    return finished(matrix_in_steps(index, ruleset, [end(index, name) for name in (*pods, *others)], ports))
 
 
 def matrix_in_steps(
-    index: Index, ruleset: Ruleset, pods: Iterable[str], others: Iterable[str], ports: Iterable[Port]
+    index: Index, ruleset: Ruleset, between: Iterable[End], ports: Iterable[Port]
 ) -> Generator[None, None, Matrix]:
-    """The same, with a pause every few milliseconds, for who has other things to do."""
-    ends = tuple(end(index, name) for name in [*pods, *others])
-    wanted = tuple(ports)
+    """All pairs of some ends, with a pause every few milliseconds, for who has other things to do."""
+    ends, wanted = tuple(between), tuple(ports)
     has: dict[Family, int] = {}
     allowed: dict[tuple[Family, int], tuple[int, ...]] = {}
     audited: dict[tuple[Family, int], tuple[int, ...]] = {}
@@ -160,8 +159,8 @@ def _forwarded(
 def _at_home(
     ruleset: Ruleset, ends: tuple[End, ...], family: Family, port: Port, passed: list[int], audited: list[int]
 ) -> None:
-    """Put in what does not pass FORWARD: between the pods of a node and those on its own network."""
-    hosts = {number for number, each in enumerate(ends) if each.pod and each.pod.host_network}
+    """Put in what does not pass FORWARD: between the pods of a node and the node itself, or pods on its network."""
+    hosts = {number for number, each in enumerate(ends) if each.is_host}
     for source, here in enumerate(ends if hosts else ()):
         for destination, there in enumerate(ends):
             if source not in hosts and destination not in hosts:

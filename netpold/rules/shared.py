@@ -139,6 +139,8 @@ class _Making:
             rules = rules[: last + 1]
         elif then:
             rules.append(Rule((), Goto(then)))
+        elif rules:
+            rules.append(Rule((), "RETURN", "no tier denies it"))
         return self._chain(rules) if rules and rules != [Rule((), Goto(then))] else then
 
     def _of(self, policy: ClusterPolicy, then: str) -> Iterable[Rule]:

@@ -51,8 +51,12 @@ class Cluster:
         """Whether both ends let it pass."""
         return self.side(asked, "egress").allowed and self.side(asked, "ingress").allowed
 
-    def side(self, asked: Question, direction: str) -> Side:
-        """What is said on behalf of the sender (`egress`) or the receiver (`ingress`)."""
+    def side(self, asked: Question, direction: str, at_home: bool = False) -> Side:
+        """What is said on behalf of the sender (`egress`) or the receiver (`ingress`).
+
+        `at_home`: the destination is the pod's own node.  That NetworkPolicies leave to the pods that they isolate, and
+        so does what comes after them: netpold's choice, which the API leaves to NetworkPolicy's implementations.
+        """
         near, far = (asked.source, asked.destination) if direction == "egress" else (asked.destination, asked.source)
         pod = self._pod_at(near)
         if pod is None or (asked.source in _addresses(pod) and asked.destination in _addresses(pod)):
@@ -60,6 +64,8 @@ class Cluster:
         admin = self._tier("Admin", pod, direction, far, asked)
         if admin and admin[0] != "Pass":
             return Side(admin[0] == "Accept", admin[1])
+        if at_home and any(_isolates(each, pod, direction) for each in self._all("NetworkPolicy")):
+            return Side(True, None)
         middle = self._network_policies(pod, direction, far, asked)
         if middle:
             return middle
