@@ -8,6 +8,9 @@ does, so they are closed, until they are gone or a pod claims them.  So is an in
 one: a new one is there, and what is left of the old one is nobody's.  A pod of the old one's name with another address
 may be behind the old one's interface until it is found elsewhere: it counts as there, beside the old one.
 
+So does a pod keep the ClusterNetworkPolicies that were about it when they were removed, after it has gone from the
+manifests; and what namespace labels say of it is what they said when it went.
+
 A policy that goes while its namespace is being deleted (phase Terminating), or in one change with its Namespace object,
 goes because the namespace does: the pods of this node that are still there keep it.
 
@@ -25,7 +28,8 @@ from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
 from netpold.policy.changes import Changes
 from netpold.policy.claims import Claims
-from netpold.policy.model import Namespace, Pod, Policy, World, policy_title
+from netpold.policy.index import selects
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Pod, Policy, World, policy_title
 from netpold.policy.refusals import closed
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint, Interface
@@ -66,7 +70,7 @@ class Lingering:
         if self._remains is not None:
             self._take_up(self._remains, world, here)
             self._remains = None
-        for left in _leaving(changes, places, views[0]):
+        for left in _leaving(changes, world, places, views[0]):
             taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
             self._left[left.name] = replace(left, closed=taken)
         self._close(abandoned, changes, world, views[1])
@@ -78,7 +82,7 @@ class Lingering:
             interface for left in self._left.values() if left.closed for interface in _interfaces(left, views[1])
         )
         pods = {
-            name: Gone(left.pod, Endpoint(name, left.addresses, _interfaces(left, views[1])))
+            name: Gone(left.pod, Endpoint(name, left.addresses, _interfaces(left, views[1])), left.namespace)
             for name, left in self._left.items()
             if not left.closed
         }
@@ -103,8 +107,8 @@ class Lingering:
         if self._remains is not None:
             return self._remains
         living = (
-            Left(world.pods[key], place.addresses, _links(place, view))
-            for key, place in here.items()
+            Left(pod, world.namespace(pod.namespace), place.addresses, _links(place, view))
+            for pod, place in ((world.pods[key], place) for key, place in here.items())
             if place.interfaces
         )
         policies = {
@@ -112,7 +116,7 @@ class Lingering:
         }
         return Remains(
             tuple(each for each in (*living, *self._left.values()) if each.links),
-            tuple(_with_mode(each, world.namespaces.get(each.namespace)) for each in policies.values() if each),
+            tuple(_with_mode(each, world.namespaces) for each in policies.values() if each),
             self.past.ending,
         )
 
@@ -122,7 +126,8 @@ class Lingering:
             if left.closed or not _is_still(left.pod, world.pods.get(left.pod.key), here):
                 self._left[left.name] = left
         gone = {each.key: each for each in remains.policies if each.key not in world.policies}
-        ending = {each.namespace for each in gone.values() if world.namespace(each.namespace).terminating}
+        namespaces = {each.namespace for each in gone.values() if isinstance(each, Policy)}
+        ending = {name for name in namespaces if world.namespace(name).terminating}
         self.past = Past({}, gone, remains.ending | ending)
 
     def _close(self, abandoned: Mapping[str, str], changes: Changes, world: World, view: HostView) -> None:
@@ -132,7 +137,7 @@ class Lingering:
             index = view.links[name].index
             pod = world.pods.get(key) or changes.pods.get(key, (None, None))[0]
             if index not in known and pod is not None:
-                left = Left(pod, (), {name: index}, closed=True)
+                left = Left(pod, world.namespace(pod.namespace), (), {name: index}, closed=True)
                 self._left[left.name] = left
 
     def warnings(self) -> list[str]:
@@ -175,9 +180,10 @@ class Lingering:
             if name in inhabited and _is_ending(world, name):
                 yield name
 
-    def _kept(self, changes: Changes, world: World, ending: frozenset[str]) -> Iterator[tuple[str, Policy]]:
+    def _kept(self, changes: Changes, world: World, ending: frozenset[str]) -> Iterator[tuple[str, AnyPolicy]]:
+        namespaces = {**world.namespaces, **{name: old for name, (old, _) in changes.namespaces.items() if old}}
         gone = {
-            key: _with_mode(old, changes.namespaces.get(old.namespace, (world.namespaces.get(old.namespace),))[0])
+            key: _with_mode(old, namespaces)
             for key, (old, new) in changes.policies.items()
             if old is not None and new is None
         }
@@ -185,20 +191,20 @@ class Lingering:
         for key, policy in {**self.past.policies, **gone}.items():
             if key in world.policies:
                 continue
-            known = key in self.past.policies or policy.namespace in with_namespace
-            if (policy.namespace in ending and known) or any(
-                _selects(policy, left.pod) for left in self._left.values()
-            ):
+            known = key in self.past.policies or (isinstance(policy, Policy) and policy.namespace in with_namespace)
+            goes_with = isinstance(policy, Policy) and policy.namespace in ending and known
+            if goes_with or any(_selects(policy, left) for left in self._left.values()):
                 yield key, policy
 
 
-def _with_mode(policy: Policy, namespace: Namespace | None) -> Policy:
+def _with_mode(policy: AnyPolicy, namespaces: Mapping[str, Namespace]) -> AnyPolicy:
     """The policy with what its namespace says of it, which may go with it."""
+    namespace = namespaces.get(policy.namespace) if isinstance(policy, Policy) else None
     return replace(policy, mode=namespace.mode) if namespace and namespace.mode and not policy.mode else policy
 
 
 def _leaving(
-    changes: Changes, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
+    changes: Changes, world: World, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
 ) -> Iterator[Left]:
     """The pods that leave interfaces behind, for all that their manifests say."""
     before, here = places
@@ -210,7 +216,8 @@ def _leaving(
             continue
         links = _links(place, view)
         if links:
-            yield Left(old, place.addresses, links)
+            space, _ = changes.namespaces.get(old.namespace, (None, None))
+            yield Left(old, space or world.namespace(old.namespace), place.addresses, links)
 
 
 def _is_still(old: Pod, new: Pod | None, here: Mapping[str, Endpoint]) -> bool:
@@ -228,7 +235,7 @@ def _heirs(gone: Iterable[Gone], here: Mapping[str, Endpoint]) -> Iterator[tuple
 
 def _with_namespace(changes: Changes, world: World) -> frozenset[str]:
     """Namespaces of which policies went, and which are being deleted or whose objects went in the same change."""
-    lost = {old.namespace for old, new in changes.policies.values() if old is not None and new is None}
+    lost = {old.namespace for old, new in changes.policies.values() if isinstance(old, Policy) and new is None}
     return frozenset(
         name for name in lost if _is_ending(world, name) and (name in world.namespaces or name in changes.namespaces)
     )
@@ -252,5 +259,8 @@ def _claims(world: World, key: str, address: str) -> bool:
     return pod is not None and pod.takes_part and address in pod.addresses
 
 
-def _selects(policy: Policy, pod: Pod) -> bool:
+def _selects(policy: AnyPolicy, left: Left) -> bool:
+    pod = left.pod
+    if isinstance(policy, ClusterPolicy):
+        return selects(policy, pod, left.namespace) is not None
     return policy.namespace == pod.namespace and (pod.quarantined or matches(policy.selector, pod.labels))

@@ -36,7 +36,7 @@ from netpold.rules.count import Count, Isolated
 from netpold.rules.counted import RULES_PREFIX, PodChains, rules_chain
 from netpold.rules.ends import MOST_SIMILAR
 from netpold.rules.plan import Installed
-from netpold.rules.ruleset import FAMILIES, InSet, Origin
+from netpold.rules.ruleset import FAMILIES, InSet, Origin, origin
 
 STEP = 200  # rows between two pauses
 MOST_NAMED = 100  # pods, of one policy or peer
@@ -168,12 +168,12 @@ def _tier(policy: AnyPolicy) -> Json:
 def counted(facts: Facts, held: Held, tally: Tally, at: float) -> Question[Json]:
     """By policy rule, by policy and by pod; `at`: when that was, in seconds of some clock that only goes on."""
     rules: list[Json] = []
-    for number, (origin, count) in enumerate(sorted(tally.rules.items(), key=_by_origin)):
-        policy = facts.world.policies.get(origin.policy)
-        found = (policy.rules(origin.direction) if policy else None) or ()
-        rule = found[origin.index] if origin.index < len(found) else None
+    for number, (each, count) in enumerate(sorted(tally.rules.items(), key=_by_origin)):
+        policy = facts.world.policies.get(each.policy)
+        found = (policy.rules(each.direction) if policy else None) or ()
+        rule = found[each.index] if each.index < len(found) else None
         where = (rule and rule.position) or (policy.position if policy else None)
-        of = {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index}
+        of = {"policy": each.policy, "direction": str(each.direction), "rule": each.index, "action": str(each.action)}
         rules.append({**of, **_place(where), "passed": _count(count)})
         if number % STEP == 0:
             yield
@@ -209,7 +209,6 @@ def _rules(facts: Facts, tally: Tally, policy: AnyPolicy, direction: Direction) 
     namespace = policy.namespace if isinstance(policy, Policy) else ""
     rules: Sequence[PolicyRule | TierRule] = policy.rules(direction) or ()
     for number, rule in enumerate(rules):
-        origin = Origin(policy.key, direction, number)
         yield {
             "policy": policy.key,
             "rule": number,
@@ -218,7 +217,7 @@ def _rules(facts: Facts, tally: Tally, policy: AnyPolicy, direction: Direction) 
             "peers": peers_text(rule, direction, namespace),
             "ports": ports_text(rule),
             "peer_pods": _peer_pods(facts, policy, rule),
-            "passed": _count(tally.rules.get(origin)),
+            "passed": _count(tally.rules.get(origin(policy, direction, number))),
         }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold.policy.canonical import read_back, written
-from netpold.policy.model import AnyPolicy, ClusterPolicy, Pod, Policy, Position
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Pod, Policy, Position
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SO_NETNS_COOKIE = 71  # since Linux 5.14; another one for each network namespace, until the next boot
@@ -27,9 +27,10 @@ _NOWHERE = Position("", 1)
 @dataclass(frozen=True, slots=True)
 class Left:
     """A pod that has left interfaces behind, or would if its manifest went: `links` are their indexes by name.
-    `closed`: its address is another's."""
+    `namespace`: its own, as it was then.  `closed`: its address is another's."""
 
     pod: Pod
+    namespace: Namespace
     addresses: tuple[str, ...]
     links: Mapping[str, int]
     closed: bool = False
@@ -58,7 +59,13 @@ def remains_line(remains: Remains) -> str:
             "boot": _boot(),
             "network": _network(),
             "pods": [
-                {"addresses": each.addresses, "links": dict(each.links), "closed": each.closed, **_packed(each.pod)}
+                {
+                    "addresses": each.addresses,
+                    "links": dict(each.links),
+                    "closed": each.closed,
+                    "namespace": _packed(each.namespace),
+                    **_packed(each.pod),
+                }
                 for each in remains.pods
             ],
             "policies": [_packed(each) for each in remains.policies],
@@ -74,12 +81,12 @@ def read_remains(line: str) -> Remains:
         if found["boot"] != _boot() or found["network"] != _network():
             return NO_REMAINS
         policies = [_unpacked(each) for each in found["policies"]]
-        pods = [(_unpacked(each), each) for each in found["pods"]]
+        pods = [(_unpacked(each), _unpacked(each["namespace"]), each) for each in found["pods"]]
         return Remains(
             tuple(
-                Left(pod, tuple(each["addresses"]), dict(each["links"]), each["closed"])
-                for pod, each in pods
-                if isinstance(pod, Pod) and each["links"]
+                Left(pod, namespace, tuple(each["addresses"]), dict(each["links"]), each["closed"])
+                for pod, namespace, each in pods
+                if isinstance(pod, Pod) and isinstance(namespace, Namespace) and each["links"]
             ),
             tuple(each for each in policies if isinstance(each, Policy | ClusterPolicy)),
             frozenset(found["ending"]),
@@ -88,7 +95,7 @@ def read_remains(line: str) -> Remains:
         return NO_REMAINS
 
 
-def _packed(each: Pod | AnyPolicy) -> dict[str, Any]:
+def _packed(each: Pod | Namespace | AnyPolicy) -> dict[str, Any]:
     place = each.position or _NOWHERE
     where = [place.file, place.line, place.column]
     return {"manifest": written(each), "position": where, "quarantined": each.quarantined}

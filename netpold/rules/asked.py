@@ -31,8 +31,8 @@ def pods(
 
 
 def ports(world: World, keys: Iterable[str]) -> list[tuple[str, int | None]]:
-    """The ports that the named container ports of these pods and the policies of their namespaces, or of all, speak of (of ranges
-    the first); of more than MOST_PORTS those that are named most often.  Sorted by number."""
+    """The ports that the named container ports of these pods and the policies of their namespaces, or of all, speak of
+    (of ranges the first); of more than MOST_PORTS those that are named most often.  Sorted by number."""
     chosen = [world.pods[key] for key in keys]
     namespaces = {pod.namespace for pod in chosen}
     found: Counter[tuple[str, int]] = Counter((port.protocol, port.port) for pod in chosen for port in pod.ports)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import replace
 from typing import NamedTuple
 
 from netpold.policy.groups import Group, NodeGroup, PodGroup
@@ -20,7 +19,6 @@ from netpold.policy.model import (
     EVERYTHING,
     Action,
     AnyPolicy,
-    ClusterPolicy,
     ContainerPort,
     Direction,
     Family,
@@ -39,12 +37,12 @@ from netpold.rules.ruleset import (
     InSet,
     Larger,
     Match,
-    Origin,
     Ports,
     Proto,
     Rule,
     Side,
     Target,
+    origin,
     sets_used,
 )
 from netpold.rules.sets import Sets
@@ -121,15 +119,13 @@ def _kernel_rules(
     """The kernel rules of one policy in one direction; `ports`: the named ports of the pod that it is about."""
     entries: Iterable[PolicyRule | TierRule] = policy.rules(direction) or ()
     for number, rule in enumerate(entries):
-        origin = Origin(policy.key, direction, number)
-        if isinstance(policy, ClusterPolicy) and isinstance(rule, TierRule):
-            origin = replace(origin, tier=policy.tier, action=rule.action)
-        target = targets.of(origin.action)
+        came_from = origin(policy, direction, number)
+        target = targets.of(came_from.action)
         if target is None:
             continue
-        comment = str(origin)[-COMMENT_LIMIT:]
-        for matches in _combinations(_Subject(policy, rule, origin.action), direction, ports, family, sets):
-            yield Rule(matches, target, comment, origin)
+        comment = str(came_from)[-COMMENT_LIMIT:]
+        for matches in _combinations(_Subject(policy, rule, came_from.action), direction, ports, family, sets):
+            yield Rule(matches, target, comment, came_from)
 
 
 def _uses_named_ports(policy: AnyPolicy) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from netpold.policy.model import Action, Direction, Family, Tier
+from netpold.policy.model import Action, AnyPolicy, ClusterPolicy, Direction, Family, Tier
 
 Side = Literal["src", "dst"]
 
@@ -218,6 +218,13 @@ class Origin:
     def __str__(self) -> str:
         where = f"{self.policy} {self.direction}[{self.index}]"
         return f"{self.tier} {where} {self.action}" if self.tier else where
+
+
+def origin(policy: AnyPolicy, direction: Direction, index: int) -> Origin:
+    """Of a rule that the policy has."""
+    if isinstance(policy, ClusterPolicy):
+        return Origin(policy.key, direction, index, policy.tier, policy.rules(direction)[index].action)
+    return Origin(policy.key, direction, index)
 
 
 @dataclass(frozen=True, slots=True)
