@@ -78,7 +78,10 @@ def _is_said(found: Object, manifest: bytes, quarantined: bool) -> bool:
     refuses: then what becomes of it has to be what was written."""
     if not found.quarantined:
         return True
-    return quarantined and isinstance(found, ClusterPolicy) and _tree(found) == json.loads(manifest)
+    try:
+        return quarantined and isinstance(found, ClusterPolicy) and _tree(found) == json.loads(manifest)
+    except ValueError:  # no JSON: `written` did not write it
+        return False
 
 
 def _placed(rules: tuple[_Rule, ...], position: Position) -> tuple[_Rule, ...]:

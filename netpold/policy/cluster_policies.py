@@ -17,7 +17,7 @@ from netpold.policy.fields import Fields, nearest
 from netpold.policy.metadata import cluster_metadata, made_up_name, mode
 from netpold.policy.model import EVERYTHING, ClusterPolicy, Direction, PodPeer, Tier
 from netpold.policy.selectors import beside, selector
-from netpold.policy.tree import Map, Node, Scalar, Seq, Unread, is_null, shown
+from netpold.policy.tree import Map, Scalar, Seq, Unread, is_null, is_sure, shown
 from netpold.policy.whole import only_field, whole_map
 
 EVERY_POD = PodPeer(EVERYTHING, EVERYTHING)
@@ -99,7 +99,7 @@ def _spec(fields: Fields, root: Map, form: Form) -> _Spec:
     fields.known(spec, frozenset(names), {**_hints(form), **misplaced})
     rules = {each: tier_rules(fields, spec, each, form) for each in Direction}
     for each in Direction:
-        if each not in spec and _may_have(spec, each, names):
+        if each not in spec and (not is_sure(root, "spec") or _may_have(spec, each, names)):
             rules[each] = CLOSED
     subject = EVERY_POD if misplaced else _subject(fields, spec, form)
     return _tier(fields, spec) if form.tier is None else form.tier, _priority(fields, spec, form), subject, rules
@@ -116,8 +116,6 @@ def _hints(form: Form) -> dict[str, str]:
 
 def _may_have(spec: Map, direction: Direction, names: set[str]) -> bool:
     """Whether the rules of a direction, which is not there, may be there under another name, or further down."""
-    if not spec.whole:
-        return True
     for key, node in spec.items():
         if key in names or not isinstance(node, Seq | Unread):
             continue
@@ -164,13 +162,12 @@ def _subject(fields: Fields, spec: Map, form: Form) -> PodPeer:
     if "subject" not in spec:
         fields.missing(spec, "subject", "write `subject:`; `subject: {namespaces: {}}` is about all pods")
         return EVERY_POD
-    node: Node = spec["subject"]
-    found = whole_map(fields, node, _SUBJECT_CURE)
+    found = whole_map(fields, spec["subject"], _SUBJECT_CURE)
     if found is None:
         return EVERY_POD
     misplaced = beside(found, _SUBJECT)
     known = fields.known(found, _SUBJECT, {**_SUBJECT_HINTS, **misplaced})
-    if not found.whole:
+    if not is_sure(spec, "subject"):
         return EVERY_POD
     match only_field(fields, found, "`subject`", _SUBJECT, known):
         case "namespaces":

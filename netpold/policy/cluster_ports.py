@@ -76,9 +76,10 @@ def _new(fields: Fields, node: Node) -> tuple[PolicyPort, ...]:
         return ()
     hints = {name: f"write it below `destinationPort:`, as `{name}:`" for name in _PORT}
     hints |= {"port": "write `destinationPort: {number: ...}`"}
-    fields.known(below, frozenset({"destinationPort"}), hints)
-    if "destinationPort" not in below:
+    known = fields.known(below, frozenset({"destinationPort"}), hints)
+    if known and "destinationPort" not in below:
         fields.missing(below, "destinationPort", _DESTINATION_CURE)
+    if "destinationPort" not in below:
         return ()
     return _destination(fields, below["destinationPort"], _PROTOCOLS[which])
 

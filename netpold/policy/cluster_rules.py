@@ -19,7 +19,7 @@ from netpold.policy.lists import entries
 from netpold.policy.model import EVERYTHING, Action, Direction, IPBlock, NodePeer, PodPeer, TierPeer, TierRule
 from netpold.policy.policy_rules import PEERS
 from netpold.policy.selectors import beside, selector
-from netpold.policy.tree import Map, Node, Scalar, Seq, is_null, shown
+from netpold.policy.tree import Map, Node, Scalar, Seq, is_null, is_sure, shown
 from netpold.policy.whole import at_most, only_field, whole_list, whole_map
 
 _IN_CLUSTER = frozenset({"namespaces", "pods"})
@@ -78,7 +78,7 @@ def tier_rules(fields: Fields, spec: Map, direction: Direction, form: Form) -> R
     rules = [_rule(fields, entry, direction, form) for entry in found]
     denials = [_closed(rule, right) for rule, right in rules if not right or rule.action is Action.DENY]
     denials = [rule for rule in denials if rule.action is Action.DENY]
-    if not found.whole:
+    if not is_sure(spec, direction):
         denials.append(deny_all())
     return Rules(tuple([rule for rule, _ in rules]), tuple(denials))
 
