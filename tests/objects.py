@@ -425,10 +425,15 @@ def _tier_rule(written: Object, far_end: str) -> TierRule:
     ports = written.get("protocols") or written.get("ports")
     return TierRule(
         action=Action("Accept" if written["action"] == "Allow" else written["action"]),
-        peers=tuple(peer for entry in written[far_end] for peer in _tier_peers(entry)),
+        peers=_once(peer for entry in written[far_end] for peer in _tier_peers(entry)),
         ports=tuple(port for entry in ports for port in _tier_ports(entry)) if ports else None,
         name=written.get("name", ""),
     )
+
+
+def _once(several: Iterable[TierPeer]) -> tuple[TierPeer, ...]:
+    """What is written twice counts once."""
+    return tuple(dict.fromkeys(several))
 
 
 def _tier_peers(written: Object) -> list[TierPeer]:

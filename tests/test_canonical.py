@@ -34,7 +34,7 @@ def again(each: Object) -> Object | None:
 
 
 def objects(world: World) -> list[Object]:
-    return [*world.pods.values(), *world.namespaces.values(), *world.policies.values()]
+    return [*world.pods.values(), *world.namespaces.values(), *world.nodes.values(), *world.policies.values()]
 
 
 @given(worlds(EVERYTHING_GOES))

@@ -15,6 +15,21 @@ from netpold.policy.manifest import parse
 from tests.test_manifest_fuzz import LIST, POD, POLICY, damaged
 
 FILE = "a.yaml"
+CLUSTER_POLICY = b"""\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata:
+  name: p
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {matchLabels: {team: a}}}
+  ingress:
+  - {name: a rule, action: Accept, from: [{pods: {podSelector: {}}}], protocols: [{destinationNamedPort: web}]}
+  egress:
+  - action: Deny
+    to: [{networks: [10.0.0.0/8, "fd00::/8"]}, {nodes: {matchLabels: {role: api}}}, {namespaces: {}}]
+"""
 CHUNKS = (
     POLICY,
     POD,
@@ -23,6 +38,11 @@ CHUNKS = (
     POD.replace(b"  name: web-1", b"  name: web-1\n  name: web-2"),  # a fault that names a line
     POD.replace(b"fd00::3", b"FD00::3"),  # a warning
     b"apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {kubernetes.io/metadata.name: other}}\n",
+    CLUSTER_POLICY,
+    CLUSTER_POLICY.replace(b"  name: p\n", b""),
+    CLUSTER_POLICY.replace(b"Admin\n", b"admin\n"),  # it is closed
+    CLUSTER_POLICY.replace(b"v1alpha2", b"v1alpha1").replace(b"Cluster", b"Admin"),
+    b"apiVersion: v1\nkind: Node\nmetadata: {name: m}\nstatus: {addresses: [{type: InternalIP, address: 10.0.0.1}]}\n",
     b"apiVersion: apps/v1\nkind: Deployment\n",
     b"kind: [\n",
     b"# nothing\n",

@@ -91,7 +91,7 @@ def kind_of(change: Change) -> Kind:
 
 def cause_place(found: Diff, cause: Cause) -> tuple[Side, Position | None]:
     """The side that a cause is of, and where its rule is written there, or else its policy."""
-    side = found.new if cause.does in ("allows", "isolates") else found.old
+    side = found.new if cause.does in ("allows", "isolates", "denies", "passes") else found.old
     policy = side.index.world.policies[cause.policy]
     rules = policy.rules(cause.direction) or ()
     rule = rules[cause.rule] if cause.rule >= 0 else None

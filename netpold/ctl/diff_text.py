@@ -42,6 +42,10 @@ def _cause(found: Diff, causes: list[Cause]) -> str:
             does = "allows it"
         case "allowed":
             does = "allowed it before"
+        case "denies" | "passes":
+            does = f"{first.does} it now"
+        case "denied" | "passed":
+            does = f"{first.does} it before"
         case "isolates":
             does = f"isolates for {directions} now"
         case "isolated":

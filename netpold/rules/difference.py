@@ -18,21 +18,31 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, Family, IPBlock, Mode
+from netpold.policy.model import Action, Direction, Family, IPBlock, Mode
 from netpold.rules.judged import Judged, Judges
 from netpold.rules.pieces import Pieces, Said, ends, ones
-from netpold.rules.ruleset import FAMILIES
+from netpold.rules.ruleset import FAMILIES, Origin
 from netpold.rules.services import Services, Span
+
+Does = Literal["allows", "isolates", "denies", "passes", "allowed", "isolated", "denied", "passed"]
+_DOES: Mapping[tuple[Action, bool], Does] = {
+    (Action.ACCEPT, True): "allows",
+    (Action.DENY, True): "denies",
+    (Action.PASS, True): "passes",
+    (Action.ACCEPT, False): "allowed",
+    (Action.DENY, False): "denied",
+    (Action.PASS, False): "passed",
+}
 
 
 class Cause(NamedTuple):
-    """Why a verdict is another one: what a policy does now (`allows`, `isolates`), or did before (`allowed`,
-    `isolated`).  `rule`: its index in that direction, -1 where the policy as a whole is meant."""
+    """Why a verdict is another one: what a policy does now (`allows`, `isolates`, `denies`, `passes`), or did before.
+    `rule`: its index in that direction, -1 where the policy as a whole is meant."""
 
     policy: str
     direction: Direction
     rule: int
-    does: Literal["allows", "isolates", "allowed", "isolated"]
+    does: Does
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +169,7 @@ class _Comparison:
     def __init__(self, pieces: Pieces, services: Services) -> None:
         self._pieces = pieces
         self._everything = services.everything
-        self._rules: dict[tuple[int, int, int], _Causes] = {}
+        self._rules: dict[tuple[int, int, int], set[Origin]] = {}
         self._isolation: dict[tuple[Direction, int], _Causes] = {}
 
     def into(self, found: dict[_Same, dict[Family, _Shape]]) -> None:
@@ -205,24 +215,37 @@ class _Comparison:
         rules = isolation = _NONE
         if side.before is None or side.after is None:
             return rules, isolation
-        if opens and side.after.rules:
-            rules |= self._allowing(side.after, peers & part.ends, opens, now=True)
-        elif opens:
-            isolation |= self._isolating(side.direction, side.before, now=False)
-        if closes and side.before.rules:
-            rules |= self._allowing(side.before, peers & part.ends, closes, now=False)
-        elif closes:
-            isolation |= self._isolating(side.direction, side.after, now=True)
+        if opens:
+            rules |= self._because(side, peers & part.ends, opens, now=True)
+            if not side.after.isolating:
+                isolation |= self._isolating(side.direction, side.before, now=False)
+        if closes:
+            rules |= self._because(side, peers & part.ends, closes, now=False)
+            if not side.before.isolating:
+                isolation |= self._isolating(side.direction, side.after, now=True)
         return rules, isolation
 
-    def _allowing(self, judges: Judges, peers: int, services: int, *, now: bool) -> _Causes:
+    def _because(self, side: _Side, peers: int, services: int, *, now: bool) -> _Causes:
+        """The rules that allow now (`now`) or allowed before; and of those that decide otherwise, or leave it to
+        others, what is another one."""
+        assert side.before is not None and side.after is not None
+        before, after = (self._about(judges, peers, services, now=which) for which, judges in
+                         ((False, side.before), (True, side.after)))  # fmt: skip
+        allowing = {each for each in (after if now else before) if each.action is Action.ACCEPT}
+        gone, come = before - after, after - before
+        denying = {each for each in (gone if now else come) if each.action is Action.DENY}
+        found = {(each, now) for each in allowing} | {(each, not now) for each in denying}
+        found |= {(each, which) for which, some in ((False, gone), (True, come)) for each in some
+                  if each.action is Action.PASS}  # fmt: skip
+        return frozenset(
+            Cause(each.policy, each.direction, each.index, _DOES[each.action, which]) for each, which in found
+        )
+
+    def _about(self, judges: Judges, peers: int, services: int, *, now: bool) -> set[Origin]:
         key = id(judges), peers, services
         found = self._rules.get(key)
         if found is None:
-            origins = self._pieces.allowing(int(now), judges, peers, services)
-            does: Literal["allows", "allowed"] = "allows" if now else "allowed"
-            found = frozenset(Cause(each.policy, each.direction, each.index, does) for each in origins)
-            self._rules[key] = found
+            found = self._rules[key] = self._pieces.about(int(now), judges, peers, services)
         return found
 
     def _isolating(self, direction: Direction, judges: Judges, *, now: bool) -> _Causes:

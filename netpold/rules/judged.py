@@ -1,6 +1,6 @@
 """What one world says of each pod, before it is asked about any pair: the kernel rules of all that judge it.
 
-The rules are those that the compiler makes for the policies that isolate the pod (peers.py); few pods have rules that
+The rules are those that the compiler makes for the policies that judge the pod (peers.py); few pods have rules that
 no other has, so they are kept once for all that have the same.  An address that several pods claim is judged by all of
 them.
 """
@@ -9,31 +9,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from netpold.policy.classes import Isolations
 from netpold.policy.index import Index, Isolation
-from netpold.policy.model import ContainerPort, Direction, Family, Mode, Pod
+from netpold.policy.model import AnyPolicy, ClusterPolicy, ContainerPort, Direction, Family, Mode, Pod
 from netpold.rules.audit import is_audited
-from netpold.rules.peers import PolicyRules
+from netpold.rules.peers import PolicyRules, Targets
 from netpold.rules.ruleset import IPSet, Rule, sets_used
 from netpold.rules.sets import Sets
 
 
+class Judge(NamedTuple):
+    """One who judges, in this order: the rules of the Admin tier, in order; those of the NetworkPolicies, each of which
+    allows, and if they `isolate` nothing else is allowed; the rules of the Baseline tier, in order.  What a rule does
+    is its origin's action."""
+
+    admin: tuple[Rule, ...]
+    policies: tuple[Rule, ...]
+    isolate: bool
+    baseline: tuple[Rule, ...]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return self.admin + self.policies + self.baseline
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Judges:
-    """Who judges a pod in a direction: for each of them the rules that allow; with none, everything is allowed.
+    """Who judges a pod in a direction, all of whom have to allow; with none, everything is allowed.
 
-    `isolating`: the keys of their policies.  `own`: addresses with which all is free, where these are not
-    the pod's alone.  Compared by identity: there is one value for all pods that it is the same for.
+    `isolating`: the keys of the NetworkPolicies that isolate it.  `own`: addresses with which all is free, where these
+    are not the pod's alone.  Compared by identity: there is one value for all pods that it is the same for.
     """
 
-    rules: tuple[tuple[Rule, ...], ...]
+    judges: tuple[Judge, ...]
     isolating: tuple[str, ...]
     own: frozenset[str]
 
 
 _Key = tuple[Direction, Family, tuple[tuple[tuple[str, ...], bool, tuple[ContainerPort, ...]], ...], frozenset[str]]
 _FREE = Isolation(())
+_ALL = Targets("RETURN", "DROP", "RETURN")
+_DENY_ALONE = Targets(None, "DROP", None)
 _NO_PORTS: tuple[ContainerPort, ...] = ()
 
 
@@ -46,7 +64,7 @@ class Judged:
         self._sets = Sets(index)
         self._rules = PolicyRules(self._sets)
         self._isolations = Isolations(index)
-        self._enforced: dict[int, bool] = {}  # by isolation
+        self._enforced: dict[int, Isolation] = {}  # by isolation
         self._known: dict[_Key, Judges] = {}
         self._by_rules: dict[object, Judges] = {}
         self._seen: dict[object, Judges] = {}  # the same, by the isolations themselves: these are kept as long
@@ -78,19 +96,24 @@ class Judged:
         key = (direction, family, tuple([self._key(each, isolation, direction) for each, isolation in isolated]), own)
         found = self._known.get(key)
         if found is None:
-            isolating = tuple(dict.fromkeys(policy.key for _, each in isolated for policy in each.policies))
-            rules = tuple(tuple(self._allowing(each, isolation, direction, family)) for each, isolation in isolated)
+            isolating = tuple(
+                dict.fromkeys(policy.key for _, each in isolated for policy in each.policies if self._holds(policy))
+            )
+            judges = tuple(self._judge(each, isolation, direction, family) for each, isolation in isolated)
             # pods with other ports have the same rules where these name none
-            same = isolating, own, tuple([tuple(map(id, each)) for each in rules])
-            found = self._known[key] = self._by_rules.setdefault(same, Judges(rules, isolating, own))
+            alike = [
+                (*(tuple(map(id, rules)) for rules in each[:2]), *each[2:3], tuple(map(id, each[3]))) for each in judges
+            ]
+            same = isolating, own, tuple(alike)
+            found = self._known[key] = self._by_rules.setdefault(same, Judges(judges, isolating, own))
         return found
 
     def rules(self) -> Iterator[Rule]:
         """All rules of those that were asked about, each once."""
         found: dict[int, Rule] = {}
         for each in self._known.values():
-            for rules in each.rules:
-                found.update(zip(map(id, rules), rules, strict=True))
+            for judge in each.judges:
+                found.update((id(rule), rule) for rule in judge.rules)
         yield from found.values()
 
     def own(self) -> frozenset[str]:
@@ -112,25 +135,56 @@ class Judged:
         return bool(contested) and any(address in contested for pod in pods for address in pod.addresses)
 
     def _isolation(self, pod: Pod, direction: Direction) -> Isolation:
-        """What holds for a pod; nothing where all that isolates it is in audit mode."""
+        """What holds for a pod; nothing where all that judges it is in audit mode."""
         found = self._isolations.of(pod, direction)
         if not found:
             return found
         enforced = self._enforced.get(id(found))
         if enforced is None:
-            world = self.index.world
-            enforced = not all(is_audited(policy, world, self._mode) for policy in found.policies)
+            enforced = found if any(self._holds(policy) for policy in found.all) else _FREE
             self._enforced[id(found)] = enforced
-        return found if enforced else _FREE
+        return enforced
+
+    def _holds(self, policy: AnyPolicy) -> bool:
+        """Whether it is enforced, and not only audited."""
+        return not is_audited(policy, self.index.world, self._mode)
 
     def _key(
         self, pod: Pod, isolation: Isolation, direction: Direction
     ) -> tuple[tuple[str, ...], bool, tuple[ContainerPort, ...]]:
         ports = pod.ports if direction is Direction.INGRESS else _NO_PORTS
-        return tuple([policy.key for policy in isolation.policies]), isolation.grants, ports
+        keys = tuple([policy.key for policy in isolation.all])
+        return keys, isolation.grants, ports
+
+    def _judge(self, pod: Pod, isolation: Isolation, direction: Direction, family: Family) -> Judge:
+        isolate = any(map(self._holds, isolation.policies))
+        return Judge(
+            self._tier(isolation.admin, pod, isolation, direction, family),
+            tuple(self._allowing(pod, isolation, direction, family)),
+            isolate,
+            () if isolate else self._tier(isolation.baseline, pod, isolation, direction, family),
+        )
 
     def _allowing(self, pod: Pod, isolation: Isolation, direction: Direction, family: Family) -> Iterable[Rule]:
         if isolation.grants:
             for policy in isolation.policies:
                 if not policy.quarantined:
                     yield from self._rules.of(policy, direction, pod.ports, family)
+
+    def _tier(
+        self,
+        policies: Iterable[ClusterPolicy],
+        pod: Pod,
+        isolation: Isolation,
+        direction: Direction,
+        family: Family,
+    ) -> tuple[Rule, ...]:
+        rules: list[Rule] = []
+        ports = pod.ports if isolation.grants else None
+        for policy in policies:
+            sure = isolation.grants and policy.key not in isolation.denying and not policy.quarantined
+            targets = _ALL if sure else _DENY_ALONE
+            if not self._holds(policy):
+                targets = targets._replace(deny=None)
+            rules += self._rules.of(policy, direction, ports, family, targets)
+        return tuple(rules)

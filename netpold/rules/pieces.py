@@ -1,8 +1,9 @@
 """The ends of all pairs as bits, and what each pod's rules say of them: the same pieces for two worlds.
 
 An end is a class of pods (difference.py says which pods are one), or a piece of the address space outside of them.
-Each of a pod's rules allows some services from or to some ends; so what they say together is a partition: for each
-number of services, the ends for which it is what is allowed.
+Each of a pod's rules is about some services from or to some ends; so what they say together is a partition: for each
+number of services, the ends for which it is what is allowed.  Rules of tiers, of which the first that matches counts,
+are put upon what comes after the tier from the last to the first.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Iterable, Iterator, Set
 from ipaddress import ip_network
 from typing import NamedTuple
 
-from netpold.policy.model import Direction, Family, IPBlock, Network, Pod
-from netpold.rules.judged import Judged, Judges
+from netpold.policy.model import Action, Direction, Family, IPBlock, Network, Pod
+from netpold.rules.judged import Judge, Judged, Judges
 from netpold.rules.ruleset import Address, InSet, IPSet, Origin, Rule
 from netpold.rules.services import Services
 from netpold.rules.space import Space
@@ -76,7 +77,11 @@ class Pieces:
         self.family = family
         self._halves = before, after
         self._services = services
+        self._nodes = _nodes(before, family), _nodes(after, family)
         prefixes = {prefix for half in self._halves for prefix in _prefixes(half, family)}
+        prefixes.update(
+            prefix for number, half in enumerate(self._halves) for prefix in _named(half, self._nodes[number])
+        )
         prefixes.update(each for each in asked if each.version == family)
         unmoved = (was for _, (was, now), _ in ends if was == now)
         self._space = Space(family, prefixes, dict.fromkeys(unmoved))
@@ -177,8 +182,8 @@ class Pieces:
         found = self._said.get((world, id(judges)))
         if found is None:
             found = {self._services.everything: self.everything}
-            for rules in judges.rules:
-                found = _both(found, self._one_says(world, rules))
+            for judge in judges.judges:
+                found = _both(found, self._judge_says(world, judge))
             own = 0
             for address in judges.own:
                 own |= self._at_address.get((world, address), 0)
@@ -187,8 +192,32 @@ class Pieces:
             self._said[world, id(judges)] = found
         return found
 
+    def _judge_says(self, world: int, judge: Judge) -> Said:
+        if judge.isolate:
+            then = self._one_says(world, judge.policies)
+        else:
+            then = self._tier_says(world, judge.baseline, {self._services.everything: self.everything})
+            then = self._tier_says(world, judge.policies, then)
+        return self._tier_says(world, judge.admin, then)
+
+    def _tier_says(self, world: int, rules: tuple[Rule, ...], then: Said) -> Said:
+        """What rules say of which the first that matches counts; `then`: what is said of what none of them matches, or
+        what passes."""
+        said = then
+        for rule in reversed(rules):
+            action = rule.origin.action if rule.origin else Action.ACCEPT
+            for some, services in self._allowed_by(world, rule):
+                if action is Action.ACCEPT:
+                    said = _widened(said, some, services)
+                elif action is Action.DENY:
+                    said = _narrowed(said, some, services)
+                else:
+                    said = _passed(said, some, services, then)
+        return said
+
     def _one_says(self, world: int, rules: tuple[Rule, ...]) -> Said:
-        """What one judge's rules allow.  Most name a few ends, and are looked at end by end; the others one by one."""
+        """What the rules of NetworkPolicies allow.  Most name a few ends, and are looked at end by end; the others one
+        by one."""
         together: dict[int, int] = defaultdict(int)  # by ends, the services
         for rule in rules:
             for some, services in self._allowed_by(world, rule):
@@ -211,8 +240,8 @@ class Pieces:
             said[services] = said.get(services, 0) | some
         return {services: some for services, some in said.items() if some}
 
-    def allowing(self, world: int, judges: Judges, peers: int, services: int) -> set[Origin]:
-        """The policy rules that allow any of these services from or to any of these ends."""
+    def about(self, world: int, judges: Judges, peers: int, services: int) -> set[Origin]:
+        """The policy rules that match any of these services from or to any of these ends."""
         key = world, id(judges)
         if key not in self._origins:
             self._origins[key] = self._sorted_rules(world, judges)
@@ -225,7 +254,7 @@ class Pieces:
     def _sorted_rules(self, world: int, judges: Judges) -> _Origins:
         few: dict[int, list[tuple[int, Origin]]] = defaultdict(list)
         many: list[tuple[int, int, Origin]] = []
-        for rule in (rule for rules in judges.rules for rule in rules):
+        for rule in (rule for judge in judges.judges for rule in judge.rules):
             for some, services in self._allowed_by(world, rule):
                 if rule.origin is None:
                     continue
@@ -237,7 +266,7 @@ class Pieces:
         return few, many
 
     def _allowed_by(self, world: int, rule: Rule) -> list[tuple[int, int]]:
-        """What one rule allows: ends, and services."""
+        """What one rule matches: ends, and services."""
         key = world, id(rule)  # rules live as long as the halves that made them
         found = self._of_rule.get(key)
         if found is None:
@@ -258,7 +287,9 @@ class Pieces:
         ipset = self._halves[world].sets[name]
         if ipset.kind == "hash:net":
             return self._in_pieces(world, self._space.of(_table(ipset)))
-        return self._hold.get((world, name), 0)
+        found = self._hold.get((world, name), 0)
+        nodes = self._nodes[world] & ipset.members
+        return found | (self._in_pieces(world, self._space.of(_hosts(nodes))) & self.outside) if nodes else found
 
     def _in_pieces(self, world: int, pieces: int) -> int:
         found = pieces & self.outside
@@ -277,6 +308,23 @@ def _prefixes(half: Judged, family: Family) -> Iterator[Network]:
         for match in rule.matches:
             if isinstance(match, Address) and (":" in match.network) == (family == 6):
                 yield ip_network(match.network)
+
+
+def _nodes(half: Judged, family: Family) -> frozenset[str]:
+    """The addresses of nodes that are no pod's."""
+    addresses = (address for node in half.index.world.nodes.values() for address in node.addresses)
+    return frozenset(each for each in addresses if (":" in each) == (family == 6) and not half.index.claimants(each))
+
+
+def _named(half: Judged, nodes: Set[str]) -> Iterator[Network]:
+    """The addresses of nodes that rules look for."""
+    yield from _hosts(
+        {each for ipset in half.sets.values() if ipset.kind == "hash:ip" for each in nodes & ipset.members}
+    )
+
+
+def _hosts(addresses: Iterable[str]) -> dict[Network, bool]:
+    return {ip_network(each): True for each in addresses}
 
 
 def _table(ipset: IPSet) -> dict[Network, bool]:
@@ -306,6 +354,31 @@ def _widened(said: Said, some: int, services: int) -> Said:
             where &= ~inside
         if where:
             found[given] = found.get(given, 0) | where
+    return found
+
+
+def _narrowed(said: Said, some: int, services: int) -> Said:
+    """The same, but that these services are not allowed to `some`."""
+    found: Said = {}
+    for given, where in said.items():
+        inside = where & some
+        if inside and given & services:
+            found[given & ~services] = found.get(given & ~services, 0) | inside
+            where &= ~inside
+        if where:
+            found[given] = found.get(given, 0) | where
+    return found
+
+
+def _passed(said: Said, some: int, services: int, then: Said) -> Said:
+    """The same, but that of these services `some` are allowed what `then` says."""
+    found: Said = {given: rest for given, where in said.items() if (rest := where & ~some)}
+    for given, where in said.items():
+        if inside := where & some:
+            for after, there in then.items():
+                if both := inside & there:
+                    now = (given & ~services) | (after & services)
+                    found[now] = found.get(now, 0) | both
     return found
 
 

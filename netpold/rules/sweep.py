@@ -95,6 +95,8 @@ class Sweeper:
                 hit &= self._mask(match, packet)
                 if not hit:
                     break
+            if hit and lets_through(rule):
+                audited |= hit
             if not hit or isinstance(rule.target, Log):
                 continue
             packets &= ~hit
@@ -109,7 +111,6 @@ class Sweeper:
                     dropped, accepted, audited = _add(inner, dropped, accepted, audited)
                 case "RETURN":
                     returned |= hit
-                    audited |= hit if lets_through(rule) else 0
                 case "DROP":
                     dropped |= hit
                 case "ACCEPT":
