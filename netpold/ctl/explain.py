@@ -44,7 +44,7 @@ def text(answer: Json) -> list[str]:
     """The answer's lines for a person."""
     port = ports.show((answer["protocol"], answer["port"]))
     source, destination = _end(answer["source"]), _end(answer["destination"])
-    lines = [f"{word(answer['verdict'])}  {source} -> {destination} {port}"]
+    lines = [f"{word(answer['verdict'])}  {source} -> {destination} {port}{_families(answer)}"]
     for direction in (Direction.EGRESS, Direction.INGRESS):
         judgement = answer[direction]
         audited = paint(", but for audit mode deny", "yellow") if judgement["audit"] else ""
@@ -54,12 +54,30 @@ def text(answer: Json) -> list[str]:
     return lines
 
 
+def _families(answer: Json) -> str:
+    """What is said of the other family, where that is something else."""
+    others = [f"{family}: {verdict}" for family, verdict in answer["families"].items() if verdict != answer["verdict"]]
+    own = "IPv6" if ":" in answer["source"]["address"] else "IPv4"
+    return f" over {own}; {', '.join(others)}" if others else ""
+
+
 def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
     facts = [("because", str(judgement["reason"]))]
+    deciding = judgement["denied_by"] or judgement["allowed_by"]
+    if deciding and deciding["tier"] != "NetworkPolicy":
+        what = f"{deciding['tier']} {deciding['policy']} {deciding['direction']}[{deciding['rule']}]"
+        name = f" {deciding['name']!r}" if deciding["name"] else ""
+        facts.append(("denied by" if judgement["denied_by"] else "allowed by", _located(what + name, deciding)))
+    for each in judgement["tiers"]:
+        if each["action"] == "Pass":
+            what = f"{each['tier']} {each['policy']} {each['direction']}[{each['rule']}] passes it on"
+            facts.append(("on the way", _located(what, each)))
     if judgement["isolating"]:
         facts.append(("isolated by", ", ".join(_located(each["policy"], each) for each in judgement["isolated_at"])))
         rule, miss = judgement["allowed_by"], judgement["nearest_miss"]
-        if rule:
+        if deciding and deciding["tier"] != "NetworkPolicy":
+            pass  # NetworkPolicies were not asked
+        elif rule:
             facts.append(("allowed by", _located(f"{rule['policy']} {rule['direction']}[{rule['rule']}]", rule)))
         elif judgement["verdict"] == "deny" or judgement["audit"]:
             facts.append(("allowed by", "no rule of these policies"))

@@ -20,7 +20,7 @@ from netpold.policy.model import Direction
 from netpold.policy.suggest import Member, Suggestion, Use, suggest_in_steps
 from netpold.rules.audit import is_audited
 from netpold.rules.ends import UnknownEndpoint
-from netpold.rules.explain import explain
+from netpold.rules.explain import Judgement, explain
 from netpold.rules.revoke import Flow
 
 MOST_NAMED = 100  # policies
@@ -45,9 +45,10 @@ def audit(facts: Facts, sums: Sums, flows: Iterable[Flow], since: float) -> Ques
     ):
         times, isolating = found.get(pair, (None, still_open.get(pair, ((), 0))[0]))
         count = still_open[pair][1] if pair in still_open else 0
-        now = _now(facts, pair)
+        judgement = _judged(facts, pair)
+        now = judgement and ("audit" if judgement.audit else judgement.verdict)
         rows.append({**_row(pair, times, isolating), "open_flows": count, "now": now})
-        if now == "audit":
+        if judgement and judgement.audit and not judgement.denied_by:  # no NetworkPolicy allows what a tier denies
             words = _words({"open": count, "audit": times.packets if times else 0})
             uses += [use for use in _uses(pair, words) if use.direction is pair.direction]
         yield
@@ -75,13 +76,14 @@ def _open(facts: Facts, flows: Iterable[Flow]) -> Generator[None, None, dict[Pai
             if judgement.audit:
                 ends = _party(facts, source), _party(facts, peer)
                 pair = Pair("audit", direction, *ends, protocol, port)
-                found[pair] = judgement.isolating, found.get(pair, ((), 0))[1] + count
+                by = (judgement.denied_by.policy,) if judgement.denied_by else judgement.isolating
+                found[pair] = by, found.get(pair, ((), 0))[1] + count
         yield
     return found
 
 
-def _now(facts: Facts, pair: Pair) -> str | None:
-    """What would become of it now: audit, allow or deny; None: that can't be told, as of pods that are gone."""
+def _judged(facts: Facts, pair: Pair) -> Judgement | None:
+    """What would become of it now; None: that can't be told, as of pods that are gone."""
     if pair.protocol not in (*WITH_PORTS, "ICMP"):
         return None
     ends = [each.pod or each.address for each in (pair.source, pair.destination)]
@@ -89,8 +91,7 @@ def _now(facts: Facts, pair: Pair) -> str | None:
         answer = explain(facts.index, facts.ruleset, ends[0], ends[1], pair.protocol, pair.port, home=facts.home)
     except UnknownEndpoint:
         return None
-    judgement = answer.ingress if pair.direction is Direction.INGRESS else answer.egress
-    return "audit" if judgement.audit else judgement.verdict
+    return answer.ingress if pair.direction is Direction.INGRESS else answer.egress
 
 
 def _row(pair: Pair, times: Times | None, isolating: tuple[str, ...]) -> Json:

@@ -97,7 +97,7 @@ class Seen:
             return News(found, self._number, self._number - number - len(found))
 
     def sums(self) -> dict[Pair, tuple[Times, tuple[str, ...]]]:
-        """By pair, and with the policies that isolate, as of the last packet."""
+        """By pair, and with the policies that isolate or deny, as of the last packet."""
         with self._changed:
             return dict(self._sums)
 
@@ -109,7 +109,7 @@ class Seen:
         pair = Pair(sight.verdict, sight.direction, source, destination, sight.protocol, sight.port, sight.icmp_type)
         if pair in self._sums:
             times = self._sums.pop(pair)[0].and_also(times)
-        self._sums[pair] = times, each.isolating
+        self._sums[pair] = times, each.policies
         if len(self._sums) > MOST_SUMS:
             self._sums.popitem(last=False)
             self.forgotten += 1
@@ -140,5 +140,6 @@ def _event(number: int, each: Described, times: Times, names: Mapping[int, str])
         "judged": each.judged and each.judged.key,
         "isolating": list(each.isolating),
         "nearest_miss": each.miss,
+        "denied_by": each.denied_by,
         "allowed_by": list(each.allowed_by),
     }

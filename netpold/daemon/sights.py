@@ -67,7 +67,8 @@ class Sight:
 @dataclass(frozen=True, slots=True)
 class Described:
     """A sight with what the model says of it.  `source`, `destination`: the pods, where each is one; `judged`: the one
-    of which policies judge it.  `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`: as in JSON."""
+    of which policies judge it.  `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`, `denied_by` (the
+    rule of a tier): as in JSON."""
 
     sight: Sight
     source: Pod | None
@@ -76,6 +77,12 @@ class Described:
     isolating: tuple[str, ...] = ()
     miss: Json | None = None
     allowed_by: tuple[Json, ...] = ()
+    denied_by: Json | None = None
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The keys of those that drop it, or would."""
+        return (self.denied_by["policy"],) if self.denied_by else self.isolating
 
 
 def of_packet(logged: Logged) -> Sight | None:
@@ -113,10 +120,15 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
         near = _behind(model, names.get(sight.incoming if sight.direction is Direction.EGRESS else sight.outgoing))
     if near is None:
         return Described(sight, source, destination)
-    policies = index.isolation(near, sight.direction).policies
+    isolation = index.isolation(near, sight.direction)
+    policies = isolation.policies
     keys = tuple(policy.key for policy in policies)
     miss = None
     is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
+    denied_by = _denied_by(model, sight) if is_known and isolation.tiers else None
+    if denied_by is not None:
+        denied = _origin(denied_by) | _rule_place(index, denied_by)
+        return Described(sight, source, destination, near, keys, denied_by=denied)
     if is_known and not near.quarantined:
         other = Far(far.key if far else there, there, tuple(index.claimants(there)))
         found = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
@@ -125,6 +137,15 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
             place = _place(nearest.position)
             miss = {**_origin(nearest.origin), **place, "but_for": nearest.but_for, "text": nearest.text}
     return Described(sight, source, destination, near, keys, miss)
+
+
+def _denied_by(model: Model, sight: Sight) -> Origin | None:
+    """The rule of a tier that denies it, if one does."""
+    try:
+        answer = explain(model.index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port)
+    except UnknownEndpoint:
+        return None
+    return (answer.egress if sight.direction is Direction.EGRESS else answer.ingress).denied_by
 
 
 def _behind(model: Model, name: str | None) -> Pod | None:
@@ -167,7 +188,13 @@ def _rule_place(index: Index, origin: Origin) -> Json:
 
 
 def _origin(origin: Origin) -> Json:
-    return {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index}
+    return {
+        "policy": origin.policy,
+        "direction": str(origin.direction),
+        "rule": origin.index,
+        "tier": str(origin.tier) if origin.tier else "NetworkPolicy",
+        "action": str(origin.action),
+    }
 
 
 def _place(position: Position | None) -> Json:

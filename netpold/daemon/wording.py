@@ -43,6 +43,9 @@ def reason(event: Json) -> str:
             if rules
             else "no policy isolates the sender for egress, or the receiver for ingress"
         )
+    if event["denied_by"]:
+        rule = event["denied_by"]
+        return f"{rule['tier']} {rule['policy']} {rule['direction']}[{rule['rule']}] denies it"
     near = event["judged"] or event["destination" if event["direction"] == "ingress" else "source"]["address"]
     names = ", ".join(event["isolating"]) or "policies that are gone"
     text = f"{names} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"
