@@ -16,11 +16,21 @@ from typing import TypeVar
 
 from netpold.policy.assemble import may_be_there, place
 from netpold.policy.claims import claim_finding
-from netpold.policy.closed import closed_namespace, closed_pod, closed_policy
+from netpold.policy.closed import closed_any_policy, closed_namespace, closed_node, closed_pod
 from netpold.policy.manifest import Parsed
-from netpold.policy.model import Finding, Namespace, Pod, Policy, Position, World
+from netpold.policy.model import (
+    AnyPolicy,
+    ClusterPolicy,
+    Finding,
+    Namespace,
+    Node,
+    Pod,
+    Position,
+    World,
+    policy_title,
+)
 
-_T = TypeVar("_T", Pod, Namespace, Policy)
+_T = TypeVar("_T", bound=Pod | Namespace | Node | AnyPolicy)
 
 _NOWHERE = Position("", 0)
 
@@ -52,7 +62,8 @@ def assemble(
     """
     pods: list[Pod] = []
     namespaces: list[Namespace] = []
-    policies: list[Policy] = []
+    nodes: list[Node] = []
+    policies: list[AnyPolicy] = []
     findings: list[Finding] = []
     for says in parsed.values():
         findings += says.findings
@@ -61,6 +72,8 @@ def assemble(
                 pods.append(found)
             elif isinstance(found, Namespace):
                 namespaces.append(found)
+            elif isinstance(found, Node):
+                nodes.append(found)
             else:
                 policies.append(found)
     broken = frozenset(file for file, says in parsed.items() if says.truncated)
@@ -68,17 +81,24 @@ def assemble(
     world = World(
         merge.objects("Pod", pods, before.pods, closed_pod),
         merge.objects("Namespace", namespaces, before.namespaces, closed_namespace),
-        merge.objects("NetworkPolicy", policies, before.policies, closed_policy),
+        merge.objects("", policies, before.policies, closed_any_policy),
+        merge.objects("Node", nodes, before.nodes, closed_node),
     )
     findings += _claimed_twice(world.pods.values())
+    findings += _equal_priorities(world.policies)
     findings.sort(key=lambda finding: (finding.position, finding.code, finding.path, finding.fault))
     return Assembled(world, tuple(findings), frozenset(merge.rejected), merge.kept_pods)
 
 
 def _there(good: object, copies: Iterable[object]) -> bool:
-    """Whether a pod's good version says all places that the others say."""
+    """Whether a pod's or node's good version says all places that the others say."""
     places = [{*each.addresses, *each.interfaces} for each in (good, *copies) if isinstance(each, Pod)]
+    places += [{*each.addresses} for each in (good, *copies) if isinstance(each, Node)]
     return not places or set().union(*places[1:]) <= places[0]
+
+
+def _title(kind: str, key: str) -> str:
+    return f"{kind} {key}" if kind else policy_title(key)
 
 
 class _Merge:
@@ -113,7 +133,7 @@ class _Merge:
             several.sort(key=place)
             merged[key] = several[0]
             same = all(each == several[0] for each in several)
-            self._note_copies(f"{kind} {key}", several, same)
+            self._note_copies(_title(kind, key), several, same)
             if not same:
                 merged[key] = close(several)
                 bad.add(key)
@@ -121,7 +141,7 @@ class _Merge:
         for key in bad:
             if key in before and not before[key].quarantined and _there(before[key], copies.get(key, [merged[key]])):
                 merged[key] = before[key]
-        self.rejected.update(f"{kind} {key}" for key in (*bad, *kept))
+        self.rejected.update(_title(kind, key) for key in (*bad, *kept))
         return {**merged, **kept} if kept else merged
 
     def _kept(self, kind: str, merged: Mapping[str, _T], before: Mapping[str, _T]) -> dict[str, _T]:
@@ -130,13 +150,13 @@ class _Merge:
         for key in before.keys() - merged.keys():
             where = before[key].position or _NOWHERE
             files = self._broken
-            if kind == "Pod":
+            if kind in ("Pod", "Node"):
                 files &= self._were_kept.get(key) or self._changed | {where.file}
             if files:
                 found[key] = before[key]
-                self.kept_pods.update({key: files} if kind == "Pod" else {})
+                self.kept_pods.update({key: files} if kind in ("Pod", "Node") else {})
             if files and where.file not in files:
-                note = may_be_there(f"{kind} {key}", where, min(files))
+                note = may_be_there(_title(kind, key), where, min(files))
                 self._findings.append(note)
         return found
 
@@ -151,6 +171,25 @@ class _Merge:
                 fault = f"{subject} is here and, different, in {first}: neither is in force"
                 note = Finding(where, "conflicting-objects", "", fault, "keep one of them", subject)
             self._findings.append(note)
+
+
+def _equal_priorities(policies: Mapping[str, AnyPolicy]) -> list[Finding]:
+    """A finding for each but the first policy, by key, that stands at one place with others."""
+    found: list[Finding] = []
+    firsts: dict[tuple[str, int], ClusterPolicy] = {}
+    for key in sorted(policies):
+        policy = policies[key]
+        if not isinstance(policy, ClusterPolicy) or policy.quarantined:
+            continue
+        first = firsts.setdefault((policy.tier, policy.priority), policy)
+        if first is not policy:
+            fault = (
+                f"{policy_title(first.key)} ({first.position}) has the priority {policy.priority} in the tier "
+                f"{policy.tier}, too; it comes before this one, as its name does"
+            )
+            where, cure = policy.position or _NOWHERE, "give each a priority of its own"
+            found.append(Finding(where, "equal-priority", "spec.priority", fault, cure, policy_title(key), "warning"))
+    return found
 
 
 def _claimed_twice(pods: Iterable[Pod]) -> list[Finding]:

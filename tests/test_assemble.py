@@ -12,8 +12,21 @@ from hypothesis import strategies as st
 
 from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
-from netpold.policy.manifest import Parsed, parse
-from netpold.policy.model import EVERYTHING, NAME_LABEL, Finding, Namespace, Pod, Policy, PolicyRule, World
+from netpold.policy.manifest import Object, Parsed, parse
+from netpold.policy.model import (
+    EVERYTHING,
+    NAME_LABEL,
+    Action,
+    AnyPolicy,
+    ClusterPolicy,
+    Finding,
+    Namespace,
+    Pod,
+    Policy,
+    PolicyRule,
+    World,
+    policy_title,
+)
 from tests.live import Kept
 
 ALL = PolicyRule(None, None)
@@ -35,6 +48,21 @@ def pod(name: str, address: str = "", rest: str = "", labels: str = "{}", namesp
 
 def namespace(name: str, labels: str = "{}") -> str:
     return f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"
+
+
+def tiered(name: str = "p", action: str = "Accept", priority: int = 1) -> str:
+    return (
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+        f"metadata: {{name: {name}}}\nspec: {{tier: Admin, priority: {priority}, subject: {{namespaces: {{}}}}, "
+        f"egress: [{{action: {action}, to: [{{nodes: {{}}}}]}}]}}\n"
+    )
+
+
+def node(address: str, labels: str = "{}") -> str:
+    return (
+        f"apiVersion: v1\nkind: Node\nmetadata: {{name: node, labels: {labels}}}\n"
+        f"status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+    )
 
 
 def together(*texts: str) -> str:
@@ -60,14 +88,15 @@ def of(before: World | None = None, **files: str) -> Assembled:
 
 def _assembled(before: World, files: dict[str, Parsed]) -> Assembled:
     assembly = Assembly()
-    earlier: dict[str, list[Pod | Namespace | Policy]] = {}
-    for kind in (before.pods, before.namespaces, before.policies):
+    earlier: dict[str, list[Object]] = {}
+    for kind in (before.pods, before.namespaces, before.policies, before.nodes):
         for each in kind.values():
             assert each.position is not None
             earlier.setdefault(each.position.file, []).append(each)
     assembly.update({file: Parsed(tuple(each), (), {}, truncated=False) for file, each in earlier.items()})
     assembly.update({**dict.fromkeys(earlier), **files})
-    world = World(dict(assembly.world.pods), dict(assembly.world.namespaces), dict(assembly.world.policies))
+    now = assembly.world
+    world = World(dict(now.pods), dict(now.namespaces), dict(now.policies), dict(now.nodes))
     findings = [*assembly.findings(), *Index(world).claims.findings(world.pods)]
     findings.sort(key=lambda finding: (finding.position, finding.code, finding.path, finding.fault))
     return Assembled(world, tuple(findings), assembly.rejected)
@@ -317,6 +346,8 @@ DOCUMENTS = st.sampled_from(
         policy(), policy(rest="ingress: []"), policy(rest="ingress: {}"), policy("q"), policy("q", "egress: [{}]"),
         pod("x", "10.0.0.1"), pod("x", "10.0.0.2"), pod("x", "10.0.0.1", labels="{a: 1}"), pod("w", "10.0.0.1"),
         namespace("shop"), namespace("shop", "{a: b}"), namespace("shop", "{a: 1}"), "kind: {\n", "",
+        tiered(), tiered(action="Allow"), tiered("q"), tiered("q", "Deny"), tiered("q", "Deny", priority=2),
+        node("10.0.0.1"), node("10.0.0.2"), node("10.0.0.1", "{a: 1}"), node("10.0.0.2", "{a: b}"),
     ]
 )  # fmt: skip
 FILES = st.dictionaries(st.sampled_from("abc"), st.lists(DOCUMENTS, max_size=3).map("---\n".join), max_size=3)
@@ -330,25 +361,28 @@ def test_never_half_a_policy_and_never_a_lost_one(first: dict[str, str], second:
     good = World(
         *(
             {key: each for key, each in kind.items() if not each.quarantined}
-            for kind in (before.world.pods, before.world.namespaces, before.world.policies)
+            for kind in (before.world.pods, before.world.namespaces, before.world.policies, before.world.nodes)
         )
     )
     got = _assembled(good, parsed)
     shuffled = list(parsed.items())
     random.shuffle(shuffled)
     assert _assembled(good, dict(shuffled)) == got
-    written: dict[str, list[Policy]] = {}
+    written: dict[str, list[AnyPolicy]] = {}
     for says in parsed.values():
         for each in says.objects:
-            if isinstance(each, Policy):
+            if isinstance(each, Policy | ClusterPolicy):
                 written.setdefault(each.key, []).append(each)
     for key, found in got.world.policies.items():
         versions = written.get(key, [])
-        if found.quarantined:
+        if found.quarantined and isinstance(found, ClusterPolicy):
+            assert {rule.action for rule in (*found.ingress, *found.egress)} <= {Action.DENY}
+            assert policy_title(key) in got.rejected
+        elif found.quarantined:
             assert found.ingress in ((), None) and found.egress in ((), None)
-            assert f"NetworkPolicy {key}" in got.rejected
+            assert policy_title(key) in got.rejected
         elif versions and all(version == found for version in versions):
-            assert found.key not in {name.split()[1] for name in got.rejected if name.startswith("Net")}
+            assert policy_title(key) not in got.rejected
         else:
             assert found == good.policies[key], "a policy in force is one that is written, or the last good one"
     assert set(written) <= set(got.world.policies)
