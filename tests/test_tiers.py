@@ -57,7 +57,9 @@ def test_the_second_oracle_gives_the_verdicts_of_a_case(case: Case) -> None:
 def objects(number: int) -> list[Object]:
     """A mixture of eight pods on two nodes."""
     nodes = {"near": ("10.99.0.1", "fd99::1"), "far": ("10.99.0.2", "fd99::2"), "away": OUTSIDE[2:]}
-    places = [Place(("near", "far")[n % 2], (f"10.72.{n % 2 + 1}.{n + 2}", f"fd72::{n % 2 + 1}:{n + 2}")) for n in range(8)]
+    places = [
+        Place(("near", "far")[n % 2], (f"10.72.{n % 2 + 1}.{n + 2}", f"fd72::{n % 2 + 1}:{n + 2}")) for n in range(8)
+    ]
     pod, node = ("10.72.2.3/32", "fd72::2:3/128"), ("10.99.0.2/32", "fd99::2/128")
     wide = ("0.0.0.0/0", "::/0", "10.72.0.0/16", "fd72::/16", "10.72.2.0/24", "fd72::2:0/112", "203.0.113.0/24")
     return mixture(number, places, nodes, (*wide, *pod, *node))
