@@ -4,6 +4,7 @@ and how that is told, and what is left of what is refused."""
 
 from __future__ import annotations
 
+import marshal
 import textwrap
 from ipaddress import ip_network
 
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from netpold.policy.assemble import Assembly
 from netpold.policy.canonical import read_back, written
+from netpold.policy.classes import Isolations
+from netpold.policy.codec import Decoder, Encoder
+from netpold.policy.index import Index
 from netpold.policy.manifest import Parsed, parse
 from netpold.policy.model import (
     EVERYTHING,
@@ -31,13 +35,16 @@ from netpold.policy.model import (
     Selector,
     Tier,
     TierRule,
+    World,
     policy_key,
     policy_kind,
     policy_title,
 )
 from netpold.policy.refusals import closed
+from tests.strategies import Shape, worlds
 
 EVERY_POD = PodPeer(EVERYTHING, EVERYTHING)
+TIERED = Shape(tiers=5, policies=4, quarantine=True)
 DENY_ALL = TierRule(Action.DENY, None, None)
 GROUP = "policy.networking.k8s.io"
 
@@ -810,3 +817,24 @@ def test_one_name_in_several_kinds() -> None:
     assert sorted(assembly.world.policies) == ["AdminNetworkPolicy/p", "p"] and not assembly.rejected
     for policy in assembly.world.policies.values():
         assert [policy.rules(direction) for direction in Direction] == [(), ()]
+
+
+@given(worlds(TIERED))
+@settings(max_examples=40, deadline=None)
+def test_pods_that_no_selector_tells_apart_are_isolated_alike(world: World) -> None:
+    index = Index(world)
+    isolations = Isolations(index)
+    for pod in world.pods.values():
+        for direction in Direction:
+            assert isolations.of(pod, direction) == index.isolation(pod, direction)
+
+
+@given(worlds(TIERED))
+@settings(max_examples=40, deadline=None)
+def test_all_that_there_can_be_is_kept_and_cached(world: World) -> None:
+    encoder, decoder = Encoder(), Decoder()
+    for each in (*world.policies.values(), *world.nodes.values()):
+        assert decoder.decode(marshal.loads(marshal.dumps(encoder.encode(each))), "f.yaml") == each
+        found = read_back(written(each).encode(), Position("", 1), each.quarantined)
+        assert found == each and type(found) is type(each)
+        assert written(found) == written(each)
