@@ -28,6 +28,7 @@ from netpold.policy.model import (
     Node,
     NodePeer,
     Operator,
+    Pod,
     PodPeer,
     PolicyPort,
     Position,
@@ -819,18 +820,24 @@ def test_one_name_in_several_kinds() -> None:
         assert [policy.rules(direction) for direction in Direction] == [(), ()]
 
 
-@given(worlds(TIERED))
-@settings(max_examples=40, deadline=None)
-def test_pods_that_no_selector_tells_apart_are_isolated_alike(world: World) -> None:
-    index = Index(world)
-    isolations = Isolations(index)
-    for pod in world.pods.values():
-        for direction in Direction:
-            assert isolations.of(pod, direction) == index.isolation(pod, direction)
+def test_labels_that_only_policies_of_the_cluster_ask_for_tell_pods_apart() -> None:
+    policy = good(
+        policy_of(
+            """\
+            tier: Admin
+            priority: 1
+            subject: {pods: {podSelector: {matchLabels: {a: b}}}}
+            egress: [{action: Deny, to: [{nodes: {}}]}]
+            """
+        )
+    )
+    pods = {each.key: each for each in (Pod("shop", "with", {"a": "b"}), Pod("shop", "without", {}))}
+    isolations = Isolations(Index(World(pods, {}, {policy.key: policy})))
+    assert [isolations.of(pods[key], Direction.EGRESS).admin for key in sorted(pods)] == [(policy,), ()]
 
 
 @given(worlds(TIERED))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_all_that_there_can_be_is_kept_and_cached(world: World) -> None:
     encoder, decoder = Encoder(), Decoder()
     for each in (*world.policies.values(), *world.nodes.values()):
