@@ -147,7 +147,8 @@ def test_a_case(name: str) -> None:
 
 
 def test_cases_have_every_code() -> None:
-    assert {expected[0] for _, expected in CASES.values()} == LINT.keys()
+    # of the others there are cases in test_cluster_lint.py
+    assert {expected[0] for _, expected in CASES.values()} == LINT.keys() - {"rule-hidden", "selects-no-node"}
 
 
 RIGHT = {

@@ -172,15 +172,15 @@ CLUSTER: Mapping[str, Code] = {
 
 LINT: Mapping[str, Code] = {
     "selects-no-pod": Code(
-        "The policy selects no pod of its namespace, so it does nothing.",
-        "Compare its `podSelector` with the pods' labels, or take the policy out.",
+        "The policy selects no pod, so it does nothing.",
+        "Compare its selectors with the pods' labels, or take the policy out.",
     ),
     "peer-selects-no-pod": Code(
-        "No pod has the labels that a peer asks for, so nothing is allowed by it.",
+        "No pod has the labels that a peer asks for, so the peer stands for nobody.",
         "Compare the peer's selectors with the pods' labels, or take the peer out.",
     ),
     "selects-no-namespace": Code(
-        "No namespace has the labels that a `namespaceSelector` asks for. A namespace without a Namespace object has "
+        "No namespace has the labels that a selector asks for. A namespace without a Namespace object has "
         "no label but `kubernetes.io/metadata.name`.",
         "Add the labels to the Namespace object, write the object, or correct the selector.",
     ),
@@ -188,7 +188,7 @@ LINT: Mapping[str, Code] = {
         "The entries of `except` take away all of the block, so it allows nothing.", "Correct `except`, or take it out."
     ),
     "no-such-port": Code(
-        "No container of the pods concerned has a port of that name and protocol, so nothing is allowed by it.",
+        "No container of the pods concerned has a port of that name and protocol, so it matches nothing.",
         "Name the port in the pods' containers, correct the name or its protocol, or write the number.",
     ),
     "port-name-of-block": Code(
@@ -198,6 +198,14 @@ LINT: Mapping[str, Code] = {
     "rule-covered": Code(
         "Whatever the rule allows, another rule allows for the same pods, too.",
         "Take the rule out, or narrow the other one if that is too wide.",
+    ),
+    "rule-hidden": Code(
+        "Whatever a rule of a policy of the cluster matches, one before it matches, too: it never counts.",
+        "Take it out, or put it before that one.",
+    ),
+    "selects-no-node": Code(
+        "No node has the labels that a peer asks for, so the peer stands for nobody.",
+        "Add the Node objects (`kubectl get nodes -o yaml`), or correct the selector.",
     ),
     "dns-forgotten": Code(
         "Pods that may send somewhere can't ask any DNS server: none of their egress rules allows 53/UDP.",

@@ -13,15 +13,19 @@ from netpold.policy.model import (
     Family,
     IPBlock,
     Namespace,
+    NodePeer,
     Operator,
     PodPeer,
     PolicyPort,
     PolicyRule,
     Requirement,
     Selector,
+    TierPeer,
+    TierRule,
 )
 from netpold.policy.selector import matches
 
+_Rule = PolicyRule | TierRule
 Span = tuple[int, int]  # both ends are inside
 
 
@@ -87,9 +91,9 @@ def spans_within(narrow: Sequence[Span], wide: Sequence[Span]) -> bool:
     return all(any(low <= first and last <= high for low, high in wide) for first, last in narrow)
 
 
-def rule_within(narrow: PolicyRule, wide: PolicyRule, namespace: Namespace) -> bool:
-    """Whether `wide` allows all that `narrow` does, both in policies of that namespace, for the same pods and in the
-    same direction."""
+def rule_within(narrow: _Rule, wide: _Rule, namespace: Namespace) -> bool:
+    """Whether `wide` matches all that `narrow` does, both in policies of that namespace, or of the cluster (then it
+    does not matter which), for the same pods and in the same direction."""
     return _ports_within(narrow.ports, wide.ports) and _peers_within(narrow, wide, namespace)
 
 
@@ -108,7 +112,7 @@ def _port_within(port: PolicyPort, wide: tuple[PolicyPort, ...]) -> bool:
     return not isinstance(wanted[0], str) and spans_within([(int(wanted[0]), int(wanted[1]))], spans)
 
 
-def _peers_within(narrow: PolicyRule, wide: PolicyRule, namespace: Namespace) -> bool:
+def _peers_within(narrow: _Rule, wide: _Rule, namespace: Namespace) -> bool:
     if wide.peers is None:
         return True
     if narrow.peers is None:
@@ -120,10 +124,17 @@ def _peers_within(narrow: PolicyRule, wide: PolicyRule, namespace: Namespace) ->
             mine, theirs = (addresses(each, family) for each in blocks)
             if not spans_within(mine, theirs):
                 return False
-    pods = [peer for peer in wide.peers if isinstance(peer, PodPeer)]
     return all(
-        any(_pods_within(peer, each, namespace) for each in pods) for peer in narrow.peers if isinstance(peer, PodPeer)
+        any(_pods_or_nodes_within(peer, each, namespace) for each in wide.peers)
+        for peer in narrow.peers
+        if not isinstance(peer, IPBlock)
     )
+
+
+def _pods_or_nodes_within(narrow: PodPeer | NodePeer, wide: TierPeer, namespace: Namespace) -> bool:
+    if isinstance(narrow, NodePeer):
+        return isinstance(wide, NodePeer) and implies(narrow.nodes, wide.nodes)
+    return isinstance(wide, PodPeer) and _pods_within(narrow, wide, namespace)
 
 
 def _pods_within(narrow: PodPeer, wide: PodPeer, namespace: Namespace) -> bool:
