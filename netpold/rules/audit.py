@@ -14,11 +14,11 @@ the rules behind them.  No namespace says its mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 
 from netpold.policy.changes import Changes
 from netpold.policy.model import Action, AnyPolicy, Direction, Mode, Policy, World
-from netpold.rules.ruleset import COMMENT_LIMIT, Goto, Log, Rule, Unknown
+from netpold.rules.ruleset import COMMENT_LIMIT, Log, Rule, Unknown
 
 _LET_THROUGH = "audited, no rule allows: "
 PREFIX = "netpold audit "  # of NFLOG; the direction follows
@@ -37,12 +37,14 @@ def all_audited(policies: Iterable[AnyPolicy], audited: Set[str]) -> bool:
     return all(policy.key in audited for policy in policies)
 
 
-def let_through(direction: Direction, policies: Iterable[Policy], nflog_group: int, then: str = "") -> list[Rule]:
-    """Lets everything pass that no rule before allows (to the chain `then`, if there is one), and has the first packet
-    of each flow reported."""
-    log = [Rule((Unknown(),), reported(direction, nflog_group))] if nflog_group else []
-    keys = " ".join(policy.key for policy in policies)
-    return [*log, Rule((), Goto(then) if then else "RETURN", f"{_LET_THROUGH}{keys}"[:COMMENT_LIMIT])]
+def let_through(
+    direction: Direction, policies: Iterable[Policy], nflog_group: int, behind: Sequence[Rule] = ()
+) -> list[Rule]:
+    """Lets everything pass that no rule before allows, and has the first packet of each flow reported.  `behind`: the
+    rules that are asked about it next."""
+    comment = f"{_LET_THROUGH}{' '.join(policy.key for policy in policies)}"[:COMMENT_LIMIT]
+    log = [Rule((Unknown(),), reported(direction, nflog_group), comment)] if nflog_group else []
+    return [*log, *(behind or [Rule((), "RETURN", comment)])]
 
 
 def reported(direction: Direction, nflog_group: int) -> Log:
@@ -54,8 +56,8 @@ def lets_through(rule: Rule | None) -> bool:
     """Whether it is a rule that lets pass what enforced policies would drop."""
     if rule is None:
         return False
-    if isinstance(rule.target, Log):
-        return rule.origin is not None and rule.origin.action is Action.DENY
+    if isinstance(rule.target, Log) and rule.origin is not None:
+        return rule.origin.action is Action.DENY
     return rule.comment.startswith(_LET_THROUGH)
 
 

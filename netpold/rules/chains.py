@@ -80,7 +80,8 @@ class Chains:
         self.unclaimed = unclaimed
         self.shared = SharedRules(self.family, self.settings.nflog_group, self.policy_rules)
         self.spoof_checks = active and self.settings.anti_spoofing  # without such a policy a node drops nothing
-        self._parts.begin(self.spoof_checks)
+        self.levels = dispatch.LEVELS - any(each.has_tiers for each in local)  # theirs are more chains behind each tree
+        self._parts.begin((self.spoof_checks, self.levels))
         self.on_interface: dict[tuple[str, bool], list[Local]] = defaultdict(list)
         self.at_address: dict[str, list[Local]] = defaultdict(list)
         for each in local:
@@ -274,7 +275,7 @@ class Chains:
         return rules
 
     def _address_tree(self, root: str, leaves: dispatch.Leaves, side: Side) -> Sequence[Rule]:
-        rules, chains = dispatch.addresses(root, leaves, side)
+        rules, chains = dispatch.addresses(root, leaves, side, self.levels)
         self.chains.update(chains)
         return rules
 
@@ -289,7 +290,9 @@ class Chains:
         return rules
 
     def _name_tree(self, root: str, leaves: dispatch.Leaves, side: Side, bridged: bool, missed: str) -> Sequence[Rule]:
-        rules, chains = dispatch.names(root, leaves, lambda name: _passes(side, name, bridged, prefix=True), missed)
+        rules, chains = dispatch.names(
+            root, leaves, lambda name: _passes(side, name, bridged, prefix=True), missed, self.levels
+        )
         self.chains.update(chains)
         return rules
 

@@ -27,18 +27,18 @@ Leaves = Mapping[str, tuple[Rule, ...]]
 # A chain with so few leaves is not split further: a comparison costs less than a goto and another chain.
 FEW = 4
 
-LEVELS = 4  # of chains in one tree
+LEVELS = 4  # of chains in one tree; one less where more chains follow behind (shared.py)
 
 _Numbered = tuple[int, str]  # an address as a number and as text
 
 
 def names(
-    root: str, leaves: Leaves, begins: Callable[[str], Match], missed: str = ""
+    root: str, leaves: Leaves, begins: Callable[[str], Match], missed: str = "", most: int = LEVELS
 ) -> tuple[Sequence[Rule], dict[str, tuple[Rule, ...]]]:
     """A tree over interface names.
 
     `root` begins the names of its chains; `begins` makes the match of all names that begin so; `missed` is the chain
-    to go to from inside the tree when no leaf matches.
+    to go to from inside the tree when no leaf matches; `most`: how deep it may be.
     Returns the tree's first rules, and its chains.
     """
     otherwise = (Rule((), Goto(missed)),) if missed else ()
@@ -62,17 +62,19 @@ def names(
     ordered = sorted(leaves)
     if not ordered:
         return [], {}
-    return (step(ordered, LEVELS) if _common_prefix(ordered) else build(ordered, LEVELS)), chains
+    return (step(ordered, most) if _common_prefix(ordered) else build(ordered, most)), chains
 
 
-def addresses(root: str, leaves: Leaves, side: Side) -> tuple[Sequence[Rule], dict[str, tuple[Rule, ...]]]:
+def addresses(
+    root: str, leaves: Leaves, side: Side, most: int = LEVELS
+) -> tuple[Sequence[Rule], dict[str, tuple[Rule, ...]]]:
     """The same over addresses of one family, by their bits."""
     chains: dict[str, tuple[Rule, ...]] = {}
     ordered = sorted((_number(text), text) for text in leaves)
     width = 128 if any(":" in text for text in leaves) else 32
     # a node looks at so many bits, and not at how many addresses are on each side: so one address changes few nodes
     bits = 2
-    while FEW << bits * (LEVELS - 1) < len(leaves):
+    while FEW << bits * (most - 1) < len(leaves):
         bits += 1
 
     def build(group: list[_Numbered], levels: int) -> list[Rule]:
@@ -90,7 +92,7 @@ def addresses(root: str, leaves: Leaves, side: Side) -> tuple[Sequence[Rule], di
         chains[chain] = tuple(build(group, levels - 1))
         return [Rule((Address(side, network),), Goto(chain))]
 
-    return (build(ordered, LEVELS) if ordered else []), chains
+    return (build(ordered, most) if ordered else []), chains
 
 
 def _common_prefix(ordered: list[str]) -> str:

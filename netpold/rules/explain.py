@@ -198,7 +198,7 @@ def _told(
         reason = f"{rule.origin} denies it" if rule.origin else ""
         return Judgement("deny", keys, None, chain, line, reason, None, _sets(asked, [rule]), denied_by=rule.origin)
     reported = next((each for each in found.passed if lets_through(each[1])), None)
-    if found.verdict == "DROP" or (reported and not isinstance(reported[1].target, Log)):
+    if found.verdict == "DROP" or (reported and reported[1].origin is None):
         return _denial(asked, found, near, far, direction, policies)
     told = _allowance(asked, found, near, direction, keys)
     if reported:

@@ -28,6 +28,11 @@ class Local:
             policy.key not in self.audited and drops(policy, direction) for policy in isolation.tiers
         )
 
+    @property
+    def has_tiers(self) -> bool:
+        """Whether any ClusterNetworkPolicy is about it."""
+        return any(isolation.tiers for isolation in self.isolation.values())
+
     def own(self, family: Family) -> list[str]:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
 

@@ -92,11 +92,12 @@ class _Making:
     def made(self, at_home: bool) -> Shared:
         """The first chain, and all of them."""
         isolation = self._isolation
-        then = ""
-        if not isolation.policies or self._only_reports():
+        if not isolation.policies:
             then = self._tier(isolation.baseline, "")
-        if isolation.policies:
-            then = "" if at_home else self._isolated(then)
+        elif at_home:
+            then = ""
+        else:
+            then = self._isolated()
         first = self._tier(isolation.admin, then)
         return Shared(first, dict(self._reached(first))) if first else _FREE
 
@@ -110,8 +111,8 @@ class _Making:
     def _only_reports(self) -> bool:
         return all_audited(self._isolation.policies, self._audited)
 
-    def _isolated(self, then: str) -> str:
-        """The chain of the policies that isolate; `then`: where that goes on which is only reported."""
+    def _isolated(self) -> str:
+        """The chain of the policies that isolate; where these only report, with the rules of the Baseline tier."""
         isolation, rules = self._isolation, list[Rule]()
         if isolation.grants:
             for policy in isolation.policies:
@@ -122,7 +123,8 @@ class _Making:
         if everything is not None:
             rules = [everything]
         elif self._only_reports():
-            rules += let_through(self._direction, isolation.policies, self._group, then)
+            behind = self._rules_of(isolation.baseline, "")
+            rules += let_through(self._direction, isolation.policies, self._group, behind)
         else:
             # not those that grant nothing anyway: it may be the name that the tool refuses (daemon/quarantine.py)
             keys = " ".join(policy.key for policy in isolation.policies if not policy.quarantined)
@@ -131,17 +133,19 @@ class _Making:
 
     def _tier(self, policies: Iterable[ClusterPolicy], then: str) -> str:
         """The chain of a tier; `then`: what comes after it, which is the answer where the tier has no rules."""
+        rules = self._rules_of(policies, then)
+        return self._chain(rules) if rules else then
+
+    def _rules_of(self, policies: Iterable[ClusterPolicy], then: str) -> list[Rule]:
+        """The rules of a tier, which say what becomes of everything; none where the tier has none."""
         rules: list[Rule] = []
         for policy in policies:
             rules += self._of(policy, then)
         last = next((number for number, rule in enumerate(rules) if not rule.matches and _ends(rule)), None)
         if last is not None:
-            rules = rules[: last + 1]
-        elif then:
-            rules.append(Rule((), Goto(then)))
-        elif rules:
-            rules.append(Rule((), "RETURN", "no tier denies it"))
-        return self._chain(rules) if rules and rules != [Rule((), Goto(then))] else then
+            return rules[: last + 1]
+        end = Rule((), Goto(then)) if then else Rule((), "RETURN", "no tier denies it")
+        return [*rules, end] if rules else []
 
     def _of(self, policy: ClusterPolicy, then: str) -> Iterable[Rule]:
         sure = self._isolation.grants and policy.key not in self._isolation.denying and not policy.quarantined
