@@ -193,7 +193,7 @@ def test_another_release(path: Path) -> None:
     """It may have more columns, and kinds that this one does not know: they stay."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE objects ADD COLUMN more TEXT NOT NULL DEFAULT ''")
-        row = database.Row("AdminNetworkPolicy", "z", "/m/z.yaml", 1, 1, False, "{}")
+        row = database.Row("ServiceAccountPolicy", "z", "/m/z.yaml", 1, 1, False, "{}")
         names = "kind, key, file, line, place, closed, manifest, sum"
         connection.execute(f"INSERT INTO objects ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, row.sum()))
         connection.commit()
@@ -201,7 +201,7 @@ def test_another_release(path: Path) -> None:
     assert read(path) == everything(world())
     assert LastGood(path).warning is None
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM objects WHERE kind = 'AdminNetworkPolicy'").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM objects WHERE kind = 'ServiceAccountPolicy'").fetchone() == (1,)
 
 
 def test_what_this_release_refuses_counts_as_never_seen(path: Path, caplog: pytest.LogCaptureFixture) -> None:
