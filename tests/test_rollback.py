@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from netpold.daemon.questions import NoAnswer
-from netpold.daemon.rollback import MOST_REVISIONS, NAME, History, Revision, digest, finished, objects
+from netpold.daemon.rollback import MOST_REVISIONS, NAME, History, Revision, digest, objects
 from netpold.daemon.tryout import Tryout, read
 from netpold.policy.changes import difference
 from netpold.policy.model import EVERYTHING, Policy, Position, World
+from netpold.policy.steps import finished
 from tests.lab import Lab
 from tests.strategies import EVERYTHING_GOES, worlds
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from netpold.host.kernel.backend import KernelError
 
 T = TypeVar("T")
-Question = Generator[None, None, T]  # yields after each step, returns the answer
+Question = Generator[Any, None, T]  # yields after each step, and returns the answer
 
 ALIVE_S = 5.0  # how often to give a sign of life while nothing happens
 

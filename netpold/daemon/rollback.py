@@ -62,15 +62,6 @@ def digest(world: World) -> Question[str]:
     return found.hexdigest()
 
 
-def finished(question: Question[str]) -> str:
-    """The answer, at once."""
-    while True:
-        try:
-            next(question)
-        except StopIteration as end:
-            return str(end.value)
-
-
 def objects(world: World) -> list[Json]:
     """What tryout.read takes."""
     return [

@@ -18,12 +18,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from netpold.daemon.questions import NoAnswer, Why
-from netpold.daemon.rollback import NAME, Revision, digest, finished, objects, save
+from netpold.daemon.rollback import NAME, Revision, digest, objects, save
 from netpold.daemon.status import Tried, timestamp
 from netpold.host import journal
 from netpold.policy.canonical import read_back
 from netpold.policy.manifest import Object
 from netpold.policy.model import Namespace, Policy, Position, World
+from netpold.policy.steps import finished
 
 LONGEST_S = 3600.0
 

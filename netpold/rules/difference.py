@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Family, IPBlock, Mode
+from netpold.policy.steps import Steps, finished, stretch
 from netpold.rules.judged import Judged, Judges
 from netpold.rules.pieces import Pieces, Said, ends, ones
 from netpold.rules.ruleset import FAMILIES
@@ -65,6 +66,11 @@ class Change:
 def difference(old: Index, new: Index, mode: Mode = "enforce") -> list[Change]:
     """All changes, in no order; no two of them are about the same pair and service.  `mode`: that of the settings, for
     policies that say none."""
+    return finished(difference_in_steps(old, new, mode))
+
+
+def difference_in_steps(old: Index, new: Index, mode: Mode = "enforce") -> Steps[list[Change]]:
+    """The same in steps."""
     before, after = Judged(old, mode), Judged(new, mode)
     both = {family: ends(before, after, family) for family in FAMILIES}
     before.fill()
@@ -79,8 +85,9 @@ def difference(old: Index, new: Index, mode: Mode = "enforce") -> list[Change]:
     }
     services = Services(rules, named)
     found: dict[_Same, dict[Family, _Shape]] = defaultdict(dict)
-    for family in FAMILIES:
-        _Comparison(Pieces(before, after, both[family], services, family), services).into(found)
+    for number, family in enumerate(FAMILIES):
+        comparison = _Comparison(Pieces(before, after, both[family], services, family), services)
+        yield from stretch(comparison.into(found), number / len(FAMILIES), (number + 1) / len(FAMILIES))
     return [_change(same, shapes, services) for same, shapes in found.items()]
 
 
@@ -162,11 +169,13 @@ class _Comparison:
         self._rules: dict[tuple[int, int, int], _Causes] = {}
         self._isolation: dict[tuple[Direction, int], _Causes] = {}
 
-    def into(self, found: dict[_Same, dict[Family, _Shape]]) -> None:
+    def into(self, found: dict[_Same, dict[Family, _Shape]]) -> Steps[None]:
+        """Put the changes there."""
         effects: dict[_Effect, list[_Rectangle]] = defaultdict(list)
         senders, receivers = self._sides(Direction.EGRESS), self._sides(Direction.INGRESS)
         changing = [each for each in receivers if each.changed]
-        for sender in senders:
+        for number, sender in enumerate(senders):
+            yield number / len(senders)
             for receiver in receivers if sender.changed else changing:
                 self._meet(sender, receiver, effects)
         for effect, rectangles in effects.items():
