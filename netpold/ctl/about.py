@@ -11,6 +11,7 @@ from netpold.ctl import findings
 from netpold.ctl.client import ask
 from netpold.ctl.findings import number
 from netpold.ctl.output import paint, say, say_json, wrapped
+from netpold.ctl.progress import progress
 from netpold.printable import printable
 
 Json = Mapping[str, Any]
@@ -26,7 +27,8 @@ _IN_FORCE = {
 
 def answer(arguments: argparse.Namespace, what: str) -> Json | None:
     """The daemon's answer about a pod or a policy; None where it is printed as JSON already.  Raises Failure."""
-    found: Json = ask(arguments.socket, "GET", f"/v1/{what}?{urlencode({'name': arguments.name})}")
+    with progress("asking the daemon"):
+        found: Json = ask(arguments.socket, "GET", f"/v1/{what}?{urlencode({'name': arguments.name})}")
     if arguments.output == "json":
         say_json(found)
         return None

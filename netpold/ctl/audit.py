@@ -12,6 +12,7 @@ from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import paint, say, say_json, table, table_width, width, wrapped
+from netpold.ctl.progress import progress
 from netpold.ctl.yaml_text import show
 from netpold.daemon.wording import port
 from netpold.printable import printable
@@ -25,7 +26,8 @@ _NOW = {"audit": "audited", "allow": "allow", "deny": "deny", None: "gone"}
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     since = f"?{urlencode({'since': arguments.since})}" if arguments.since else ""
-    answer = ask(arguments.socket, "GET", f"/v1/audit{since}")
+    with progress("looking at open flows"):
+        answer = ask(arguments.socket, "GET", f"/v1/audit{since}")
     if arguments.output == "json":
         say_json(answer)
     else:

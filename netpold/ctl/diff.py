@@ -16,7 +16,7 @@ from netpold.ctl.offline import settings_of
 from netpold.ctl.output import say, say_json
 from netpold.ctl.progress import progress
 from netpold.ctl.sides import sides
-from netpold.rules.difference import difference
+from netpold.rules.difference import difference_in_steps
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -24,8 +24,9 @@ def run(arguments: argparse.Namespace) -> Exit:
     settings = settings_of(arguments)
     names = [arguments.old, arguments.new]
     old, new = with_pods(sides(names, arguments.inventory, settings, arguments.socket))
-    with progress("comparing"):
-        found = compared(old, new, difference(old.index, new.index, compile_settings(settings).mode))
+    with progress("comparing") as told:
+        changes = told.through(difference_in_steps(old.index, new.index, compile_settings(settings).mode))
+        found = compared(old, new, changes)
     match arguments.output:
         case "json":
             say_json(diff_json(found))

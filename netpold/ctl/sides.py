@@ -68,8 +68,7 @@ def sides(names: Sequence[str], inventory: Path | None, settings: Settings, sock
 
 def _side(name: str, beside: Path | None, inventory: Path | None, settings: Settings, socket: Path) -> Side:
     if name == NODE:
-        with progress("asking the daemon what is in force"):
-            answer = _in_force(socket)
+        answer = _in_force(socket)
         return Side(name, Index(world_in_force(answer)), node=answer.get("node"))
     if not name.startswith(_GIT):
         return _read(Path(name), inventory, settings, name)
@@ -83,8 +82,7 @@ def _side(name: str, beside: Path | None, inventory: Path | None, settings: Sett
 def _read(
     path: Path, inventory: Path | None, settings: Settings, name: str, directory: str = "", shown: str = ""
 ) -> Side:
-    with progress(f"reading {printable(name)}"):
-        manifests = read([path, *([inventory] if inventory else [])], settings)
+    manifests = read([path, *([inventory] if inventory else [])], settings, name)
     side = Side(name, manifests.index, directory, shown)
     errors = [each for each in manifests.findings if each["severity"] == "error"]
     for each in errors[:_MOST_ERRORS]:
@@ -101,7 +99,8 @@ def in_force(socket: Path) -> Index:
 
 def _in_force(socket: Path) -> Mapping[str, Any]:
     try:
-        answer: Mapping[str, Any] = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
+        with progress("asking the daemon what is in force"):
+            answer: Mapping[str, Any] = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
     except Failure as failure:
         if failure.code is not Exit.USAGE:
             raise

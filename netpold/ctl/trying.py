@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.directory is not None:
         return _begin(arguments, arguments.directory)
     what = "confirm" if arguments.confirm else "end"
-    answer: Json = ask(arguments.socket, "POST", f"/v1/try/{what}", WAIT_S)
+    with progress("putting it in force"):
+        answer: Json = ask(arguments.socket, "POST", f"/v1/try/{what}", WAIT_S)
     if arguments.output == "json":
         say_json(answer)
     elif arguments.confirm:
@@ -53,8 +54,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 def _begin(arguments: argparse.Namespace, directory: Path) -> Exit:
-    with progress(f"reading {directory}"):
-        body = _objects(arguments, directory)
+    body = _objects(arguments, directory)
     words = urlencode({"directory": str(directory.absolute()), "seconds": arguments.seconds})
     with progress("putting it in force"):
         answer: Json = ask(arguments.socket, "POST", f"/v1/try?{words}", WAIT_S, json.dumps({"objects": body}).encode())
