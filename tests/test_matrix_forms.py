@@ -46,8 +46,9 @@ def test_cells_and_csv_are_the_rows(world: World) -> None:
         (row.source, row.destination, row.protocol, row.port, row.verdict, {f"IPv{f}": v for f, v in row.families})
         for row in found.rows()
     ]
-    assert [tuple(cell.values())[:6] for cell in reach.cells()] == rows
-    read = list(csv.DictReader(io.StringIO(as_csv(reach))))
+    cells = [cell for source in range(len(reach.ends)) for cell in reach.cells(source)]
+    assert [tuple(cell.values())[:6] for cell in cells] == rows
+    read = list(csv.DictReader(io.StringIO("\n".join(as_csv(reach)))))
     assert [(row["source"], row["destination"], row["protocol"], row["port"], row["verdict"]) for row in read] == [
         (*row[:3], "" if row[3] is None else str(row[3]), row[4]) for row in rows
     ]

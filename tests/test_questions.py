@@ -32,7 +32,8 @@ def asked(scene: Scene, question: str, **parameters: str) -> dict[str, Any]:
 
 
 def cells(scene: Scene, **parameters: str) -> list[dict[str, Any]]:
-    return list(Reach.of(asked(scene, "matrix", **parameters)).cells())
+    reach = Reach.of(asked(scene, "matrix", **parameters))
+    return [cell for source in range(len(reach.ends)) for cell in reach.cells(source)]
 
 
 def test_explain_and_matrix_say_what_packets_find(lab: Lab) -> None:

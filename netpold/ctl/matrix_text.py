@@ -111,17 +111,20 @@ def _reaches(reach: Reach, port: int, source: int, names: list[str]) -> str:
     return f"reaches {', '.join(passed)}"
 
 
-def as_csv(reach: Reach) -> str:
-    """A line for each source, destination and port; `IPv4`, `IPv6`: '' where the two have none in common."""
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(["source", "destination", "protocol", "port", "verdict", "IPv4", "IPv6"])
-    for cell in reach.cells():
-        families = cell["families"]
-        number = "" if cell["port"] is None else cell["port"]
-        first = [cell["source"], cell["destination"], cell["protocol"], number, cell["verdict"]]
-        writer.writerow([*first, families.get("IPv4", ""), families.get("IPv6", "")])
-    return written.getvalue()
+def as_csv(reach: Reach) -> Iterator[str]:
+    """A line for each source, destination and port, given source by source; `IPv4`, `IPv6`: '' where the two have none
+    in common."""
+    yield "source,destination,protocol,port,verdict,IPv4,IPv6"
+    for source in range(len(reach.ends)):
+        written = io.StringIO()
+        writer = csv.writer(written, lineterminator="\n")
+        for cell in reach.cells(source):
+            families = cell["families"]
+            number = "" if cell["port"] is None else cell["port"]
+            first = [cell["source"], cell["destination"], cell["protocol"], number, cell["verdict"]]
+            writer.writerow([*first, families.get("IPv4", ""), families.get("IPv6", "")])
+        if lines := written.getvalue().removesuffix("\n"):
+            yield lines
 
 
 def markdown(reach: Reach) -> Iterator[str]:

@@ -79,19 +79,18 @@ class Reach:
         numbers = range(len(self.ends))
         return ((source, destination) for source in numbers for destination in numbers if source != destination)
 
-    def cells(self) -> Iterator[dict[str, Any]]:
-        """One row for each source, destination and port (docs/json.md)."""
-        for source, here in enumerate(self.ends):
-            for destination, there in enumerate(self.ends):
-                families = self.families(source, destination)
-                for port, (protocol, number) in enumerate(self.ports) if families else ():
-                    verdicts = {each: self.in_family(each, port, source, destination) for each in families}
-                    yield {
-                        "source": here.name,
-                        "destination": there.name,
-                        "protocol": protocol,
-                        "port": number,
-                        "verdict": verdicts[families[0]],
-                        "families": verdicts,
-                        "audit": self.is_audited(port, source, destination),
-                    }
+    def cells(self, source: int) -> Iterator[dict[str, Any]]:
+        """One row for each destination and port (docs/json.md)."""
+        for destination, there in enumerate(self.ends):
+            families = self.families(source, destination)
+            for port, (protocol, number) in enumerate(self.ports) if families else ():
+                verdicts = {each: self.in_family(each, port, source, destination) for each in families}
+                yield {
+                    "source": self.ends[source].name,
+                    "destination": there.name,
+                    "protocol": protocol,
+                    "port": number,
+                    "verdict": verdicts[families[0]],
+                    "families": verdicts,
+                    "audit": self.is_audited(port, source, destination),
+                }
