@@ -100,8 +100,8 @@ def answer(
 
 def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
     """`source`, `destination`: pods or addresses; `port`: as in `80/TCP`."""
-    source, destination = _required(parameters, "source"), _required(parameters, "destination")
-    asked = (source, destination, *_port(_required(parameters, "port")))
+    source, destination = required(parameters, "source"), required(parameters, "destination")
+    asked = (source, destination, *_port(required(parameters, "port")))
     try:
         ends = end(facts.index, source), end(facts.index, destination)
         here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends))
@@ -147,8 +147,8 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     """Of this node's pods, or of others that are asked about: `namespace`, `pods` (patterns), `node`; `addresses`;
     `ports`.  With `explained`, what `explain` says of each cell."""
     world = facts.world
-    patterns, node = _list(parameters, "pods"), parameters.get("node") or None
-    pods = asked.pods(world, _list(parameters, "namespace"), patterns, node)
+    patterns, node = _listed(parameters, "pods"), parameters.get("node") or None
+    pods = asked.pods(world, _listed(parameters, "namespace"), patterns, node)
     if not patterns and node is None:
         pods = [key for key in pods if key in facts.endpoints]
     if len(pods) > asked.MOST_PODS:
@@ -156,11 +156,11 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
         raise NoAnswer(Why.WRONG, f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint)
     if not pods and (patterns or node or parameters.get("namespace")):
         raise NoAnswer(Why.UNKNOWN, *asked.NO_POD)
-    ports = [_port(each) for each in _list(parameters, "ports")] or asked.ports(world, pods)
+    ports = [_port(each) for each in _listed(parameters, "ports")] or asked.ports(world, pods)
     in_force = facts.endpoints.keys() >= set(pods)
     ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
     try:
-        found = yield from matrix_in_steps(facts.index, ruleset, pods, _list(parameters, "addresses"), ports)
+        found = yield from matrix_in_steps(facts.index, ruleset, pods, _listed(parameters, "addresses"), ports)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
     what = f"what node {facts.node} enforces" if in_force else f"what node {facts.node} knows"
@@ -205,13 +205,31 @@ def in_time(inbox: Inbox, question: Question[T], seconds: float = ANSWER_S) -> T
         raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {seconds:g} s", hint) from error
 
 
-def _required(parameters: Parameters, name: str) -> str:
+# What a URL says ------------------------------------------------------------------------------------------------------
+
+
+def required(parameters: Parameters, name: str, example: str = "...") -> str:
+    """Raises NoAnswer where it is missing."""
     if not parameters.get(name):
-        raise NoAnswer(Why.WRONG, f"{name} is missing", f"add {name}=... to the URL")
+        raise NoAnswer(Why.WRONG, f"{name} is missing", f"add {name}={example} to the URL")
     return parameters[name]
 
 
-def _list(parameters: Parameters, name: str) -> list[str]:
+def number(
+    parameters: Parameters, name: str, low: float, high: float, default: float | None = 0, what: str = "a number"
+) -> float:
+    """One from `low` to `high`; `default` where it is not given, None: it has to be.  Raises NoAnswer."""
+    text = parameters.get(name, "" if default is None else f"{default}")
+    try:
+        found = float(text)
+    except ValueError:
+        found = low - 1
+    if not low <= found <= high:  # NaN is refused too
+        raise NoAnswer(Why.WRONG, f"{name}={text[:40]} can't be", f"give {what} from {low:g} to {high:g}")
+    return found
+
+
+def _listed(parameters: Parameters, name: str) -> list[str]:
     return [each for each in parameters.get(name, "").split(",") if each]
 
 
