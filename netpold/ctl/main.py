@@ -178,9 +178,15 @@ VERBS = (
             _argument("source", metavar="SRC", help="namespace/pod or an address"),
             _argument("destination", metavar="DST", help="namespace/pod or an address"),
             _argument("port", metavar="PORT/PROTO", help="80/TCP, 53/UDP, 7/SCTP; ICMP alone for ping"),
+            _argument(
+                "--live", action="store_true", help="wait for such a packet, and tell its way through the kernel"
+            ),
+            _argument("--for", dest="seconds", type=_patience, metavar="TIME", help="with --live, so long (30s)"),
         ),
         "Says what the running daemon enforces; with --manifests, or where no daemon runs, what the manifests say.  "
-        "Exits with 0 for allow and with 1 for deny.",
+        "Exits with 0 for allow and with 1 for deny.  With --live nothing is sent: the first packet that comes by is "
+        "traced, whoever sends it, and told are the rules that it met, what became of it, and where kernel and model "
+        "part, if they do; exits with 1 then, too, and with 5 when none comes.",
     ),
     Verb(
         "matrix",

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from netpold.daemon.inspection import INSPECTIONS
-from netpold.daemon.peer import Peer
+from netpold.daemon.peer import Peer, Right
 from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
 from netpold.daemon.sightings import OBSERVATIONS
 from netpold.daemon.trials import Trials
@@ -43,6 +43,10 @@ class Controlled(Protocol):
         """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
         ...
 
+    def trace(self, parameters: Mapping[str, str], client: int, *, is_reader: bool) -> dict[str, object]:
+        """What becomes of a packet (tracing.py); `client`: the descriptor of the connection.  Raises NoAnswer."""
+        ...
+
     def metrics(self) -> bytes: ...
 
 
@@ -64,12 +68,18 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that may be served."""
+    """A request that may be served.  `connection`: its descriptor."""
 
     controlled: Controlled
     query: dict[str, list[str]]
     peer: Peer
     body: bytes = b""
+    connection: int = -1
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Of each, the last."""
+        return {name: values[-1] for name, values in self.query.items()}
 
 
 def _status(request: Request) -> Answer:
@@ -85,11 +95,19 @@ def _metrics(request: Request) -> Answer:
 
 
 def _ask(question: str, request: Request) -> Answer:
-    parameters = {name: values[-1] for name, values in request.query.items()}
     try:
-        return Answer(HTTPStatus.OK, as_json(request.controlled.ask(question, parameters)))
+        return Answer(HTTPStatus.OK, as_json(request.controlled.ask(question, request.parameters)))
     except NoAnswer as error:
         raise Refusal(_STATUS[error.why], str(error), error.hint) from error
+
+
+def _trace(request: Request) -> Answer:
+    is_reader = request.peer.right(None) < Right.CHANGE
+    try:
+        told = request.controlled.trace(request.parameters, request.connection, is_reader=is_reader)
+    except NoAnswer as error:
+        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
+    return Answer(HTTPStatus.OK, as_json(told))
 
 
 def _wait(request: Request) -> Answer:
@@ -162,12 +180,15 @@ _STATUS = {
     Why.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
+TRACE = "/v1/trace"
+
 # Those that take GET change nothing.
 ROUTES: dict[str, tuple[str, Callable[[Request], Answer]]] = {
     "/v1/status": ("GET", _status),
     "/v1/ruleset": ("GET", _ruleset),
     "/metrics": ("GET", _metrics),
     **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS, *INSPECTIONS)},
+    TRACE: ("GET", _trace),
     "/v1/wait": ("POST", _wait),
     "/v1/flush": ("POST", _flush),
     "/v1/try": ("POST", _try),

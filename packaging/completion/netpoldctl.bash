@@ -17,7 +17,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        --timeout | --pods | --node | --addresses | --for | --since | -n | --interval)
+        --timeout | --for | --pods | --node | --addresses | --since | -n | --interval)
             return
             ;;
         --ports)
@@ -54,7 +54,7 @@ _netpoldctl() {
     local verb='' arguments=0 index
     for ((index = 1; index < cword; index++)); do
         case ${words[index]} in
-            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --for | --pod | --direction | --port | --since | --by | -n | --interval) ((index++)) ;;
+            --socket | --manifests | -o | --output | --timeout | --for | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --pod | --direction | --port | --since | --by | -n | --interval) ((index++)) ;;
             -*) ;;
             *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
         esac
@@ -80,7 +80,7 @@ _netpoldctl() {
             _filedir '@(yaml|yml|json)'
             ;;
         explain:*:-*)
-            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests' -- "$cur"))
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --live --for' -- "$cur"))
             ;;
         explain:0:*)
             _netpoldctl_names pods

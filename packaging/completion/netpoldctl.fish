@@ -7,7 +7,7 @@ function __netpoldctl_after
     set -l words (commandline -opc)
     while set --query words[2]
         set --erase words[1] # the program's name, and then what was looked at
-        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --from --for --pod --direction --port --since --by -n --interval
+        if contains -- $words[1] --socket --manifests -o --output --timeout --for --ports --namespace --pods --node --addresses --inventory --fail-on --from --pod --direction --port --since --by -n --interval
             set --erase words[1]
         else if not string match --quiet -- '-*' $words[1]
             set --append plain $words[1]
@@ -90,6 +90,8 @@ complete -c netpoldctl -n '__netpoldctl_after explain' -s h -l help -d 'show thi
 complete -c netpoldctl -n '__netpoldctl_after explain' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after explain' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l live -d 'wait for such a packet, and tell its way through the kernel'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l for -r -f -d 'with --live, so long (30s)'
 complete -c netpoldctl -n '__netpoldctl_after explain 1' -f -a '(__netpoldctl_names pods)'
 complete -c netpoldctl -n '__netpoldctl_after explain 2' -f -a '(__netpoldctl_names pods)'
 complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
