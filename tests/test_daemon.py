@@ -370,6 +370,13 @@ def test_node_and_its_pods_are_judged_where_the_settings_say_so(lab: Lab, backen
         assert not scene.passes(scene.a, scene.node, family=6)
         assert scene.passes(scene.node, scene.b)
         assert not scene.passes(scene.node, scene.b, family=6)
+        # without that setting, the jump from OUTPUT goes too
+        Path(scene.daemon.args[-1]).write_text('host_access = "policy"\n')
+        scene.daemon.stop()
+        scene.enforce()
+        assert scene.passes(scene.node, scene.a)
+        assert eventually(lambda: "NETPOLD-OUTPUT" not in scene.node.iptables(backend, 4, "-S"))
+        assert scene.daemon.ctl("verify").returncode == 0
 
 
 def test_accept_overrules_a_host_that_drops_forwarded_packets(lab: Lab, backend: Backend) -> None:

@@ -528,6 +528,12 @@ def test_a_set_that_is_gone_is_made_again_before_all_rules_that_look_it_up() -> 
     assert set(replace.chains) == {"NP-IN-a"}
 
 
+def test_an_old_head_that_is_put_back_is_not_led_to() -> None:
+    plan = mend(INSTALLED, Damage({6: frozenset(("NETPOLD-OUTPUT",))}))
+    assert [each.unhook for each in plan.steps] == [("NETPOLD-OUTPUT",)]  # type: ignore[union-attr]
+    assert plan.result.stray_chains == {6: {"NETPOLD-OUTPUT"}}
+
+
 def test_what_should_not_be_there_is_left_over() -> None:
     members = Members(frozenset(("10.0.0.1",)), frozenset(("10.0.0.9",)))
     damage = Damage({4: frozenset(("NP-IN-strange",))}, sets={"NP4-a.3": members}, strays=frozenset(("NP4-x",)))

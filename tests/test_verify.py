@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,6 +144,11 @@ def test_what_others_change_is_found(kernel: Backend) -> None:
         ([tool, "-D", chain, "1"], None, (chain, "different")),
         ([tool, "-I", chain, "2", "-j", "RETURN"], [tool, "-D", chain, "2"], (chain, "different")),
         ([tool, "-F", chain], None, (chain, "different")),
+        (
+            [tool, "-A", "OUTPUT", "-p", "6", "-j", chain],
+            [tool, "-D", "OUTPUT", "-p", "6", "-j", chain],
+            ("OUTPUT", "extra"),
+        ),
         ([tool, "-N", "NP-RULES-strange"], [tool, "-X", "NP-RULES-strange"], ("NP-RULES-strange", "extra")),
         ([tool, "-I", "FORWARD", "-j", "DROP"], [tool, "-D", "FORWARD", "1"], ("FORWARD", "not-first")),
         ([tool, "-D", "FORWARD", "-j", "NETPOLD-FORWARD"], None, ("FORWARD", "missing")),
@@ -160,6 +166,16 @@ def test_what_others_change_is_found(kernel: Backend) -> None:
         else:
             apply(mend(now, everything), kernel)
         assert verify(now, kernel)["same"], change
+
+
+@pytest.mark.kernel
+def test_an_old_chain_that_others_lead_to_is_told(kernel: Backend) -> None:
+    now = apply(plan(Installed(), next(rulesets())), kernel)
+    run([f"iptables-{kernel.name}", "-N", "NETPOLD-OLD"])
+    now = replace(now, stray_chains={4: frozenset(("NETPOLD-OLD",))})
+    assert verify(now, kernel)["same"], "it is about to go"
+    run([f"iptables-{kernel.name}", "-I", "OUTPUT", "-j", "NETPOLD-OLD"])
+    assert differing(verify(now, kernel)) == [("OUTPUT", "extra"), ("NETPOLD-OLD", "extra")]
 
 
 @pytest.mark.kernel
