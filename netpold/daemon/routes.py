@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from netpold.daemon.inspection import INSPECTIONS
 from netpold.daemon.peer import Peer, Right
-from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
+from netpold.daemon.questions import QUESTIONS, NoAnswer, Why, number
 from netpold.daemon.sightings import OBSERVATIONS
 from netpold.daemon.trials import Trials
 from netpold.daemon.tryout import LONGEST_S
@@ -95,30 +96,20 @@ def _metrics(request: Request) -> Answer:
 
 
 def _ask(question: str, request: Request) -> Answer:
-    try:
+    with _refusing():
         return Answer(HTTPStatus.OK, as_json(request.controlled.ask(question, request.parameters)))
-    except NoAnswer as error:
-        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
 
 
 def _trace(request: Request) -> Answer:
     is_reader = request.peer.right(None) < Right.CHANGE
-    try:
+    with _refusing():
         told = request.controlled.trace(request.parameters, request.connection, is_reader=is_reader)
-    except NoAnswer as error:
-        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
     return Answer(HTTPStatus.OK, as_json(told))
 
 
 def _wait(request: Request) -> Answer:
-    text = request.query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
-    try:
-        timeout = float(text)
-    except ValueError:
-        timeout = -1.0
-    if not 0 <= timeout <= LONGEST_WAIT_S:  # NaN is refused too
-        hint = f"give seconds from 0 to {LONGEST_WAIT_S:g}"
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"timeout={text[:40]} can't be", hint)
+    with _refusing():
+        timeout = number(request.parameters, "timeout", 0, LONGEST_WAIT_S, DEFAULT_WAIT_S, "seconds")
     if request.controlled.wait(timeout):
         return Answer(HTTPStatus.OK, as_json({"done": True}))
     error = f"not everything on disk is enforced after {timeout:g} s"
@@ -134,14 +125,9 @@ def _flush(request: Request) -> Answer:
 
 
 def _try(request: Request) -> Answer:
-    text = request.query.get("seconds", [""])[-1]
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 1 <= seconds <= LONGEST_S:  # NaN is refused too
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"seconds={text[:40]} can't be", f"give seconds from 1 to {LONGEST_S:g}")
-    directory = request.query.get("directory", ["?"])[-1]
+    with _refusing():
+        seconds = number(request.parameters, "seconds", 1, LONGEST_S, None, "seconds")
+    directory = request.parameters.get("directory", "?")
     return _tried(lambda who: request.controlled.trials.begin(request.body, directory, seconds, who), request)
 
 
@@ -159,10 +145,8 @@ def _end(request: Request) -> Answer:
 
 def _tried(change: Callable[[str], object], request: Request) -> Answer:
     """What became of it, and what is tried now."""
-    try:
+    with _refusing():
         done = change(str(request.peer)) is not False
-    except NoAnswer as error:
-        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
     status = request.controlled.status()
     body = {
         "version": 1,
@@ -172,6 +156,15 @@ def _tried(change: Callable[[str], object], request: Request) -> Answer:
         "manifests": status["manifests"],
     }
     return Answer(HTTPStatus.OK, as_json(body))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What has no answer is refused."""
+    try:
+        yield
+    except NoAnswer as error:
+        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
 
 
 _STATUS = {

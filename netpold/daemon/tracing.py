@@ -13,13 +13,13 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from netpold.daemon.inbox import Inbox, Question
-from netpold.daemon.questions import Facts, NoAnswer, Why, answer, explain, in_time
+from netpold.daemon.questions import Facts, NoAnswer, Parameters, Why, answer, explain, in_time, number
 from netpold.daemon.questions_about import Held
 from netpold.daemon.seen import moment
 from netpold.host.kernel.backend import KernelError
@@ -38,7 +38,6 @@ LOOK_S = 0.5  # how often to see whether it is to end
 TRIES, AGAIN_S = 10, 0.3  # at asking the loop, once a packet is caught
 
 Json = dict[str, Any]
-Parameters = Mapping[str, str]
 
 
 class Tracer:
@@ -60,7 +59,8 @@ class Tracer:
 
         `parameters`: as of `explain`, and `seconds`.  Raises NoAnswer.
         """
-        seconds, stopped = _seconds(parameters), self._stopped
+        seconds = number(parameters, "seconds", 1, LONGEST_S, DEFAULT_S, "seconds")
+        stopped = self._stopped
         aims: list[Aim] = []
         told = self._ask(lambda facts, _: _explained(facts, parameters, aims))
         with self._slot(is_reader):
@@ -128,17 +128,6 @@ class Tracer:
 
     def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
         return in_time(self._inbox, answer(question, self._look, {}))
-
-
-def _seconds(parameters: Parameters) -> float:
-    try:
-        seconds = float(parameters.get("seconds", DEFAULT_S))
-    except ValueError:
-        seconds = -1.0
-    if not 1 <= seconds <= LONGEST_S:  # NaN is refused too
-        hint = f"give seconds from 1 to {LONGEST_S:g}"
-        raise NoAnswer(Why.WRONG, f"seconds={parameters['seconds'][:40]} can't be", hint)
-    return seconds
 
 
 def _explained(facts: Facts, parameters: Parameters, aims: list[Aim]) -> Question[Json]:
