@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
@@ -80,6 +81,10 @@ def ctl(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[s
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     variables.pop("COLUMNS", None) if "COLUMNS" not in environment else None
     return subprocess.run([*CTL, *words], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=60)
+
+
+def in_shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
 def on_terminal(columns: int, *words: str | Path, **environment: str) -> str:
@@ -389,10 +394,28 @@ class TestCheck:
     def test_output_cut_short(self, manifests: Path) -> None:
         for number in range(300):
             (manifests / f"{number}.yaml").write_text(BAD.replace("bad", f"bad{number}"))
-        command = f"{' '.join(CTL)} check {manifests} | head -n 1"
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60)
+        done = in_shell(f"set -o pipefail; {' '.join(CTL)} check {manifests} | head -n 1")
         assert done.stdout.count("\n") == 1
         assert not done.stderr
+        assert done.returncode in (1, 128 + signal.SIGPIPE), "as much as was known when head went"
+
+    @pytest.mark.parametrize(
+        ("redirected", "code", "told"),
+        [
+            ("| true", 1, ""),
+            (">&-", 2, "standard output is closed"),
+            (">/dev/full", 2, "standard output can't be written: No space left on device"),
+            ("2>&-", 1, ""),
+        ],
+    )
+    def test_the_verdict_stands_whatever_becomes_of_the_output(
+        self, manifests: Path, redirected: str, code: int, told: str
+    ) -> None:
+        (manifests / "bad.yaml").write_text(BAD)
+        done = in_shell(f"set -o pipefail; {' '.join(CTL)} check {manifests} {redirected}")
+        assert done.returncode == code
+        assert told in done.stderr and "Traceback" not in done.stderr and bool(told) is bool(done.stderr)
+        assert ("ingres" in done.stdout) is (redirected == "2>&-")
 
 
 class TestExplain:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold import __version__
+from netpold.ctl import streams
 from netpold.ctl.client import DEFAULT_SOCKET
 from netpold.ctl.failure import Exit, Failure
 
@@ -181,7 +181,9 @@ VERBS = (
             _argument(
                 "--live", action="store_true", help="wait for such a packet, and tell its way through the kernel"
             ),
-            _argument("--for", dest="seconds", type=_patience, metavar="TIME", help="with --live, so long (30s)"),
+            _argument(
+                "--for", dest="seconds", type=_patience, metavar="TIME", help="with --live, so long (default: 30s)"
+            ),
         ),
         "Says what the running daemon enforces; with --manifests, or where no daemon runs, what the manifests say.  "
         "Exits with 0 for allow and with 1 for deny.  With --live nothing is sent: the first packet that comes by is "
@@ -463,12 +465,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code; argparse exits with 2 itself."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if not streams.ready():
+        return Exit.USAGE
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["complete"]:  # for the shells, on every press of a key
         return int(importlib.import_module("netpold.ctl.complete").run(words[1:]))
     parsed = parser().parse_args(words)
+    code: int | None = None
     try:
         code = int(importlib.import_module(parsed.module).run(parsed))
         sys.stdout.flush()
@@ -476,8 +479,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failure as failure:
         print(f"netpoldctl: {failure}\nhint: {failure.hint}", file=sys.stderr)
         return failure.code
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FINE
     except KeyboardInterrupt:
         return 130
+    except streams.OutputError as error:
+        return streams.after(error, code)

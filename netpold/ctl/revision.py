@@ -116,9 +116,11 @@ def _taken(found: Revision, tree: Mapping[str, tuple[str, str]], links: Mapping[
             if path in links:
                 passed, end = _followed(path, links)
                 taken.links.update(passed)
+                if end is None:
+                    continue
                 if end in tree:
                     (taken.whole if path.endswith(_MANIFESTS) else taken.empty).add(end)
-                elif end is not None and end not in taken.directories:
+                elif end not in taken.directories:
                     todo.append(end)
             elif path.endswith(_MANIFESTS):
                 taken.whole.add(path)
