@@ -178,7 +178,15 @@ def enforcing(lab: Lab, backend: Backend, wiring: str = "routed") -> Iterator[Sc
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("wiring", ["routed", "bridged"])
+@pytest.mark.parametrize(
+    ("backend", "wiring"),
+    [
+        ("nft", "routed"),
+        ("legacy", "bridged"),
+        pytest.param("nft", "bridged", marks=pytest.mark.slow),
+        pytest.param("legacy", "routed", marks=pytest.mark.slow),
+    ],
+)
 def test_the_way_of_packets(lab: Lab, backend: Backend, wiring: str) -> None:
     with enforcing(lab, backend, wiring) as scene:
         for protocol, family in (("TCP", 4), ("UDP", 6)):
@@ -208,6 +216,7 @@ def test_what_others_do(lab: Lab, backend: Backend) -> None:
         assert (by["own"], by["place"]) == (False, "rule 2 of chain FORWARD, table filter")
         scene.node.iptables(backend, 4, "-D", "FORWARD", "2")
 
+        interface = told["packet"]["out_interface"]
         early = "chain early {\n type filter hook prerouting priority -150\n tcp dport 80 drop\n }"
         scene.node.run(["nft", "-f", "-"], f"table inet other {{\n {early}\n}}\n")
         told = traced(scene, scene.a, scene.b)
@@ -215,6 +224,23 @@ def test_what_others_do(lab: Lab, backend: Backend) -> None:
         assert (told["kernel"]["verdict"], told["kernel"]["fate"], told["agree"]) == (None, "dropped", None)
         assert (by["place"], by["text"]) == ("rule 1 of chain early, table other (inet)", "tcp dport 80 drop")
         scene.node.run(["nft", "delete", "table", "inet", "other"])
+
+        dnat = ["PREROUTING", "-d", "203.0.113.80", "-j", "DNAT", "--to", scene.b.addresses[0]]
+        scene.node.iptables(backend, 4, "-t", "nat", "-A", *dnat)  # as of a service
+        asked = Asked(scene, "x/a", "x/b", "80/TCP")
+        lab.probe([Probe(scene.a, "203.0.113.80", "TCP", 80, 4, arrives_at=scene.b)])
+        told = asked.answer()["live"]["traced"]
+        assert (told["packet"]["destination"], told["packet"]["connection"]) == (scene.b.addresses[0], "new")
+        assert (told["kernel"]["verdict"], told["agree"], told["parted"]) == ("allow", True, None)
+
+        scene.node.run(["ip", "route", "del", scene.b.addresses[0]])
+        scene.node.run(["ip", "route", "add", "blackhole", scene.b.addresses[0]])
+        asked = Asked(scene, "x/a", "x/b", "80/TCP")
+        lab.probe([Probe(scene.a, scene.b, "TCP", 80, 4)])
+        told = asked.answer()["live"]["traced"]
+        assert (told["kernel"]["verdict"], told["kernel"]["fate"], told["hook"]) == (None, "lost", None)
+        scene.node.run(["ip", "route", "del", "blackhole", scene.b.addresses[0]])
+        scene.node.run(["ip", "route", "add", scene.b.addresses[0], "dev", interface])
 
         flow = lab.flow(scene.a, scene.b, "TCP", 80)
         assert flow.moving()
@@ -236,10 +262,13 @@ def members_missing(scene: Scene) -> Iterator[None]:
     address, over = scene.a.addresses[0], threading.Event()
     words = [line.split() for line in scene.node.ipset_save().splitlines()]
     (peers,) = (each[1] for each in words if each[0] == "add" and each[2] == address and "DROPPED" not in each[1])
+    program = scene.node.spawn(["ipset", "-exist", "restore"], text=True, stdin=subprocess.PIPE)
 
     def take_out() -> None:
+        assert program.stdin
         while not over.is_set():
-            scene.node.run(["ipset", "-exist", "del", peers, address])
+            program.stdin.write(f"del {peers} {address}\n" * 1000)
+        program.stdin.close()
 
     thread = threading.Thread(target=take_out)
     thread.start()
@@ -248,6 +277,7 @@ def members_missing(scene: Scene) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        program.wait()
 
 
 @pytest.mark.kernel
@@ -259,7 +289,7 @@ def test_nothing_is_left(lab: Lab, backend: Backend) -> None:
 
         assert scene.daemon.ctl("explain", "x/a", "x/b", "80/TCP", "--live", "--for", "1").returncode == 5
         assert eventually(lambda: tables(scene) == [])
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):
             asked = Asked(scene, "x/a", "x/b", "80/TCP")
             asked.process.send_signal(number)
             assert eventually(lambda: tables(scene) == [])

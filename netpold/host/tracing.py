@@ -21,7 +21,7 @@ from netpold.host.kernel import rule_list
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.rule_list import Saved
 from netpold.host.kernel.trace_events import Event, Line, TraceEvents, TraceLines, why_no_lines
-from netpold.host.kernel.trace_table import CHAINS, REPLY, STATES, Aim, TraceTable
+from netpold.host.kernel.trace_table import CHAINS, REPLY, SAID, STATES, Aim, TraceTable
 from netpold.host.nflog import Heading
 from netpold.rules.traced import Hook, Step
 from netpold.rules.walk import Packet
@@ -207,6 +207,8 @@ class Trace:
         found: list[Step] = []
         for event in self._found:
             if self._is_station(event):
+                if event.chain == SAID:
+                    continue
                 here = _rank(*CHAINS[event.chain])
                 while lines and _rank(lines[0].hook, _PRIORITIES.get(lines[0].table, 0)) < here:
                     found.append(texts.of_line(lines.pop(0)))
@@ -281,8 +283,8 @@ def _own_rules(table: str, aims: int) -> dict[int, str]:
     """By handle, what a match of the table's own rules tells: "mark", one of STATES, or REPLY.  Raises KernelError."""
     found: dict[int, str] = {}
     for chain, handles in rule_list.handles(_INET, table).items():
-        meanings = ["mark"] * aims + ([*STATES, REPLY] if chain.startswith("state-") else [])
-        found.update(zip(handles, meanings, strict=True))
+        meanings = [*STATES, REPLY] if chain == SAID else ["mark"] * aims
+        found.update(zip(handles, meanings, strict=False))  # jumps to SAID stand behind those that mark
     return found
 
 

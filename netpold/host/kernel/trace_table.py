@@ -6,8 +6,8 @@ behind, and no rule of iptables, netpold's or another's, is touched.
 
     start     PREROUTING and OUTPUT before everything but defragmentation: marks the packets that are looked for, one a
               second at most
-    state     after address translation: marks those that were led here by it, likewise; its rules match by what
-              conntrack says of a packet
+    state     after address translation: marks those that were led here by it, likewise; sends what comes from their
+              sources to a chain whose rules match by what conntrack says of a packet
     stations  chains without rules, before and after the filter table and at the end of the way
 
 Of a marked packet the kernel tells by which rules and chains it passes, those of all programs, and also these; nothing
@@ -29,7 +29,8 @@ from ipaddress import ip_address
 from netpold.host.kernel.backend import KernelError, said
 from netpold.host.kernel.nfnetlink import NLA_F_NESTED, attribute
 
-STATES = ("new", "established", "related", "invalid")  # each a rule of the chains of "state", in this order
+SAID = "said"  # the chain that tells what conntrack says
+STATES = ("new", "established", "related", "invalid")  # each one of its rules, in this order
 REPLY = "reply"  # the rule after them
 
 _NFPROTO_INET = 1
@@ -112,13 +113,15 @@ class TraceTable:
             chain = attribute(3, name.encode() + b"\0") + attribute(4 | NLA_F_NESTED, place)
             accept = attribute(5, (1).to_bytes(4, "big"))
             messages.append((_NEWCHAIN, _CREATE, table + chain + accept + attribute(7, b"filter\0")))
+        messages.append((_NEWCHAIN, _CREATE, table + attribute(3, SAID.encode() + b"\0")))
         for name in ("start-pre", "start-out"):
             messages += [_rule(table, name, [*_aimed(aim), *_LIMIT, *_MARK]) for aim in aims]
         for name in ("state-pre", "state-out"):
             translated = [_ct(_CT_STATUS), *_bit(_DNAT)]
             messages += [_rule(table, name, [*_aimed(aim), *translated, *_LIMIT, *_MARK]) for aim in aims]
-            messages += [_rule(table, name, [_ct(_CT_STATE), *_bit(_STATE_BITS[state])]) for state in STATES]
-            messages.append(_rule(table, name, [_ct(_CT_DIRECTION), _compare(b"\1")]))
+            messages += [_rule(table, name, [*_from(source), _SAY]) for source in sorted({aim.source for aim in aims})]
+        messages += [_rule(table, SAID, [_ct(_CT_STATE), *_bit(_STATE_BITS[state])]) for state in STATES]
+        messages.append(_rule(table, SAID, [_ct(_CT_DIRECTION), _compare(b"\1")]))
         self._send(messages)
 
     def _send(self, messages: Sequence[tuple[int, int, bytes]]) -> None:
@@ -150,15 +153,9 @@ def _rule(table: bytes, chain: str, expressions: Iterable[bytes]) -> tuple[int, 
 
 
 def _aimed(aim: Aim) -> list[bytes]:
-    source, destination = ip_address(aim.source), ip_address(aim.destination)
-    nfproto, offset, length = (socket.AF_INET, 12, 4) if source.version == 4 else (socket.AF_INET6, 8, 16)
     found = [
-        _meta(_NFPROTO_KEY),
-        _compare(bytes([nfproto])),
-        _payload(_NETWORK, offset, length),
-        _compare(source.packed),
-        _payload(_NETWORK, offset + length, length),
-        _compare(destination.packed),
+        *_from(aim.source),
+        *_address(aim.destination, is_source=False),
         _meta(_L4PROTO),
         _compare(bytes([_PROTOCOLS[aim.protocol]])),
     ]
@@ -167,6 +164,17 @@ def _aimed(aim: Aim) -> list[bytes]:
     if aim.icmp_type is not None:
         found += [_payload(_TRANSPORT, 0, 1), _compare(bytes([aim.icmp_type]))]
     return found
+
+
+def _from(source: str) -> list[bytes]:
+    nfproto = socket.AF_INET6 if ":" in source else socket.AF_INET
+    return [_meta(_NFPROTO_KEY), _compare(bytes([nfproto])), *_address(source, is_source=True)]
+
+
+def _address(text: str, *, is_source: bool) -> list[bytes]:
+    packed = ip_address(text).packed
+    offset = (12 if len(packed) == 4 else 8) + (0 if is_source else len(packed))
+    return [_payload(_NETWORK, offset, len(packed)), _compare(packed)]
 
 
 def _expression(name: str, *values: tuple[int, bytes]) -> bytes:
@@ -203,6 +211,8 @@ def _bit(bit: int) -> list[bytes]:
     return [masked, _compare(bytes(4), 1)]
 
 
+_JUMP = attribute(1, struct.pack("!i", -3)) + attribute(2, SAID.encode() + b"\0")  # NFT_JUMP and its chain
+_SAY = _expression("immediate", (1, _u32(0)), (2 | NLA_F_NESTED, attribute(2 | NLA_F_NESTED, _JUMP)))
 _ONE = attribute(1, b"\1")
 _MARK = [
     _expression("immediate", (1, _u32(_REGISTER)), (2 | NLA_F_NESTED, _ONE)),
