@@ -491,6 +491,17 @@ def test_who_opens_now_and_then_is_warned_of_and_waits_for_nothing() -> None:
     assert fight.warning is None
 
 
+def test_who_was_seen_once_is_not_named_for_what_others_do_unseen() -> None:
+    fight = Fight()
+    for now, by in ((100.0, [Program("iptables-nft", 7)]), (110.0, []), (112.0, [])):
+        fight.repaired(now, by, 0.01, opens=True)
+        assert fight.who == tuple(each.name for each in by)
+    assert fight.warning and fight.warning.startswith("another program opens")
+    fight.repaired(114.0, [Program("sloppy", 7)], 0.01, opens=True)
+    fight.repaired(116.0, [Program("sloppy", 8)], 0.01, opens=True)
+    assert fight.warning.startswith("sloppy opens")
+
+
 def test_an_episode_is_told_at_once_and_then_ever_less_often() -> None:
     fight = Fight()
     told = []
