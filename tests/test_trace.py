@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,9 @@ from tests.lab.daemon import CHECKOUT, PYTHON
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules
 
 Json = dict[str, Any]
+
+NOBODY, GROUP = 65534, 1  # any that are there
+TRACE = "http://netpold/v1/trace?source=x/a&destination=x/b&port=80/TCP"
 
 
 # The comparison: pure -------------------------------------------------------------------------------------------------
@@ -130,14 +134,14 @@ def test_lines_of_legacy_tables() -> None:
 
 
 class Asked:
-    """`explain --live` on a node, that waits."""
+    """`explain --live` on a node, that waits; `become`: the command that makes it another user's."""
 
-    def __init__(self, scene: Scene, *words: str, may_be_over: bool = False) -> None:
+    def __init__(self, scene: Scene, *words: str, may_be_over: bool = False, become: Sequence[str] = ()) -> None:
         before = set(tables(scene))
         socket = ["--socket", str(scene.daemon.socket)]
         command = [PYTHON, "-m", "netpold.ctl", *socket, "explain", *words, "--live", "--for", "20"]
         self.process = scene.node.spawn(
-            [*command, "-o", "json"], cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*become, *command, "-o", "json"], cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         over = self.process.poll if may_be_over else lambda: None
         assert eventually(lambda: bool(set(tables(scene)) - before) or over() is not None, 10)
@@ -304,6 +308,26 @@ def test_nothing_is_left(lab: Lab, backend: Backend) -> None:
         for each in waiting:
             assert each.process.wait(10) == 5
         assert others() == before
+
+
+@pytest.mark.kernel
+def test_who_may_only_look(lab: Lab) -> None:
+    scene = Scene(lab, "nft", config=f'socket_group = "{grp.getgrgid(GROUP).gr_name}"\n')
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={GROUP}", "--clear-groups"]
+    for directory in (scene.daemon.runtime.parent, scene.node.site.directory):
+        directory.chmod(0o711)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, to_b=A_TO_B, out=A_OUT)
+        scene.node.iptables("nft", 4, "-A", "FORWARD", "-p", "tcp", "-j", "DROP")
+        waiting = [Asked(scene, "x/a", "x/b", "80/TCP", become=become) for _ in range(2)]
+        third = scene.node.run([*become, "curl", "-s", "--unix-socket", str(scene.daemon.socket), TRACE])
+        assert "waited for already" in json.loads(third)["error"]
+        waiting.append(Asked(scene, "x/a", "x/b", "80/TCP"))  # who may change things is not shut out
+        lab.probe([Probe(scene.a, scene.b, "TCP", 80, 4)])
+        *lookers, root = (asked.answer()["live"]["traced"]["steps"] for asked in waiting)
+        assert root[-1]["text"] == "-p tcp -j DROP"
+        others = [{**each, "text": each["text"] if each["own"] else ""} for each in root]
+        assert lookers == [others, others] != [root, root]
 
 
 @pytest.mark.kernel

@@ -128,7 +128,8 @@ def _kernel(traced: Json) -> str:
         own = "it met none of netpold's chains"
     else:
         own = "the filter table, where netpold's chains are, let it pass"
-    return f"{verdict}: {own}; {printable(_fate(traced, by))}"
+    then = "" if traced["kernel"]["fate"] == "passed" else "then "
+    return f"{verdict}: {own}; {then}{printable(_fate(traced, by))}"
 
 
 def _fate(traced: Json, by: Json | None) -> str:

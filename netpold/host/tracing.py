@@ -21,7 +21,7 @@ from netpold.host.kernel import rule_list
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.rule_list import Saved
 from netpold.host.kernel.trace_events import Event, Line, TraceEvents, TraceLines, why_no_lines
-from netpold.host.kernel.trace_table import CHAINS, REPLY, SAID, STATES, Aim, TraceTable
+from netpold.host.kernel.trace_table import CHAINS, PREFIX, REPLY, SAID, STATES, Aim, TraceTable
 from netpold.host.nflog import Heading
 from netpold.rules.traced import Hook, Step
 from netpold.rules.walk import Packet
@@ -212,7 +212,7 @@ class Trace:
                 here = _rank(*CHAINS[event.chain])
                 while lines and _rank(lines[0].hook, _PRIORITIES.get(lines[0].table, 0)) < here:
                     found.append(texts.of_line(lines.pop(0)))
-            elif event.kind != "return":
+            elif event.kind != "return" and not event.table.startswith(PREFIX):  # there may be other traces
                 found.append(texts.of_event(event))
         found += [texts.of_line(each) for each in lines]
         return [each for each in found if each.number or each.verdict != "return"]
@@ -246,7 +246,10 @@ class _Texts:
             return rules[number - 1] if 0 < number <= len(rules) else ""
         key = event.nfproto, event.table, event.chain
         if key not in self._listed:
-            self._listed[key] = rule_list.listed(*key)
+            try:
+                self._listed[key] = rule_list.listed(*key)
+            except KernelError:  # the chain has gone meanwhile
+                self._listed[key] = {}
         return self._listed[key].get(event.handle, "")
 
     def of_line(self, line: Line) -> Step:

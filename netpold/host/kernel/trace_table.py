@@ -29,6 +29,7 @@ from ipaddress import ip_address
 from netpold.host.kernel.backend import KernelError, said
 from netpold.host.kernel.nfnetlink import NLA_F_NESTED, attribute
 
+PREFIX = "netpold-trace-"  # of the names of such tables
 SAID = "said"  # the chain that tells what conntrack says
 STATES = ("new", "established", "related", "invalid")  # each one of its rules, in this order
 REPLY = "reply"  # the rule after them
@@ -92,7 +93,7 @@ class TraceTable:
             raise KernelError(f"nf_tables can't be asked by netlink: {said(error)}") from error
         try:
             self._socket.bind((0, 0))
-            self.name = f"netpold-trace-{self._socket.getsockname()[0]}"
+            self.name = f"{PREFIX}{self._socket.getsockname()[0]}"
             self._make(aims)
         except OSError as error:
             self._socket.close()
