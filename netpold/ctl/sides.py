@@ -112,11 +112,13 @@ def _in_force(socket: Path) -> Mapping[str, Any]:
 def world_in_force(answer: Mapping[str, Any]) -> World:
     """What `GET /v1/manifests` says, which is shown in docs/json.md.  Raises Failure."""
     world: dict[type[Object], dict[str, Any]] = {Pod: {}, Namespace: {}, Policy: {}}
-    for manifest, where in zip(answer["manifests"], answer["where"], strict=True):
-        position = Position(where["file"] or NODE, where["line"] or 0)
-        found = read_back(json.dumps(manifest).encode(), position, where["quarantined"])
-        if found is None:
-            fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
-            raise Failure(fault, "use the one of the daemon's release", Exit.NO)
-        world[type(found)][found.key] = found
+    with progress("reading what is in force") as told:
+        for count, (manifest, where) in enumerate(zip(answer["manifests"], answer["where"], strict=True)):
+            told.tell(count / len(answer["manifests"]))
+            position = Position(where["file"] or NODE, where["line"] or 0)
+            found = read_back(json.dumps(manifest).encode(), position, where["quarantined"])
+            if found is None:
+                fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
+                raise Failure(fault, "use the one of the daemon's release", Exit.NO)
+            world[type(found)][found.key] = found
     return World(world[Pod], world[Namespace], world[Policy])
