@@ -202,7 +202,7 @@ VERBS = (
                 "--ports",
                 default="",
                 metavar="PORT/PROTO,...",
-                help="80/TCP,53/UDP,ICMP (default: those that pods and policies name)",
+                help="80/TCP,53/UDP,ICMP (default: the 12 that pods and policies name most)",
             ),
             _argument("--namespace", default="", metavar="NAME,...", help="pods of these namespaces only"),
             _argument(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -30,6 +31,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     answer: Json | None = in_force.answer(arguments, "/v1/matrix", _words(arguments), WAIT_S)
     if answer is None:
         answer = _from_manifests(arguments, wanted)
+    if arguments.output in ("csv", "dot", "svg") and answer["ports_left_out"]:
+        print(f"netpoldctl: {matrix_text.left_out(Reach.of(answer))}", file=sys.stderr)
     with nullcontext() if is_terminal() else progress("writing it down") as told:
         for number, part in enumerate(FORMATS[arguments.output](answer)):
             if told and arguments.output in _BY_SOURCE:
@@ -48,7 +51,7 @@ def _json(answer: Json) -> Iterator[str]:
             yield f"{before},"
         before = rows or before
     yield before
-    yield "]}"
+    yield f'], "ports_left_out": {json.dumps([ports.as_json(port) for port in reach.left_out])}}}'
 
 
 _BY_SOURCE = ("csv", "json")  # formats of which each part is of one source

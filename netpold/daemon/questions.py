@@ -26,7 +26,7 @@ from netpold.rules.ends import End, UnknownEndpoint, end, judges
 from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import explained_in_steps
-from netpold.rules.port import NoPort, parse
+from netpold.rules.port import NoPort, as_json, parse
 from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
 
@@ -148,15 +148,20 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     `ports`.  With `explained`, what `explain` says of each cell."""
     world = facts.world
     patterns, node = _listed(parameters, "pods"), parameters.get("node") or None
-    pods = asked.pods(world, _listed(parameters, "namespace"), patterns, node)
+    namespaces = _listed(parameters, "namespace")
+    pods = asked.pods(world, namespaces, patterns, node)
+    if not pods and (patterns or node or namespaces):
+        raise NoAnswer(Why.UNKNOWN, *asked.nobody(world, namespaces, patterns, node))
     if not patterns and node is None:
         pods = [key for key in pods if key in facts.endpoints]
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with namespace, node or pods"
         raise NoAnswer(Why.WRONG, f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint)
-    if not pods and (patterns or node or parameters.get("namespace")):
-        raise NoAnswer(Why.UNKNOWN, *asked.NO_POD)
-    ports = [_port(each) for each in _listed(parameters, "ports")] or asked.ports(world, pods)
+    if not pods and namespaces:
+        hint = f"ask about pods anywhere with a pattern: '{namespaces[0]}/*'"
+        raise NoAnswer(Why.UNKNOWN, f"no pod of {' or '.join(namespaces)} is on this node", hint)
+    wanted = [_port(each) for each in _listed(parameters, "ports")]
+    ports, left_out = (wanted, []) if wanted else asked.ports(world, pods)
     in_force = facts.endpoints.keys() >= set(pods)
     ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
     try:
@@ -164,7 +169,12 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
     what = f"what node {facts.node} enforces" if in_force else f"what node {facts.node} knows"
-    told = {**matrix_json(found), "in_force": in_force, "about": f"{what}, revision {facts.revision}"}
+    told = {
+        **matrix_json(found),
+        "ports_left_out": [as_json(port) for port in left_out],
+        "in_force": in_force,
+        "about": f"{what}, revision {facts.revision}",
+    }
     if parameters.get("explained"):
         told["explained"] = yield from explained_in_steps(facts.index, ruleset, found)
     return told

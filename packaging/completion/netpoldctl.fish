@@ -100,7 +100,7 @@ complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown dot svg html' -d 'text for a person, JSON, CSV, Markdown, Graphviz, SVG or HTML (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (default: those that pods and policies name)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (default: the 12 that pods and policies name most)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l namespace -r -f -d 'pods of these namespaces only'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l pods -r -f -d 'pods like these only: shop/web, '\''shop/*'\'', '\''*/db-*'\'''
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l node -r -f -d 'pods of this node only'
