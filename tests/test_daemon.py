@@ -139,6 +139,11 @@ def test_other_programs_rules_stay_and_a_flush_leaves_nothing(lab: Lab, backend:
         everything = scene.node.ipset_save() + "".join(scene.node.iptables_save(backend, family) for family in (4, 6))
         assert "NP" not in everything.replace("INPUT", "")
         assert scene.state() == "degraded"
+        status = json.loads(scene.daemon.ctl("status", "-o", "json").stdout)
+        assert set(status["rules"].values()) == {0} and (status["sets"], status["pods"]["isolated"]) == (0, 0)
+        for verb, code in ((("verify",), 1), (("explain", "x/a", "x/b", "80/TCP"), 2)):
+            done = scene.daemon.ctl(*verb)
+            assert done.returncode == code and "nothing is in force" in done.stderr and "restart" in done.stderr
 
 
 def test_a_flush_that_the_kernel_refuses_says_so_and_leaves_everything_enforced(lab: Lab) -> None:

@@ -18,6 +18,10 @@ class NotRunning(Failure):
     """Nobody serves the socket."""
 
 
+class Flushed(Failure):
+    """The daemon runs, and all that it had in force was flushed."""
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__("netpold", timeout=timeout)
@@ -78,9 +82,11 @@ def _value(path: Path, status: int, body: bytes) -> Any:
         code = {
             504: Exit.TIMED_OUT,
             503: Exit.TIMED_OUT,
+            410: Exit.USAGE,  # no verdict
             403: Exit.NOT_PERMITTED,
             404: Exit.USAGE,
             400: Exit.USAGE,
         }.get(status, Exit.NO)
-        raise Failure(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
+        kind = Flushed if status == 410 else Failure
+        raise kind(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
     return value

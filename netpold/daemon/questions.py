@@ -38,11 +38,13 @@ Json = dict[str, Any]
 
 
 class Why(Enum):
-    """There is no answer: the question is wrong, asks for what is not there, or comes at a bad time."""
+    """There is no answer: the question is wrong, asks for what is not there, comes at a bad time, or
+    after a flush, when nothing is in force any more."""
 
     WRONG = auto()
     UNKNOWN = auto()
     BUSY = auto()
+    FLUSHED = auto()
 
 
 class NoAnswer(Exception):

@@ -352,6 +352,8 @@ class Reconciler:
     def _facts(self) -> Facts:
         """See `questions.Look`."""
         known, enforced, status = self._known, self._enforcer.enforced, self.current
+        if self._flushed:
+            raise NoAnswer(Why.FLUSHED, "nothing is in force: all rules were flushed", "`systemctl restart netpold`")
         if enforced is None:
             hint = "wait until `netpoldctl status` says that it is enforcing"
             raise NoAnswer(Why.BUSY, "nothing is in force that the daemon knows of", hint)

@@ -171,6 +171,7 @@ _STATUS = {
     Why.WRONG: HTTPStatus.BAD_REQUEST,
     Why.UNKNOWN: HTTPStatus.NOT_FOUND,
     Why.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+    Why.FLUSHED: HTTPStatus.GONE,
 }
 
 TRACE = "/v1/trace"
