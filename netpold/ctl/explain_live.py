@@ -145,7 +145,7 @@ def _fate(traced: Json, by: Json | None) -> str:
         return (
             "last seen before it was routed: there is no route, or rp_filter refuses its source, or a program took it"
         )
-    return f"last seen behind the filter table of {hook}: something later took it"
+    return f"last seen in {hook}: something took it, and told nothing of it"
 
 
 def _model(traced: Json) -> str:

@@ -89,8 +89,9 @@ class Trace:
             self._close_sockets()
             raise
         self._legacy = legacy
-        self._heading: Heading | None = None  # of the packet's latest headers, while events come in
         self._numbers: set[int] = set()
+        self._passed: dict[str, int] = {}  # by which number each station was passed first
+        self._copies: set[int] = set()  # a bridge that floods sends several; the first one is told of
         self._headings: list[Heading] = []
         self._found: list[Event] = []
         self._log: list[Line] = []
@@ -119,9 +120,8 @@ class Trace:
         for event in self._events.read():
             self._take(event)
         if self._lines is not None:
-            self._log += self._lines.read()[: MOST_EVENTS - len(self._log)]
+            self._log = [*self._log, *self._lines.read()][-MOST_EVENTS:]  # those of other packets are sorted out later
         if not self._found:
-            self._log.clear()  # of packets that others trace
             return False
         now = time.monotonic()
         return now - self._heard >= QUIET_S or (self._over is not None and now >= self._over)
@@ -142,7 +142,9 @@ class Trace:
             self._at = time.time()
         elif event.number not in self._numbers and event.heading not in self._headings:
             return
-        if len(self._found) >= MOST_EVENTS:
+        if is_station and self._passed.setdefault(event.chain, event.number) != event.number:
+            self._copies.add(event.number)
+        if event.number in self._copies or len(self._found) >= MOST_EVENTS:
             return
         self._numbers.add(event.number)
         if event.heading is not None and event.heading not in self._headings:

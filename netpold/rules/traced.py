@@ -108,10 +108,12 @@ def compare(ruleset: Ruleset, names: Mapping[str, str], way: Way) -> Compared:
     head = ruleset.hooks.get(way.hook, "")
     modelled = walk(ruleset, head, packet)
     by = next((step for step in way.steps if step.verdict == "drop"), None)
+    is_queued = bool(way.steps) and way.steps[-1].verdict == "queue"
+    is_dropped = by is not None or (way.met and not way.filtered and not is_queued)
     return Compared(
         verdict=_verdict(way, own, head, by),
         judged=bool(own),
-        fate="passed" if way.ended else "dropped" if by or (way.met and not way.filtered) else "lost",
+        fate="passed" if way.ended else "dropped" if is_dropped else "lost",
         by=by,
         model="deny" if modelled.verdict == "DROP" else "allow",
         chain=modelled.chain,
