@@ -225,6 +225,7 @@ class Known:
                 max(len(world.policies) - rejected, 0),
                 rejected,
                 self._assembly.quarantined_policies + self._quarantine.closed,
+                None if self.tried is None else len(self.world.policies),
             ),
             "pods": PodCounts(
                 total=len(world.pods),
