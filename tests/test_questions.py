@@ -13,6 +13,7 @@ import pytest
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.reach import Reach
+from netpold.ctl.sides import in_force
 from tests.lab import Lab
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
 
@@ -89,6 +90,9 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         assert "what node" in page and "enforces, revision" in page
         where = {each["object"]: each["file"].rpartition("/")[2] for each in answer["where"]}
         assert where["NetworkPolicy x/deny-all"] == "deny.yaml" and where["Pod x/a"] == "pods.json"
+        (rule,) = in_force(scene.daemon.socket).world.policies["x/a-to-b"].ingress or ()
+        text = (scene.daemon.manifests / "allow.yaml").read_text().splitlines()
+        assert rule.position and "from:" in text[rule.position.line - 1], "where the rule stands, not its policy"
         assert set(asked(scene, "names")["pods"]) == {"x/a", "x/b", "x/c"}
 
 
@@ -100,7 +104,7 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         ("explain", {"source": "x/a", "port": "80/TCP"}, Exit.USAGE, "destination is missing"),
         ("matrix", {"ports": "80"}, Exit.USAGE, "no port"),
         ("matrix", {"addresses": "x/nobody"}, Exit.USAGE, "x/nobody"),
-        ("matrix", {"pods": "y/*"}, Exit.USAGE, "no pod that takes part"),
+        ("matrix", {"pods": "y/*"}, Exit.USAGE, "no pod is called y/"),
     ],
 )
 def test_questions_that_have_no_answer(

@@ -177,6 +177,13 @@ def test_status_is_loud_and_the_end_can_be_asked_for(lab: Lab) -> None:
         assert "TRYING: the policies of" in daemon.ctl("status").stdout
         again = daemon.ctl("try", str(trial.directory))
         assert again.returncode == 2 and "is under way" in again.stderr
+        other = daemon.ctl("rollback", "--end")
+        assert other.returncode == 2 and "nothing was rolled back: the trial of" in other.stderr
+        assert "`netpoldctl try --end`" in other.stderr and not trial.is_over()
+        assert "2 policies isolate 3 of 3 pods" in daemon.errors(), "what counts is what is in force"
+        lines = (trial.directory / "policies.yaml").read_text().splitlines()
+        told = json.loads(daemon.ctl("explain", "x/a", "x/c", "80/TCP", "-o", "json").stdout)
+        assert "from:" in lines[told["ingress"]["allowed_by"]["line"] - 1], "where the rule is written, not its policy"
         done = daemon.ctl("try", "--end", "-o", "json")
         assert json.loads(done.stdout)["done"] is True and trial.is_over() and trial.reaches() == "b"
         assert json.loads(daemon.ctl("try", "--end", "-o", "json").stdout)["done"] is False

@@ -27,6 +27,7 @@ from netpold.policy.canonical import read_back
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
 from netpold.policy.model import Namespace, Pod, Policy, Position, World
+from netpold.policy.rule_lines import with_rule_lines
 from netpold.printable import printable
 
 NODE = "node"
@@ -120,5 +121,5 @@ def world_in_force(answer: Mapping[str, Any]) -> World:
             if found is None:
                 fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
                 raise Failure(fault, "use the one of the daemon's release", Exit.NO)
-            world[type(found)][found.key] = found
+            world[type(found)][found.key] = with_rule_lines(found, where.get("rules"))
     return World(world[Pod], world[Namespace], world[Policy])

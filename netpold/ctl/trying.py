@@ -22,6 +22,7 @@ from netpold.ctl.output import paint, say, say_json
 from netpold.ctl.progress import progress
 from netpold.policy.canonical import written
 from netpold.policy.model import Namespace, Policy
+from netpold.policy.rule_lines import rule_lines
 from netpold.printable import printable
 
 Json = Mapping[str, Any]
@@ -87,6 +88,7 @@ def _objects(arguments: argparse.Namespace, directory: Path) -> list[dict[str, A
             "manifest": json.loads(written(each)),
             "file": each.position.file if each.position else str(directory),
             "line": each.position.line if each.position else 1,
+            "rules": rule_lines(each),
         }
         for each in objects
     ]

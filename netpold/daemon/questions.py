@@ -19,6 +19,7 @@ from netpold.policy.canonical import KINDS, written
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
 from netpold.policy.model import World
+from netpold.policy.rule_lines import rule_lines
 from netpold.rules import asked
 from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
@@ -197,7 +198,8 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
         found.append(json.loads(written(each)))
         at = each.position
         name = f"{KINDS[type(each)]} {each.key}"
-        where.append({"object": name, "file": at and at.file, "line": at and at.line, "quarantined": each.quarantined})
+        place = {"file": at and at.file, "line": at and at.line, "rules": rule_lines(each)}
+        where.append({"object": name, **place, "quarantined": each.quarantined})
         if number % STEP == 0:
             yield
     return {"manifests": found, "where": where}

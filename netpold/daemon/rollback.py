@@ -22,6 +22,7 @@ from netpold.daemon.status import timestamp
 from netpold.policy.canonical import written
 from netpold.policy.changes import Changes
 from netpold.policy.model import Namespace, Policy, World
+from netpold.policy.rule_lines import rule_lines
 
 MOST_REVISIONS = 10
 NAME = "rollback.json"  # in the state directory
@@ -69,6 +70,7 @@ def objects(world: World) -> list[Json]:
             "manifest": json.loads(written(each)),
             "file": each.position.file if each.position else "",
             "line": each.position.line if each.position else 1,
+            "rules": rule_lines(each),
             "closed": each.quarantined,
         }
         for each in _objects(world)

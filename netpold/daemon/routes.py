@@ -139,8 +139,8 @@ def _rollback(request: Request) -> Answer:
     return _tried(request.controlled.trials.go_back, request)
 
 
-def _end(request: Request) -> Answer:
-    return _tried(request.controlled.trials.end, request)
+def _end(verb: str) -> Callable[[Request], Answer]:
+    return lambda request: _tried(partial(request.controlled.trials.end, verb), request)
 
 
 def _tried(change: Callable[[str], object], request: Request) -> Answer:
@@ -187,9 +187,9 @@ ROUTES: dict[str, tuple[str, Callable[[Request], Answer]]] = {
     "/v1/flush": ("POST", _flush),
     "/v1/try": ("POST", _try),
     "/v1/try/confirm": ("POST", _confirm),
-    "/v1/try/end": ("POST", _end),
+    "/v1/try/end": ("POST", _end("try")),
     "/v1/rollback": ("POST", _rollback),
-    "/v1/rollback/end": ("POST", _end),
+    "/v1/rollback/end": ("POST", _end("rollback")),
 }
 
 
