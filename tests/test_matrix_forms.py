@@ -229,7 +229,9 @@ def test_ports_that_are_left_out_are_told() -> None:
         (([], [], "n9"), "no manifest names the node n9"),
         (([], ["shop/pending"], None), "shop/pending has no address yet"),
         ((["host"], [], None), "host/agent is on the host's network: policies do not select it"),
-        ((["shop"], ["ops/*"], None), "no pod is so called, or not all"),
+        ((["shpo"], [], None), "no pod is in the namespace shpo"),
+        ((["shop"], ["shop/x*"], None), "no pod is called shop/x*"),
+        ((["shop"], ["ops/*"], None), "no pod is all of what is asked for"),
     ],
 )
 def test_why_there_is_nobody_to_ask_about(chosen: tuple[list[str], list[str], str | None], fault: str) -> None:

@@ -39,10 +39,16 @@ def nobody(world: World, namespaces: Sequence[str], patterns: Sequence[str], nod
         hint = f"nodes are such as {', '.join(near)}" if near else "write spec.nodeName into the pods' manifests"
         return f"no manifest names the node {node}", hint
     hint = "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
-    return "no pod is so called, or not all that is asked for is true of the same", hint
+    if namespaces and not _meant(world, namespaces):
+        return f"no pod is in the namespace {' or '.join(namespaces)}", hint
+    if patterns and not _meant(world, patterns=patterns):
+        return f"no pod is called {' or '.join(patterns)}", hint
+    return "no pod is all of what is asked for", "ask about the namespace, the names or the node alone"
 
 
-def _meant(world: World, namespaces: Sequence[str], patterns: Sequence[str], node: str | None) -> list[str]:
+def _meant(
+    world: World, namespaces: Sequence[str] = (), patterns: Sequence[str] = (), node: str | None = None
+) -> list[str]:
     return sorted(
         key
         for key, pod in world.pods.items()
