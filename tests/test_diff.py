@@ -244,6 +244,9 @@ def test_pods_from_elsewhere(changed: Path, tmp_path: Path) -> None:
     for directory in (old, changed):
         (directory / "10-pods.yaml").unlink()
     assert "no pods are on both sides, so nothing was compared" in ctl("diff", old, changed).stdout
+    for fail_on in ("open", "any"):
+        gate = ctl("diff", old, changed, "--fail-on", fail_on)
+        assert gate.returncode == 2 and "can't tell" in gate.stderr and "--inventory" in gate.stderr
     done = ctl("diff", "--inventory", GUESTBOOK / "10-pods.yaml", old, changed)
     assert "opens  10.72.10.0/24 -> guestbook/ui" in done.stdout
 
