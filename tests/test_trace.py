@@ -215,6 +215,13 @@ def test_the_way_of_packets(lab: Lab, backend: Backend, wiring: str) -> None:
             assert last["chain"].startswith("NP-RULES-") and last["text"].endswith("-j DROP")
         assert told["packet"]["bridged"] == (wiring == "bridged")
 
+        asked = Asked(scene, "x/a", "x/b", "80/UDP")  # forged: kernel and model know it, `explain` is about a's own
+        lab.probe([Probe(scene.c, scene.b, "UDP", 80, 4, source_address=scene.a.address(4))])
+        told = asked.answer()["live"]["traced"]
+        assert (told["kernel"]["verdict"], told["expected"]["verdict"]) == ("deny", "allow")
+        assert (told["model"]["verdict"], told["agree"], told["parted"]) == ("deny", True, None)
+        assert told["model"]["says"] == "dropped: not the pod's own source address"
+
 
 @pytest.mark.kernel
 def test_what_others_do(lab: Lab, backend: Backend) -> None:

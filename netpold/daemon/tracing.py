@@ -186,7 +186,7 @@ def _told(facts: Facts, held: Held, parameters: Parameters, caught: Caught) -> Q
         },
         "expected": expected,
         "model": _model_json(found, packet),
-        "agree": None if found.verdict is None else found.verdict == expected["verdict"],
+        "agree": None if found.verdict is None else found.verdict == found.model,
         "parted": _parted_json(found, way),
     }
     return {**told, "live": live}
@@ -197,7 +197,8 @@ def _expected(facts: Facts, parameters: Parameters, caught: Caught, told: Json, 
     node's own traffic meets is the model's word alone."""
     ends = (end(facts.index, parameters[side]) for side in ("source", "destination"))
     if caught.hook in ("INPUT", "OUTPUT") and caught.hook != hook(*ends):
-        reason = f"it is the node itself that {'gets' if caught.hook == 'INPUT' else 'sends'} it"
+        why = f": {meaning(found.rule)}" if found.rule else ""
+        reason = f"it is the node itself that {'gets' if caught.hook == 'INPUT' else 'sends'} it{why}"
         return {"verdict": found.model, "reason": reason}
     judged = [told[direction] for direction in ("egress", "ingress") if told[direction]["in_force"]]
     verdict = "deny" if any(each["verdict"] == "deny" for each in judged) else "allow"
@@ -206,19 +207,24 @@ def _expected(facts: Facts, parameters: Parameters, caught: Caught, told: Json, 
 
 
 def _with_ports(facts: Facts, caught: Caught) -> Packet:
-    """The kernel does not tell which ports of a bridge a packet passes; they are those of the pods, or it is forged."""
-    ports = {
-        address: interface.name
+    """The kernel does not tell which ports of a bridge a packet passes, but whose chains it met; where it met none, the
+    ports are those of its addresses."""
+    owners = {
+        interface.name: endpoint.addresses
         for endpoint in facts.endpoints.values()
         for interface in endpoint.interfaces
         if interface.bridged
-        for address in endpoint.addresses
     }
-    packet = caught.packet
+    packet, chains = caught.packet, {step.chain for step in caught.steps if step.is_own}
+
+    def port(prefix: str, address: str) -> str:
+        met = (name for name in owners if f"{prefix}{name}" in chains)
+        return next(met, next((name for name, own in owners.items() if address in own), ""))
+
     return replace(
         packet,
-        in_port=ports.get(packet.source, "") if caught.from_bridge else "",
-        out_port=ports.get(packet.destination, "") if caught.bridged else "",
+        in_port=port("NP-OUT-", packet.source) if caught.from_bridge else "",
+        out_port=port("NP-IN-", packet.destination) if caught.bridged else "",
     )
 
 
