@@ -4,53 +4,6 @@ _netpoldctl() {
     local cur prev words cword split
     _init_completion -s || return
 
-    case $prev in
-        --socket | --from)
-            _filedir
-            return
-            ;;
-        --manifests | --inventory)
-            _filedir -d
-            return
-            ;;
-        -o | --output)
-            COMPREPLY=($(compgen -W 'text json' -- "$cur"))
-            return
-            ;;
-        --timeout | --for | --pods | --node | --addresses | --since | -n | --interval)
-            return
-            ;;
-        --ports)
-            _netpoldctl_ports list
-            return
-            ;;
-        --namespace)
-            _netpoldctl_names namespaces
-            return
-            ;;
-        --fail-on)
-            COMPREPLY=($(compgen -W 'open any never' -- "$cur"))
-            return
-            ;;
-        --pod)
-            _netpoldctl_names pods
-            return
-            ;;
-        --direction)
-            COMPREPLY=($(compgen -W 'ingress egress' -- "$cur"))
-            return
-            ;;
-        --port)
-            _netpoldctl_ports
-            return
-            ;;
-        --by)
-            COMPREPLY=($(compgen -W 'rule policy pod' -- "$cur"))
-            return
-            ;;
-    esac
-    $split && return
-
     local verb='' arguments=0 index
     for ((index = 1; index < cword; index++)); do
         case ${words[index]} in
@@ -59,6 +12,72 @@ _netpoldctl() {
             *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
         esac
     done
+
+    case $verb:$prev in
+        check:-o | check:--output)
+            COMPREPLY=($(compgen -W 'text json sarif junit' -- "$cur"))
+            return
+            ;;
+        matrix:-o | matrix:--output)
+            COMPREPLY=($(compgen -W 'text json csv markdown dot svg html' -- "$cur"))
+            return
+            ;;
+        diff:-o | diff:--output)
+            COMPREPLY=($(compgen -W 'text json markdown' -- "$cur"))
+            return
+            ;;
+        test:-o | test:--output)
+            COMPREPLY=($(compgen -W 'text json junit' -- "$cur"))
+            return
+            ;;
+        matrix:--namespace)
+            return
+            ;;
+        *:--socket | *:--from)
+            _filedir
+            return
+            ;;
+        *:--manifests | *:--inventory)
+            _filedir -d
+            return
+            ;;
+        *:-o | *:--output)
+            COMPREPLY=($(compgen -W 'text json' -- "$cur"))
+            return
+            ;;
+        *:--timeout | *:--for | *:--pods | *:--node | *:--addresses | *:--since | *:-n | *:--interval)
+            return
+            ;;
+        *:--ports)
+            _netpoldctl_ports list
+            return
+            ;;
+        *:--namespace)
+            _netpoldctl_names namespaces
+            return
+            ;;
+        *:--fail-on)
+            COMPREPLY=($(compgen -W 'open any never' -- "$cur"))
+            return
+            ;;
+        *:--pod)
+            _netpoldctl_names pods
+            return
+            ;;
+        *:--direction)
+            COMPREPLY=($(compgen -W 'ingress egress' -- "$cur"))
+            return
+            ;;
+        *:--port)
+            _netpoldctl_ports
+            return
+            ;;
+        *:--by)
+            COMPREPLY=($(compgen -W 'rule policy pod' -- "$cur"))
+            return
+            ;;
+    esac
+    $split && return
 
     case $verb:$arguments:$cur in
         :*:-*)
