@@ -15,7 +15,7 @@ from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.reach import Reach
 from netpold.ctl.sides import in_force
 from tests.lab import Lab
-from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, policy
 
 pytestmark = pytest.mark.kernel
 
@@ -71,6 +71,19 @@ def test_a_pod_of_another_node_is_judged_by_the_same_manifests(lab: Lab) -> None
         }
         assert (found["x/a", "x/away"], found["x/a", "x/b"]) == ("deny", "allow")
         assert not asked(scene, "matrix", pods="x/*")["in_force"] and asked(scene, "matrix")["in_force"]
+
+
+def test_who_asks_is_told_where_packets_go_past_the_rules(lab: Lab) -> None:
+    scene = Scene(lab, "nft", "bridged")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        words = (("explain", "x/a", "x/b", "80/TCP"), ("matrix",), ("verify",), ("diff", "node", "node"))
+        assert not [each for each in words if "does not hold" in scene.daemon.ctl(*each).stderr]
+        scene.node.netns.sysctl({"bridge/bridge-nf-call-iptables": 0})
+        assert eventually(lambda: bool(asked(scene, "names")["unfiltered"]), 20)
+        assert scene.passes(scene.a, scene.b)
+        for each in words:
+            assert "does not hold for all packets: IPv4 packets between ports" in scene.daemon.ctl(*each).stderr, each
 
 
 def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:

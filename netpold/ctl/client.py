@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 from netpold.ctl.failure import Exit, Failure
+from netpold.printable import printable
 
 DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
 ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait for anything
@@ -36,6 +38,12 @@ class _Connection(http.client.HTTPConnection):
 def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S, body: bytes | None = None) -> Any:
     """The answer's JSON.  Raises Failure (NotRunning where there is no daemon); a 504 is TIMED_OUT."""
     return _value(path, *_asked(path, method, url, timeout, body))
+
+
+def warn(answer: Any) -> None:
+    """Say on standard error where packets go past the rules that an answer is about."""
+    for each in answer.get("unfiltered", ()):
+        print(f"netpoldctl: the answer does not hold for all packets: {printable(each)}", file=sys.stderr)
 
 
 def ask_text(path: Path, url: str, timeout: float = ANSWER_S) -> str:

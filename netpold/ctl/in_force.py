@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from netpold.ctl.client import ANSWER_S, ask
+from netpold.ctl.client import ANSWER_S, ask, warn
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.progress import progress
 
@@ -20,9 +20,11 @@ def answer(arguments: argparse.Namespace, url: str, words: Mapping[str, str], ti
         return None
     try:
         with progress("asking the daemon"):
-            return ask(arguments.socket, "GET", f"{url}?{urlencode(words)}", timeout)
+            answer: Any = ask(arguments.socket, "GET", f"{url}?{urlencode(words)}", timeout)
     except Failure as failure:
         if failure.code not in (Exit.NOT_RUNNING, Exit.NOT_PERMITTED):
             raise
         print(f"netpoldctl: {failure}; what follows is what the manifests say", file=sys.stderr)
         return None
+    warn(answer)
+    return answer

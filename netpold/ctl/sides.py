@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold.config import Settings
-from netpold.ctl.client import ask
+from netpold.ctl.client import ask, warn
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import line, number
 from netpold.ctl.offline import read
@@ -107,6 +107,7 @@ def _in_force(socket: Path) -> Mapping[str, Any]:
             raise
         hint = "restart it, if a newer one is installed: `systemctl restart netpold`"
         raise Failure("the daemon is of an older release, and can't tell what is in force", hint, Exit.NO) from failure
+    warn(answer)
     return answer
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from netpold.ctl.client import Flushed, ask
+from netpold.ctl.client import Flushed, ask, warn
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import number
 from netpold.ctl.output import Colour, paint, say, say_json, wrapped
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> Exit:
             found: Json = ask(arguments.socket, "GET", "/v1/verify", WAIT_S)
         except Flushed as failure:
             raise Failure(str(failure), failure.hint, Exit.NO) from failure
+    warn(found)
     if arguments.output == "json":
         say_json(found)
     else:

@@ -61,7 +61,8 @@ class NoAnswer(Exception):
 class Facts:
     """What is in force at a moment, for the loop's thread alone: it changes some of it in place.
 
-    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.
+    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.  `unfiltered`: in
+    words, which packets of this node's pods do not pass netpold's rules at all.
     """
 
     moment: tuple[int, int]
@@ -72,6 +73,7 @@ class Facts:
     ruleset: Ruleset
     endpoints: Mapping[str, Endpoint]
     settings: CompileSettings
+    unfiltered: tuple[str, ...] = ()
 
     @property
     def world(self) -> World:
@@ -95,7 +97,7 @@ def answer(
                 yield
         except StopIteration as end:
             head = {"version": 1, "revision": facts.revision, "state": facts.state, "node": facts.node}
-            return {**head, **end.value}
+            return {**head, "unfiltered": list(facts.unfiltered), **end.value}
     raise NoAnswer(
         Why.BUSY, "what is in force changes faster than this can be answered", "try again when less is changing"
     )

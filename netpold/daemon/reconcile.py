@@ -366,6 +366,7 @@ class Reconciler:
             ruleset=enforced.ruleset,
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
+            unfiltered=known.unfiltered,
         )
 
     def _held(self) -> Held:
