@@ -150,10 +150,11 @@ def _fate(traced: Json, by: Json | None) -> str:
 
 def _model(traced: Json) -> str:
     expected, model = traced["expected"], traced["model"]
-    says = f"{word(expected['verdict'])}: {printable(expected['reason'])}"
-    if model["verdict"] != expected["verdict"]:
-        says += f"; but of this very packet {word(model['verdict'])}: {printable(model['says'])}"
-    return says
+    reason = printable(expected["reason"])
+    if model["verdict"] == expected["verdict"]:
+        return f"{word(expected['verdict'])}: {reason}"
+    says = f"{word(model['verdict'])}: {printable(model['says'])}"
+    return f"{says}; it is not such a packet as explain is about, which says {word(expected['verdict'])}: {reason}"
 
 
 def _agree(traced: Json) -> str:
