@@ -43,7 +43,7 @@ def let_through(
     """Lets everything pass that no rule before allows, and has the first packet of each flow reported.  `behind`: the
     rules that are asked about it next."""
     comment = f"{_LET_THROUGH}{' '.join(policy.key for policy in policies)}"[:COMMENT_LIMIT]
-    log = [Rule((Unknown(),), reported(direction, nflog_group), comment)] if nflog_group else []
+    log = [Rule((Unknown(),), reported(direction, nflog_group), comment if behind else "")] if nflog_group else []
     return [*log, *(behind or [Rule((), "RETURN", comment)])]
 
 
