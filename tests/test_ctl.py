@@ -455,6 +455,9 @@ class TestExplain:
             "policy": "shop/db",
             "direction": "ingress",
             "rule": 1,
+            "tier": "NetworkPolicy",
+            "action": "Accept",
+            "name": "",
             "file": str(manifests / "shop.yaml"),
             "line": 25,
         }
