@@ -21,6 +21,7 @@ CASES = sorted(
 )
 GENERATED = 40  # of the generated families, one in so many is in the default run of each combination
 OTHERS = 4  # and of the other cases, but for the first combination, which has them all
+TIERS = 30  # of the cases of tiers
 
 
 def parameters() -> Iterator[object]:
@@ -29,7 +30,10 @@ def parameters() -> Iterator[object]:
         for number, (of, case) in enumerate(CASES):
             # each combination takes other ones, so that together they take many
             turn = number + 7 * place
-            taken = turn % GENERATED == 0 if "cyclonus" in case.name else place == 0 or turn % OTHERS == 0
+            if case.name.startswith("tiers-"):
+                taken = turn % TIERS == 0
+            else:
+                taken = turn % GENERATED == 0 if "cyclonus" in case.name else place == 0 or turn % OTHERS == 0
             marks = [] if taken else [pytest.mark.slow]
             yield pytest.param(wiring, backend, of, case, id=f"{wiring}-{backend}-{case.name}", marks=marks)
 

@@ -3,10 +3,12 @@ after allow."""
 
 from __future__ import annotations
 
+import json
 import socket
 from contextlib import suppress
 from copy import copy
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -132,6 +134,23 @@ def test_a_pod_keeps_its_policies_until_its_interface_is_gone(lab: Lab, backend:
         assert eventually(lambda: scene.daemon.status()["pods"]["lingering"] == 0)
         heir = scene.pod("d", interface=a.interface or None)
         scene.expect({(heir, c): True, (c, heir): True})
+
+
+def test_explain_of_what_is_left_of_a_pod_says_what_packets_find(lab: Lab) -> None:
+    scene = Scene(lab, "nft", "routed")
+    a, b, c = (scene.pod(name) for name in "abc")
+    with scene.daemon:
+        scene.write(a, b, c, policies=(ONLY_TO_B,))
+        scene.found()
+        scene.write(b, c)  # with its policy
+        ends: dict[Host, str] = {each: each.addresses[0] for each in (a, b, c, scene.node)}
+        for source, destination in permutations(ends, 2):
+            said = scene.daemon.ctl("explain", ends[source], ends[destination], "80/TCP", "-o", "json")
+            passes = json.loads(said.stdout)["verdict"] == "allow"
+            scene.expect({(source, destination): passes}, (4,))
+        judged = json.loads(scene.daemon.ctl("explain", ends[a], ends[c], "80/TCP", "-o", "json").stdout)["egress"]
+        assert judged["verdict"] == "deny" and judged["in_force"] and len(judged["isolating"]) == 1
+        assert "left of x/a, whose manifest is gone" in judged["reason"]
 
 
 @EACH

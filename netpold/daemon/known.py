@@ -21,10 +21,11 @@ from netpold.policy.changes import Changes, then
 from netpold.policy.index import Index
 from netpold.policy.instead import Instead
 from netpold.policy.manifest import MOST_KINDS
-from netpold.policy.model import AnyPolicy, ClusterPolicy, Finding, Policy, World, policy_kind, policy_title
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Direction, Finding, Policy, World, policy_kind, policy_title
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.ends import Lingerer
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.unclaimed import NOTHING
 
@@ -165,6 +166,20 @@ class Known:
     def isolated(self) -> tuple[Isolated, ...]:
         """The pods of this node that policies isolate."""
         return self._isolated
+
+    @property
+    def lingering(self) -> Mapping[str, Lingerer]:
+        """What is left of pods whose manifests are gone, by address."""
+        gone = self._lingering.past.pods
+        policies: dict[str, dict[Direction, tuple[str, ...]]] = {name: {} for name in gone}
+        for each in self._isolated if gone else ():
+            if each.pod in policies:
+                policies[each.pod][each.direction] = each.policies
+        return {
+            address: Lingerer(each.pod.key, policies[name])
+            for name, each in gone.items()
+            for address in each.endpoint.addresses
+        }
 
     @property
     def as_before(self) -> tuple[str, ...]:

@@ -367,7 +367,7 @@ class Reconciler:
             ruleset=enforced.ruleset,
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
-            home=Home(self.settings.node, enforced.own, enforced.endpoints.keys()),
+            home=Home(self.settings.node, enforced.own, enforced.endpoints.keys(), known.lingering),
             unfiltered=known.unfiltered,
         )
 

@@ -26,6 +26,7 @@ _IN_CLUSTER = frozenset({"namespaces", "pods"})
 _PODS = frozenset({"namespaceSelector", "podSelector"})
 _MOST_NETWORKS = 25
 _LONGEST_NAME = 100
+_TIMES_TOO_MANY = 10  # so many times more rules than there may be are still looked at
 _DOMAIN = re.compile(
     r"(?:\*\.)?(?:[a-zA-Z0-9](?:[-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-Z0-9](?:[-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?"
 )
@@ -75,12 +76,21 @@ def tier_rules(fields: Fields, spec: Map, direction: Direction, form: Form) -> R
         fields.failed = True
         return CLOSED
     at_most(fields, found, direction, form.most)
-    rules = [_rule(fields, entry, direction, form) for entry in found]
+    most = form.most * _TIMES_TOO_MANY
+    rules = [_rule(fields, entry, direction, form) for entry in found[:most]]
     denials = [_closed(rule, right) for rule, right in rules if not right or rule.action is Action.DENY]
     denials = [rule for rule in denials if rule.action is Action.DENY]
-    if not is_sure(spec, direction):
+    if len(found) > most or not is_sure(spec, direction):
         denials.append(deny_all())
-    return Rules(tuple([rule for rule, _ in rules]), tuple(denials))
+    return Rules(tuple([rule for rule, _ in rules]), _that_count(denials))
+
+
+def _that_count(denials: list[TierRule]) -> tuple[TierRule, ...]:
+    """Up to the first that denies all: behind that none counts."""
+    for number, rule in enumerate(denials):
+        if rule.peers is None and rule.ports is None:
+            return tuple(denials[: number + 1])
+    return tuple(denials)
 
 
 def _closed(rule: TierRule, right: bool) -> TierRule:

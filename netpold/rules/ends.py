@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import islice
 
 from netpold.policy.index import Index
-from netpold.policy.model import Family, Pod
+from netpold.policy.model import Direction, Family, Pod
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.walk import Packet
 
@@ -26,12 +26,25 @@ class UnknownEndpoint(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Lingerer:
+    """A pod whose manifest is gone while its interface is still there (past.py).
+
+    `pod`: the key that it had; `isolating`: the keys of the policies that isolate it, by direction.
+    """
+
+    pod: str
+    isolating: Mapping[Direction, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Home:
-    """The node that is asked: its name, the addresses that are its own, and the pods (keys) that are on it."""
+    """The node that is asked: its name, the addresses that are its own, the pods (keys) that are on it, and those that
+    linger there, by address."""
 
     node: str = ""
     addresses: Set[str] = frozenset()
     pods: Set[str] = frozenset()
+    lingering: Mapping[str, Lingerer] = field(default_factory=dict)
 
 
 NOWHERE = Home()
@@ -42,6 +55,7 @@ class End:
     """A pod or a plain address, with its addresses.  `pod`: also the (first) one that a plain address is of.
 
     `node`: on which it is, as far as that is known; `is_host`: it is the node itself, or a pod on the node's network.
+    `lingerer`: it is the address of a pod of which that is left.
     """
 
     name: str
@@ -50,6 +64,7 @@ class End:
 
     node: str = ""
     is_host: bool = False
+    lingerer: Lingerer | None = None
 
     def address(self, family: Family) -> str | None:
         return next((each for each in self.addresses if (":" in each) == (family == 6)), None)
@@ -65,6 +80,8 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
         claimants = index.claimants(address)
         if claimants:
             return _pod_end(name, claimants[0], (address,), home)
+        if address in home.lingering:
+            return End(name, None, (address,), home.node, lingerer=home.lingering[address])
         node = home.node if address in home.addresses else index.node_at(address)
         return End(name, None, (address,), node, bool(node))
     pod = index.world.pods.get(name)

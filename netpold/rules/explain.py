@@ -14,7 +14,7 @@ from netpold.policy.index import Index
 from netpold.policy.model import Action, Direction, Family, Policy
 from netpold.rules.audit import lets_through
 from netpold.rules.endpoint import Interface
-from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, end, families, first_packet, hook
+from netpold.rules.ends import NOWHERE, End, Home, Lingerer, UnknownEndpoint, end, families, first_packet, hook
 from netpold.rules.near import Far, Miss, misses
 from netpold.rules.render import text
 from netpold.rules.ruleset import Goto, InSet, Log, Origin, Rule, Ruleset
@@ -156,6 +156,8 @@ def _explain(asked: _Question, source: End, destination: End, verdicts: Mapping[
 
 def _judgement(asked: _Question, near: End, far: End, direction: Direction, root: str) -> Judgement:
     """`root`: the chain that judges in that direction; '' for none."""
+    if near.lingerer:
+        return _of_lingerer(asked, near, near.lingerer, far, direction, root)
     if near.pod is None:
         return _free(f"{near.name} is no pod that policies select")
     if near.pod.host_network:
@@ -179,6 +181,25 @@ def _judgement(asked: _Question, near: End, far: End, direction: Direction, root
     told = replace(told, tiers=tiers)
     passed = [str(each) for each in tiers if each.action is Action.PASS]
     return replace(told, reason="; ".join((*passed, told.reason))) if passed else told
+
+
+def _of_lingerer(
+    asked: _Question, near: End, lingerer: Lingerer, far: End, direction: Direction, root: str
+) -> Judgement:
+    """Of a pod that is left without its manifest: what its chains say."""
+    what = f"{near.name} is left of {lingerer.pod}, whose manifest is gone, and keeps its policies while it is there"
+    if root not in (_SENDER, _RECEIVER, "") and _judges_all(asked.ruleset, asked.packet, root):
+        root = _SENDER
+    found = walk(asked.ruleset, root, asked.packet)
+    tiers = tuple(rule.origin for _, rule in found.passed if rule.origin and rule.origin.tier)
+    isolating = lingerer.isolating.get(direction, ())
+    if root not in (_SENDER, _RECEIVER) and not tiers:
+        told = _free(_AT_HOME)
+    elif not isolating and not tiers and found.verdict != "DROP":
+        told = _free(f"none isolates it for {direction}")
+    else:
+        told = replace(_told(asked, found, near, far, direction, ()), isolating=isolating, tiers=tiers)
+    return replace(told, reason=f"{what}: {told.reason}")
 
 
 def _judges_all(ruleset: Ruleset, packet: Packet, root: str) -> bool:

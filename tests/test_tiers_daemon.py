@@ -1,0 +1,509 @@
+"""Policies of the cluster in a daemon's life, by packets: what breaks, goes, comes back, moves, and is tried."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.lab import BACKENDS, Backend, Host, Lab, Node, Probe, namespace_manifest
+from tests.lab.daemon import Daemon
+from tests.lab.host import family_of
+from tests.test_daemon import eventually, policy
+from tests.test_last_good import kill
+from tests.tiers.oracle import Object
+
+pytestmark = pytest.mark.kernel
+
+SLOW = pytest.mark.slow
+BOTH = pytest.mark.parametrize(
+    ("backend", "wiring"), [("nft", "routed"), pytest.param("legacy", "bridged", marks=SLOW)]
+)
+OTHERWISE = pytest.mark.parametrize(
+    ("backend", "wiring"), [pytest.param("nft", "routed", marks=SLOW), ("legacy", "bridged")]
+)
+
+
+def tiered(name: str, tier: str, app: str, *rules: str, priority: int = 10) -> str:
+    """A policy about the pods of an app ('*': all) in namespaces of team x.  Rules as `ingress Deny b 80`: pods of an
+    app in all namespaces, at a port of TCP and UDP."""
+    text = (
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+        f"metadata: {{name: {name}}}\nspec:\n  tier: {tier}\n  priority: {priority}\n"
+        f"  subject: {pods(app, 'team: x')}\n"
+    )
+    for direction in ("ingress", "egress"):
+        own = [rule.split()[1:] for rule in rules if rule.startswith(direction)]
+        text += f"  {direction}:\n" if own else ""
+        for action, peer, *ports in own:
+            text += f"  - action: {action}\n    {'from' if direction == 'ingress' else 'to'}: [{pods(peer)}]\n"
+            at = (
+                ", ".join(f"{{{each}: {{destinationPort: {{number: {ports[0]}}}}}}}" for each in ("tcp", "udp"))
+                if ports
+                else ""
+            )
+            text += f"    protocols: [{at}]\n" if ports else ""
+    return text
+
+
+def pods(app: str, spaces: str = "") -> str:
+    """A subject or a peer."""
+    selector = "{}" if app == "*" else f"{{matchLabels: {{app: {app}}}}}"
+    return f"{{pods: {{namespaceSelector: {{matchLabels: {{{spaces}}}}}, podSelector: {selector}}}}}"
+
+
+class Scene:
+    """A node with the pods a, b and c of a namespace, in files of their own, and a daemon."""
+
+    def __init__(self, lab: Lab, backend: Backend, wiring: str = "routed") -> None:
+        self.lab = lab
+        self.node: Node = lab.node("n1")
+        make = self.node.routed_pod if wiring == "routed" else self.node.bridged_pod
+        self.a, self.b, self.c = (make("x", name, labels={"app": name}) for name in "abc")
+        self.daemon = Daemon(self.node, backend)
+        self.daemon.write("x.json", namespace_manifest("x", {"team": "x"}))
+        for pod in (self.a, self.b, self.c):
+            self.daemon.write(f"{pod.pod_name}.json", pod.manifest())
+
+    def enforce(self, **files: str) -> None:
+        """Write these, '' for none, and wait until they are in force or rejected."""
+        for name, text in files.items():
+            path = self.daemon.manifests / f"{name}.yaml"
+            if text:
+                self.daemon.write(path.name, text)
+            else:
+                path.unlink()
+        self.settle()
+
+    def settle(self) -> None:
+        if not self.daemon.running:
+            self.daemon.start()
+        self.daemon.wait(20)
+
+    def status(self) -> dict[str, Any]:
+        """Also where it is degraded."""
+        found: dict[str, Any] = json.loads(self.daemon.ctl("status", "-o", "json").stdout)
+        return found
+
+    def expect(self, passing: str, ports: tuple[int, ...] = (80,)) -> None:
+        """Of all ways between the pods those named (`ab bc`: a to b, b to c) pass, the others do not."""
+        self.node.flush_conntrack()
+        here = {pod.pod_name: pod for pod in (self.a, self.b, self.c)}
+        expected = {
+            Probe(source, destination, protocol, port, family): f"{one}{other}" in passing.split()
+            for one, source in here.items()
+            for other, destination in here.items()
+            if one != other
+            for protocol in ("TCP", "UDP")
+            for port in ports
+            for family in (4, 6)
+        }
+        assert not self.lab.differences(expected)
+
+
+ALL = "ab ac ba bc ca cb"
+NO_C_TO_A = tiered("guard", "Admin", "a", "ingress Deny c")
+NOT_READ = NO_C_TO_A.replace("action: Deny", "action: Deny\n    colour: red")
+
+
+# Manifests that break -------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_policy_that_breaks_stays_as_it_was_over_a_kill(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        scene.enforce(guard=NO_C_TO_A)
+        scene.expect("ab ac ba bc cb")
+        scene.enforce(guard=NO_C_TO_A.replace("action: Deny", "action: Refuse"))
+        scene.expect("ab ac ba bc cb")
+        found = scene.status()
+        assert found["last_good"] == {"count": 1, "objects": ["ClusterNetworkPolicy guard"]}
+        assert found["policies"] == {"accepted": 0, "rejected": 1}
+        scene.enforce(guard=NO_C_TO_A)
+        kill(scene)  # type: ignore[arg-type]
+        scene.daemon.write("guard.yaml", NO_C_TO_A.replace("subject", "subjects"))
+        scene.settle()
+        scene.expect("ab ac ba bc cb")
+        assert scene.status()["last_good"]["objects"] == ["ClusterNetworkPolicy guard"]
+        scene.enforce(guard="")
+        scene.expect(ALL)
+
+
+EGRESS = tiered("guard", "Admin", "a", "ingress Deny c", "egress Accept b")
+NEVER_GOOD = {
+    "deny": (NOT_READ, "ab ac bc cb"),  # a Deny that could not be read whole denies all to its subject
+    "accept": (EGRESS.replace("Accept", "Allow"), "ab ac ba bc cb"),
+    "action": (EGRESS.replace("Accept", "Let"), "ba bc cb"),
+    "pass": (tiered("guard", "Admin", "a", "ingress Pass b", "ingress Deny c").replace("Pass", "Pas"), "ab ac bc cb"),
+    "tier": (NO_C_TO_A.replace("tier: Admin", "tier: admin"), "ab ac ba bc cb"),
+    "subject": (NO_C_TO_A.replace("subject: {pods", "subject: {pod"), "ab ac ba bc"),  # every pod is its subject
+    "peers": (NO_C_TO_A.replace("    from:", "    to:"), "ab ac bc cb"),
+    "priority": (NO_C_TO_A.replace("priority: 10", "priority: 1001"), "ab ac ba bc cb"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "passing"),
+    [
+        pytest.param(*case, id=name, marks=[] if name in ("deny", "action", "subject") else SLOW)
+        for name, case in NEVER_GOOD.items()
+    ],
+)
+def test_what_was_never_good_is_closed(lab: Lab, text: str, passing: str) -> None:
+    """Rules that deny stay, what could not be read denies; nothing is granted: the Accept of `free` comes after."""
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(
+            guard=text, free=tiered("free", "Admin", "*", "ingress Accept *", "egress Accept *", priority=900)
+        )
+        scene.expect(passing)
+        found = scene.status()
+        assert found["quarantined"] == 1 and found["policies"]["rejected"] == 1
+        scene.enforce(guard=NO_C_TO_A)
+        scene.expect("ab ac ba bc cb")
+
+
+def test_a_broken_accept_grants_nothing(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    opens = tiered("opens", "Admin", "a", "ingress Accept b")
+    with scene.daemon:
+        scene.enforce(
+            opens=opens.replace("tier: Admin", "tier: Admin\n  tear: Admin"),
+            deny=tiered("deny", "Admin", "a", "ingress Deny *", priority=20),
+        )
+        scene.expect("ab ac bc cb")
+        scene.enforce(opens=opens)
+        scene.expect("ab ac bc cb ba")
+        scene.enforce(opens=opens.replace("Accept", "Allow"))  # the last good version still grants
+        scene.expect("ab ac bc cb ba")
+
+
+def test_copies_that_differ_close(lab: Lab) -> None:
+    scene = Scene(lab, "legacy")
+    with scene.daemon:
+        scene.enforce(
+            one=tiered("same", "Admin", "a", "ingress Accept b", "ingress Deny c"),
+            other=tiered("same", "Baseline", "a", "ingress Deny b"),
+        )
+        scene.expect("ab ac bc cb")
+
+
+# Pods and namespaces --------------------------------------------------------------------------------------------------
+
+
+@OTHERWISE
+def test_a_pod_keeps_what_is_denied_to_it_until_its_interface_is_gone(lab: Lab, backend: Backend, wiring: str) -> None:
+    """Its manifest, its namespace and the policy go, together or not."""
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        scene.enforce(
+            out=tiered("out", "Admin", "a", "egress Deny c"), into=tiered("into", "Baseline", "b", "ingress Deny c")
+        )
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        scene.expect("ab ba bc ca")
+        (scene.daemon.manifests / "a.json").unlink()
+        scene.settle()
+        scene.expect("ab ba bc ca")
+        assert scene.status()["pods"]["lingering"] == 1
+        (scene.daemon.manifests / "x.json").unlink()
+        scene.settle()
+        # its namespace has no label any more that the subjects ask for: the others are free, but it is not
+        scene.expect("ab ba bc ca cb")
+        scene.daemon.write("x.json", namespace_manifest("x", {"team": "x"}))
+        scene.daemon.write("a.json", scene.a.manifest())
+        scene.settle()
+        scene.expect("ab ba bc ca")
+
+
+def test_a_namespace_that_ends_changes_nothing(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(guard=NO_C_TO_A)
+        scene.daemon.write("x.json", {**namespace_manifest("x", {"team": "x"}), "status": {"phase": "Terminating"}})
+        scene.settle()
+        scene.expect("ab ac ba bc cb")
+
+
+def test_pods_that_cannot_be_read_are_among_those_denied_and_no_others(lab: Lab) -> None:
+    """A pod's manifest that was never good: rules that deny hold for it, those that accept do not."""
+    scene = Scene(lab, "nft")
+    broken = scene.c.manifest()
+    broken["spec"]["containers"][0]["ports"] = [{"containerPort": "eighty"}]
+    scene.daemon.write("c.json", broken)
+    with scene.daemon:
+        scene.enforce(
+            a=tiered("a", "Admin", "a", "ingress Accept c", "ingress Deny db"),
+            b=tiered("b", "Admin", "b", "ingress Accept c"),
+            deny=tiered("deny", "Baseline", "b", "ingress Deny *"),
+        )
+        scene.expect("ba")  # c may be any of the subjects, too
+
+
+def test_an_address_of_two_pods_is_denied_if_one_is_and_accepted_if_both_are(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    twin = scene.c.manifest()
+    twin["metadata"] |= {"name": "twin", "labels": {"app": "twin"}}
+    twin["spec"]["nodeName"] = "elsewhere"
+    with scene.daemon:
+        scene.enforce(
+            a=tiered("a", "Admin", "a", "ingress Deny twin"),
+            b=tiered("b", "Admin", "b", "ingress Accept c", "ingress Deny *"),
+        )
+        scene.expect("ac ba bc ca cb")
+        scene.daemon.write("twin.json", twin)
+        scene.settle()
+        scene.expect("ac ba bc")
+
+
+# Changes under traffic ------------------------------------------------------------------------------------------------
+
+
+class Sprayer:
+    """Sends to a port by UDP from fresh source ports all the time, a new connection each; counts what arrives."""
+
+    def __init__(self, source: Host, destination: Host, port: int, family: int = 4) -> None:
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        self._to = (destination.address(family), port)
+        with destination.netns.entered():
+            self._server = socket.socket(kind, socket.SOCK_DGRAM)
+        self._server.bind(self._to)
+        self._server.setblocking(False)
+        with source.netns.entered():
+            self._clients = [socket.socket(kind, socket.SOCK_DGRAM) for _ in range(400)]
+        for number, client in enumerate(self._clients):
+            client.bind((source.address(family), 20000 + number))
+        self.sent = self.arrived = 0
+
+    def spray(self) -> None:
+        """One from each of some ports that were not used for a while."""
+        for _ in range(20):
+            self._clients[self.sent % len(self._clients)].sendto(struct.pack("!Q", self.sent), self._to)
+            self.sent += 1
+        try:
+            while True:
+                self._server.recv(64)
+                self.arrived += 1
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        for each in (self._server, *self._clients):
+            each.close()
+
+
+@contextmanager
+def spraying(*several: Sprayer) -> Iterator[None]:
+    """While the block runs, and until all of it has arrived."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            for each in several:
+                each.spray()
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        time.sleep(0.05)
+        for each in several:
+            each.spray()
+            each.close()
+
+
+GENTLE = {"guard": tiered("guard", "Admin", "a", "ingress Deny c", priority=10)}
+CHANGES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    # what is denied (c to a) and what is allowed (b to a) before and after
+    "renamed": (GENTLE, {"guard": GENTLE["guard"].replace("name: guard", "name: warden")}),
+    "to another file": ({**GENTLE, "warden": ""}, {"guard": "", "warden": GENTLE["guard"]}),
+    "priorities": (
+        {"guard": GENTLE["guard"] + "---\n" + tiered("free", "Admin", "a", "ingress Accept *", priority=20)},
+        {
+            "guard": GENTLE["guard"].replace("10", "5")
+            + "---\n"
+            + tiered("free", "Admin", "a", "ingress Accept *", priority=7)
+        },
+    ),
+    "tier": (
+        {"guard": tiered("guard", "Baseline", "a", "ingress Deny c")},
+        {
+            "guard": tiered("guard", "Admin", "a", "ingress Deny c")
+            + "---\n"
+            + policy("all", "  podSelector: {}\n  ingress: [{}]\n")
+        },
+    ),
+    "peers": (
+        {"guard": tiered("guard", "Admin", "a", "ingress Deny c")},
+        {"guard": tiered("guard", "Admin", "a", "ingress Deny c", "ingress Accept b", "ingress Deny *")},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "change"),
+    [
+        pytest.param(each, change, marks=[] if (each, change) in (("nft", "renamed"), ("legacy", "tier")) else SLOW)
+        for each in BACKENDS
+        for change in CHANGES
+    ],
+)
+def test_packets_see_the_old_or_the_new(lab: Lab, backend: Backend, change: str) -> None:
+    """Ten changes to and fro: what both deny never arrives, what both allow always does."""
+    scene = Scene(lab, backend)
+    old, new = CHANGES[change]
+    with scene.daemon:
+        scene.enforce(**{name: text for name, text in old.items() if text})
+        denied, allowed = Sprayer(scene.c, scene.a, 80), Sprayer(scene.b, scene.a, 81)
+        with spraying(denied, allowed):
+            for number in range(10):
+                put(scene, (new, old)[number % 2])
+                scene.settle()
+        assert denied.sent > 1000 and denied.arrived == 0
+        assert allowed.arrived == allowed.sent
+
+
+def put(scene: Scene, files: dict[str, str]) -> None:
+    """First what is new, then what goes: two files can't change at once."""
+    for name, text in sorted(files.items(), key=lambda each: not each[1]):
+        if text:
+            scene.daemon.write(f"{name}.yaml", text)
+        else:
+            (scene.daemon.manifests / f"{name}.yaml").unlink(missing_ok=True)
+
+
+@BOTH
+def test_open_connections_end_when_a_tier_denies_them(lab: Lab, backend: Backend, wiring: str) -> None:
+    """A rule that is new, a pod that comes among a Deny's peers, a policy that moves up and overtakes an Accept."""
+    scene = Scene(lab, backend, wiring)
+    free = tiered("free", "Admin", "a", "ingress Accept *", priority=5)
+    with scene.daemon:
+        scene.enforce(guard=tiered("guard", "Admin", "a", "ingress Deny db"))
+        for how in ("rule", "peer", "priority", "egress"):
+            scene.enforce(
+                guard=tiered("guard", "Admin", "a", "ingress Deny db"), free=free if how == "priority" else "# none\n"
+            )
+            scene.daemon.write("c.json", scene.c.manifest())
+            scene.settle()
+            flow = lab.flow(scene.c, scene.a)
+            udp = lab.flow(scene.c, scene.a, "UDP", 81, "client")  # the other way is free
+            other = lab.flow(scene.b, scene.a, port=82)
+            assert flow.moving() and udp.moving() and other.moving()
+            if how == "peer":
+                relabelled = scene.c.manifest()
+                relabelled["metadata"]["labels"] = {"app": "db"}
+                scene.daemon.write("c.json", relabelled)
+            elif how == "egress":
+                scene.daemon.write("guard.yaml", tiered("guard", "Admin", "c", "egress Deny a"))
+            else:
+                first = 1 if how == "priority" else 10
+                scene.daemon.write("guard.yaml", tiered("guard", "Admin", "a", "ingress Deny c", priority=first))
+            scene.settle()
+            assert flow.stopped() is not None and udp.stopped() is not None, how
+            assert other.moving(), how
+            lab.close_flows()
+
+
+# Trials and rollbacks -------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_of_tiers_ends_and_a_rollback_brings_them_back(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    directory = scene.node.site.directory / "tried"
+    directory.mkdir()
+    (directory / "policies.yaml").write_text(tiered("guard", "Admin", "b", "ingress Deny a"))
+    with scene.daemon:
+        scene.enforce(guard=NO_C_TO_A)
+        scene.expect("ab ac ba bc cb")
+        done = scene.daemon.ctl("try", str(directory), "--for", "60s")
+        assert done.returncode == 0, done.stderr
+        scene.expect("ac ba bc ca cb")
+        assert scene.daemon.ctl("try", "--end").returncode == 0
+        scene.expect("ab ac ba bc cb")
+        scene.enforce(guard=tiered("guard", "Admin", "c", "ingress Deny a"))
+        scene.expect("ab ba bc ca cb")
+        done = scene.daemon.ctl("rollback")
+        assert done.returncode == 0, done.stderr
+        scene.expect("ab ac ba bc cb")
+
+
+# Nodes as peers -------------------------------------------------------------------------------------------------------
+
+
+def node_object(node: Node, **labels: str) -> Object:
+    addresses = [{"type": "InternalIP", "address": address} for address in node.addresses]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": labels},
+        "status": {"addresses": addresses},
+    }
+
+
+ON_NODES = """apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: nodes}
+spec:
+  tier: Admin
+  priority: 75
+  subject: {namespaces: {matchLabels: {team: x}}}
+  egress:
+  - action: Accept
+    to: [{nodes: {matchLabels: {os: linux}}}]
+    protocols: [{tcp: {destinationPort: {number: 36363}}}]
+  - action: Deny
+    to: [{nodes: {}}]
+"""
+
+
+@OTHERWISE
+def test_a_server_on_a_nodes_network_is_a_node(lab: Lab, backend: Backend, wiring: str) -> None:
+    """On the pod's own node, and on another one; the node itself reaches its pods, whatever is denied to these."""
+    near, far = lab.node("near"), lab.node("far")
+    lab.connect(near, far)
+    make = near.routed_pod if wiring == "routed" else near.bridged_pod
+    client = make("x", "client", labels={"app": "client"})
+    servers = [near.host_pod("x", "near-server", {"app": "s"}), far.host_pod("x", "far-server", {"app": "s"})]
+    isolated = policy("isolated", "  podSelector: {}\n  policyTypes: [Ingress, Egress]\n")
+    baseline = ON_NODES.replace("Admin", "Baseline")
+    with Daemon(near, backend) as daemon:
+        daemon.write("x.json", namespace_manifest("x", {"team": "x"}))
+        daemon.write("pods.json", client.manifest(), *(each.manifest() for each in servers))
+        daemon.write("nodes.json", node_object(near, os="linux"), node_object(far, os="linux"))
+
+        def reached(text: str, port: int, expected: tuple[bool, bool], **nodes: str) -> None:
+            daemon.write("policies.yaml", text)
+            daemon.write("nodes.json", node_object(near, **nodes), node_object(far, os="linux"))
+            daemon.wait(20)
+            near.flush_conntrack()
+            probes = {
+                Probe(client, address, protocol, port, family_of(address)): each
+                for server, each in zip(servers, expected, strict=True)
+                for address in server.addresses
+                for protocol in (("TCP",) if port == 36363 else ("TCP", "UDP", "SCTP"))
+            }
+            backwards = {Probe(near, client, "TCP", 80, family): True for family in (4, 6)}
+            assert not lab.differences(probes | backwards)
+
+        linux = {"os": "linux"}
+        reached(ON_NODES, 36363, (True, True), **linux)
+        reached(ON_NODES, 36364, (False, False), **linux)
+        reached(ON_NODES, 36363, (False, True), os="windows")
+        reached(baseline, 36363, (True, True), **linux)
+        reached(baseline, 36364, (False, False), **linux)
+        # a NetworkPolicy that isolates the pod leaves its own node to it; the tier above does not
+        reached(isolated, 36364, (True, False), **linux)
+        reached(f"{isolated}---\n{baseline}", 36364, (True, False), **linux)
+        reached(f"{isolated}---\n{ON_NODES}", 36364, (False, False), **linux)
+        reached(f"{isolated}---\n{ON_NODES}", 36363, (True, True), **linux)
