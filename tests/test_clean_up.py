@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -16,7 +17,7 @@ from netpold.rules.plan import CreateSet, Installed, Plan, ReplaceChains
 from netpold.rules.render import options
 from netpold.rules.ruleset import FAMILIES, InSet, IPSet, Jump, Rule
 from tests.lab import Backend as Which
-from tests.lab.namespace import NetworkNamespace, owner, sweep
+from tests.lab.namespace import inside
 
 pytestmark = pytest.mark.kernel
 
@@ -25,21 +26,14 @@ pytestmark = pytest.mark.kernel
 def kernel(backend: Which, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[Backend]:
     """A backend inside a network namespace of its own, with a set that a rule of chain NP-RULES-used looks up in."""
     monkeypatch.setenv("XTABLES_LOCKFILE", f"{tmp_path}/xtables.lock")
-    sweep()
-    made = NetworkNamespace(f"{owner()}clean-up")
-    chosen: Backend = Nft() if backend == "nft" else Legacy()
-    try:
-        with made.entered():
-            for name in ("NP4-used", "NP4-free"):
-                ipset.create([CreateSet(name, IPSet(name, 4, "hash:ip", "", frozenset({"10.0.0.1"})), "")])
-            used = options(Rule((InSet("NP4-used", "src"),), "RETURN"), 4, str)
-            jump = options(Rule((), Jump("NP-RULES-used")), 4, str)
-            chosen.commit(Commit(4, {"NETPOLD-FORWARD": (jump,), "NP-RULES-used": (used,), "NP-RULES-old": (jump,)}))
-            chosen.commit(Commit(6, {"NP-RULES-old": ()}))
-            yield chosen
-    finally:
-        chosen.close()
-        made.remove()
+    with inside("clean-up"), closing(Nft() if backend == "nft" else Legacy()) as chosen:
+        for name in ("NP4-used", "NP4-free"):
+            ipset.create([CreateSet(name, IPSet(name, 4, "hash:ip", "", frozenset({"10.0.0.1"})), "")])
+        used = options(Rule((InSet("NP4-used", "src"),), "RETURN"), 4, str)
+        jump = options(Rule((), Jump("NP-RULES-used")), 4, str)
+        chosen.commit(Commit(4, {"NETPOLD-FORWARD": (jump,), "NP-RULES-used": (used,), "NP-RULES-old": (jump,)}))
+        chosen.commit(Commit(6, {"NP-RULES-old": ()}))
+        yield chosen
 
 
 def test_what_one_family_refuses_keeps_nothing_from_the_other(kernel: Backend) -> None:

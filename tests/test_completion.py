@@ -141,6 +141,15 @@ def test_values(shell: Shell) -> None:
 
 
 @in_each_shell
+def test_the_forms_of_each_verb(shell: Shell) -> None:
+    """-o takes another choice with some of them."""
+    for verb in ctl.VERBS:
+        for output in (each for each in verb.arguments if "-o" in each.names):
+            assert shell(f"netpoldctl {verb.name} -o ") == set(output.options["choices"]), verb.name
+    assert shell("netpoldctl --socket /run/x matrix --output m") == {"markdown"}
+
+
+@in_each_shell
 def test_ports(shell: Shell) -> None:
     assert "ICMP" in shell("netpoldctl explain shop/web shop/db ")
     assert shell("netpoldctl explain -o json shop/web 10.0.0.1 54") == {"54/TCP", "54/UDP", "54/SCTP"}

@@ -139,6 +139,11 @@ def test_other_programs_rules_stay_and_a_flush_leaves_nothing(lab: Lab, backend:
         everything = scene.node.ipset_save() + "".join(scene.node.iptables_save(backend, family) for family in (4, 6))
         assert "NP" not in everything.replace("INPUT", "")
         assert scene.state() == "degraded"
+        status = json.loads(scene.daemon.ctl("status", "-o", "json").stdout)
+        assert set(status["rules"].values()) == {0} and (status["sets"], status["pods"]["isolated"]) == (0, 0)
+        for verb, code in ((("verify",), 1), (("explain", "x/a", "x/b", "80/TCP"), 2)):
+            done = scene.daemon.ctl(*verb)
+            assert done.returncode == code and "nothing is in force" in done.stderr and "restart" in done.stderr
 
 
 def test_a_flush_that_the_kernel_refuses_says_so_and_leaves_everything_enforced(lab: Lab) -> None:
@@ -370,6 +375,13 @@ def test_node_and_its_pods_are_judged_where_the_settings_say_so(lab: Lab, backen
         assert not scene.passes(scene.a, scene.node, family=6)
         assert scene.passes(scene.node, scene.b)
         assert not scene.passes(scene.node, scene.b, family=6)
+        # without that setting, the jump from OUTPUT goes too
+        Path(scene.daemon.args[-1]).write_text('host_access = "policy"\n')
+        scene.daemon.stop()
+        scene.enforce()
+        assert scene.passes(scene.node, scene.a)
+        assert eventually(lambda: "NETPOLD-OUTPUT" not in scene.node.iptables(backend, 4, "-S"))
+        assert scene.daemon.ctl("verify").returncode == 0
 
 
 def test_accept_overrules_a_host_that_drops_forwarded_packets(lab: Lab, backend: Backend) -> None:

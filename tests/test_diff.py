@@ -188,6 +188,26 @@ def test_two_revisions(repository: Path) -> None:
     assert not done.stderr
 
 
+def test_what_the_symlinks_of_a_revision_lead_to(repository: Path) -> None:
+    """A clean work tree and what was committed say the same, whatever names the targets have."""
+    top = repository / "m"
+    (top / "store/deep").mkdir(parents=True)
+    (top / "40-monitoring.yaml").symlink_to("by-name")
+    (top / "by-name").symlink_to("store/monitoring.conf")
+    (top / "store/monitoring.conf").write_text((GUESTBOOK / "40-monitoring.yaml").read_text())
+    (top / "store/README").write_text("words\n")
+    (top / "store/deep/README").write_text("words\n")
+    (top / "README").symlink_to("store/../store/README")
+    (top / "deep").symlink_to("store/deep")
+    (top / "loop.yaml").symlink_to("loop.yaml")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "links")
+    done = ctl("diff", "git:HEAD", top)
+    told = [line.replace(f"{top}/", "").replace("HEAD:m/", "") for line in done.stderr.splitlines()]
+    assert len(told) == 2 and told[0] == told[1] and told[0].startswith("loop.yaml:"), "only what is wrong in both"
+    assert done.stdout.startswith("nothing opens and nothing closes"), done.stdout
+
+
 @pytest.mark.parametrize(
     ("revision", "fault"),
     [
@@ -224,6 +244,9 @@ def test_pods_from_elsewhere(changed: Path, tmp_path: Path) -> None:
     for directory in (old, changed):
         (directory / "10-pods.yaml").unlink()
     assert "no pods are on both sides, so nothing was compared" in ctl("diff", old, changed).stdout
+    for fail_on in ("open", "any"):
+        gate = ctl("diff", old, changed, "--fail-on", fail_on)
+        assert gate.returncode == 2 and "can't tell" in gate.stderr and "--inventory" in gate.stderr
     done = ctl("diff", "--inventory", GUESTBOOK / "10-pods.yaml", old, changed)
     assert "opens  10.72.10.0/24 -> guestbook/ui" in done.stdout
 

@@ -491,6 +491,17 @@ def test_who_opens_now_and_then_is_warned_of_and_waits_for_nothing() -> None:
     assert fight.warning is None
 
 
+def test_who_was_seen_once_is_not_named_for_what_others_do_unseen() -> None:
+    fight = Fight()
+    for now, by in ((100.0, [Program("iptables-nft", 7)]), (110.0, []), (112.0, [])):
+        fight.repaired(now, by, 0.01, opens=True)
+        assert fight.who == tuple(each.name for each in by)
+    assert fight.warning and fight.warning.startswith("another program opens")
+    fight.repaired(114.0, [Program("sloppy", 7)], 0.01, opens=True)
+    fight.repaired(116.0, [Program("sloppy", 8)], 0.01, opens=True)
+    assert fight.warning.startswith("sloppy opens")
+
+
 def test_an_episode_is_told_at_once_and_then_ever_less_often() -> None:
     fight = Fight()
     told = []
@@ -526,6 +537,12 @@ def test_a_set_that_is_gone_is_made_again_before_all_rules_that_look_it_up() -> 
     assert create.name == "NP4-a.3"
     assert isinstance(replace, ReplaceChains)
     assert set(replace.chains) == {"NP-IN-a"}
+
+
+def test_an_old_head_that_is_put_back_is_not_led_to() -> None:
+    plan = mend(INSTALLED, Damage({6: frozenset(("NETPOLD-OUTPUT",))}))
+    assert [each.unhook for each in plan.steps] == [("NETPOLD-OUTPUT",)]  # type: ignore[union-attr]
+    assert plan.result.stray_chains == {6: {"NETPOLD-OUTPUT"}}
 
 
 def test_what_should_not_be_there_is_left_over() -> None:

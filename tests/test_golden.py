@@ -33,14 +33,18 @@ def index_of(case: Path) -> Index:
     return Index(assembly.world)
 
 
-def ruleset_of(case: Path) -> str:
-    index = index_of(case)
-    endpoints = {
+def endpoints_of(index: Index) -> dict[str, Endpoint]:
+    """All pods are here; interfaces whose names begin with `port` are bridge ports."""
+    return {
         key: Endpoint(key, pod.addresses, tuple(Interface(name, name.startswith("port")) for name in pod.interfaces))
         for key, pod in index.world.pods.items()
         if pod.takes_part
     }
-    return ruleset_text(compile_ruleset(index, endpoints, CompileSettings()))
+
+
+def ruleset_of(case: Path) -> str:
+    index = index_of(case)
+    return ruleset_text(compile_ruleset(index, endpoints_of(index), CompileSettings()))
 
 
 def matrix_of(case: Path) -> str:

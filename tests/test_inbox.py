@@ -13,12 +13,12 @@ from netpold.daemon.inbox import Inbox
 
 
 @contextmanager
-def looping(inbox: Inbox, work: Callable[[], None] = lambda: None) -> Iterator[list[str]]:
-    """A loop that notes its rounds."""
+def looping(inbox: Inbox, work: Callable[[], None] = lambda: None, every: float = 60) -> Iterator[list[str]]:
+    """A loop that notes its rounds, of which there is one every so many seconds at least."""
     rounds: list[str] = []
 
     def loop() -> None:
-        while not inbox.take(time.monotonic() + 60).stop:
+        while not inbox.take(time.monotonic() + every).stop:
             rounds.append(threading.current_thread().name)
             work()
 
@@ -72,6 +72,21 @@ def test_a_change_goes_first_and_a_storm_of_changes_keeps_no_answer_away() -> No
         inbox.wish(files=True)
         assert inbox.ask(steps(50, done), 20) == 50
         assert len(rounds) >= 49, "a round between any two steps"
+
+
+def test_what_is_due_does_not_wait_for_the_end_of_a_long_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that is not ripe yet is no wish: the loop looks at it again at a time of its own."""
+    monkeypatch.setattr("netpold.daemon.inbox.ALIVE_S", 0.05)
+    inbox, rounds, lives = Inbox(), list[int](), list[int]()
+    inbox.alive = lambda: lives.append(1)
+
+    def long() -> Generator[None, None, int]:
+        while len(rounds) < 5 or not lives:
+            yield
+        return len(rounds)
+
+    with looping(inbox, lambda: rounds.append(1), every=0.1):
+        assert inbox.ask(long(), 20) >= 5
 
 
 def test_who_waits_in_vain_is_told_and_forgotten() -> None:

@@ -19,7 +19,7 @@ from netpold.policy.model import Family
 from netpold.rules.plan import ChangeSet, CreateSet
 from netpold.rules.render import set_header
 from netpold.rules.ruleset import FAMILIES, IPSet, SetKind
-from tests.lab.namespace import NetworkNamespace, owner, sweep
+from tests.lab.namespace import inside
 
 pytestmark = pytest.mark.kernel
 
@@ -29,13 +29,8 @@ NAME = "NP4-one"
 
 @pytest.fixture(autouse=True, scope="module")
 def namespace() -> Iterator[None]:
-    sweep()
-    made = NetworkNamespace(f"{owner()}ipset")
-    try:
-        with made.entered():
-            yield
-    finally:
-        made.remove()
+    with inside("ipset"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,7 @@ from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
 from tests.objects import to_world
 from tests.strategies import EVERYTHING_GOES, OUTSIDE, worlds
-from tests.test_matrix_page import shop
+from tests.test_matrix_page import a_pod, shop
 
 PORTS = [("TCP", 80), ("UDP", 80), ("ICMP", None)]
 
@@ -46,15 +47,17 @@ def test_cells_and_csv_are_the_rows(world: World) -> None:
         (row.source, row.destination, row.protocol, row.port, row.verdict, {f"IPv{f}": v for f, v in row.families})
         for row in found.rows()
     ]
-    assert [tuple(cell.values())[:6] for cell in reach.cells()] == rows
-    read = list(csv.DictReader(io.StringIO(as_csv(reach))))
+    cells = [cell for source in range(len(reach.ends)) for cell in reach.cells(source)]
+    assert [tuple(cell.values())[:6] for cell in cells] == rows
+    read = list(csv.DictReader(io.StringIO("\n".join(as_csv(reach)))))
     assert [(row["source"], row["destination"], row["protocol"], row["port"], row["verdict"]) for row in read] == [
         (*row[:3], "" if row[3] is None else str(row[3]), row[4]) for row in rows
     ]
     for port in range(len(PORTS)):
-        passed, every = reach.count(port)
-        own = [each for each in rows if each[0] != each[1] and each[2:4] == PORTS[port]]
-        assert (passed, every) == (sum(each[4] == "allow" for each in own), len(own))
+        own = [each[5].values() for each in rows if each[0] != each[1] and each[2:4] == PORTS[port]]
+        passed, partly = ["allow" in each for each in own], [len(set(each)) > 1 for each in own]
+        assert reach.count(port)[:3] == (sum(passed), len(own), sum(partly))
+    assert [cell["audit"] for cell in cells] == [row.audit for row in found.rows()]
 
 
 @settings(max_examples=50, deadline=None)
@@ -69,15 +72,18 @@ def test_a_graph_says_what_the_matrix_says(world: World) -> None:
     told: set[tuple[int, int, int]] = set()
     clusters = made.clusters()
     for destination, open_on in made.open_on.items():
-        told |= {(s, d, p) for group in ends for s in group for d in ends[destination] for p in open_on if s != d}
+        told |= {(s, d, way) for group in ends for s in group for d in ends[destination] for way in open_on if s != d}
     for edge in made.edges:
         sources = clusters[edge.source] if isinstance(edge.source, str) else [edge.source]
         pairs = ((s, d) for source in sources for s in ends[source] for d in ends[edge.destination] if s != d)
-        told |= {(s, d, port) for s, d in pairs for port in edge.ports}
+        told |= {(s, d, way) for s, d in pairs for way in edge.ways}
     expected = {
-        (s, d, port) for port in range(len(PORTS)) for s, d in reach.pairs() if reach.verdict(port, s, d) == "allow"
+        (s, d, port, str(cell).removeprefix("allow").removeprefix(", "))
+        for port in range(len(PORTS))
+        for s, d in reach.pairs()
+        if (cell := reach.cell(port, s, d)) and cell.passing
     }
-    assert told == expected
+    assert {(s, d, *made.ways[way]) for s, d, way in told} == expected
     assert sorted(each for group in ends for each in group) == list(range(len(reach.ends)))
 
 
@@ -99,7 +105,7 @@ def test_replicas_are_one_node() -> None:
     assert Node("x", ("a", "b", "c")).title == "a and 2 more"
     pictured = "".join(svg(made))
     assert "web* (3)" in pictured and "<title>web, web1, web2</title>" in pictured
-    assert 'label="web*\\n3 pods\\nfrom everybody: all ports"' in "\n".join(dot(made))
+    assert 'label="web*\\n3 pods\\nfrom everybody: all 3 ports"' in "\n".join(dot(made))
 
 
 def hostile() -> Graph:
@@ -149,10 +155,11 @@ def is_dot(drawn: str) -> bool:
     lines = (
         r"digraph netpold \{",
         rf"  (graph|node|edge) \[{attribute}(, {attribute})*\]",
+        r"  label=S; labelloc=t; labeljust=l",
         r"  subgraph S \{",
         r"    label=S; style=S; color=S",
         r" +n\d+ \[label=S\]",
-        r"  n\d+ -> n\d+ \[label=S(, ltail=S)?\]",
+        r"  n\d+ -> n\d+ \[label=S(, style=dashed, color=S)?(, ltail=S)?\]",
         r" *\}",
     )
     known = all(re.fullmatch("|".join(lines), each) for each in plain.split("\n"))
@@ -197,7 +204,119 @@ def test_text_with_dots_is_a_line_an_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_ports_that_are_named() -> None:
     world = to_world(shop())
-    assert asked.ports(world, asked.pods(world)) == [("TCP", 80), ("TCP", 6379)]
-    assert asked.ports(World(), []) == [("TCP", 80)]
+    assert asked.ports(world, asked.pods(world)) == ([("TCP", 80), ("TCP", 6379)], [])
+    assert asked.ports(World(), []) == ([("TCP", 80)], [])
     assert asked.pods(world, ["shop"], ["*/web"]) == ["shop/web"]
     assert asked.pods(world, node="n1") == []
+
+
+def test_ports_that_are_left_out_are_told() -> None:
+    objects = shop()
+    rules = [{"ports": [{"port": number} for number in range(8000, 8020)]}, {"ports": [{"port": 8015}]}]
+    objects[-1]["spec"]["ingress"] += rules * 2
+    world = to_world(objects)
+    most, others = asked.ports(world, asked.pods(world))
+    assert most[0] == ("TCP", 80) and len(most) == asked.MOST_PORTS
+    assert len(most) + len(others) == 22 and others == sorted(others)
+    reach = replace(reach_of(world), left_out=others)
+    said = "Left out: 10 ports that manifests name, too: 8010/TCP, "
+    assert said in list(text(reach))[-1] and said in list(markdown(reach))[-1]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fault"),
+    [
+        (([], [], "n9"), "no manifest names the node n9"),
+        (([], ["shop/pending"], None), "shop/pending has no address yet"),
+        ((["host"], [], None), "host/agent is on the host's network: policies do not select it"),
+        ((["shpo"], [], None), "no pod is in the namespace shpo"),
+        ((["shop"], ["shop/x*"], None), "no pod is called shop/x*"),
+        ((["shop"], ["ops/*"], None), "no pod is all of what is asked for"),
+    ],
+)
+def test_why_there_is_nobody_to_ask_about(chosen: tuple[list[str], list[str], str | None], fault: str) -> None:
+    objects = shop()
+    pending, agent = a_pod("shop", "pending", 7), a_pod("host", "agent", 8)
+    del pending["status"]["podIPs"]
+    agent["spec"]["hostNetwork"] = True
+    world = to_world([*objects, pending, agent])
+    assert not asked.pods(world, *chosen)
+    said, hint = asked.nobody(world, *chosen)
+    assert fault in said and hint
+
+
+# What passes in one family only, and what passes because policies are audited -----------------------------------------
+
+KINDS = {  # rows of IPv4 and IPv6 with the other as bit 1, and which of them are audited
+    "allow": (2, 2, 0, 0),
+    "deny": (0, 0, 0, 0),
+    "IPv4 only": (2, 0, 0, 0),
+    "IPv6 only": (0, 2, 0, 0),
+    "audited": (2, 2, 2, 2),
+    "allow, audited in IPv6": (2, 2, 0, 2),
+    "IPv6 only, audited": (0, 2, 0, 2),
+}
+
+
+def of_kind(kind: str) -> Reach:
+    """Of x/a, x/b and x/c, where a reaches b in that way, and nobody else reaches anybody."""
+    ends = [End(f"x/{name}", f"x/{name}", "x", {}, ("IPv4", "IPv6")) for name in "abc"]
+    four, six, audited_four, audited_six = KINDS[kind]
+    return Reach(
+        ends,
+        [("TCP", 80)],
+        [0, 2],
+        {"IPv4": [[four // 2, 0, 0]], "IPv6": [[six // 2, 0, 0]]},
+        {"IPv4": [[audited_four // 2, 0, 0]], "IPv6": [[audited_six // 2, 0, 0]]},
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_form_tells_families_and_audit_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = of_kind(kind)
+    passes, partly, audited = kind != "deny", "only" in kind, "audited" in kind
+    assert str(reach.cell(0, 0, 1)) == kind
+    assert reach.count(0) == (passes, 6, partly, audited)
+    lines = list(text(reach))
+    assert lines[0].startswith(f"80/TCP  {int(passes)} of 6 pairs pass")
+    assert ("1 of them in one address family only" in lines[0]) is partly
+    assert ("1 of them because policies are audited only" in lines[0]) is audited
+    assert kind in lines[2]
+    assert any("NOT ENFORCED" in line for line in lines) is audited
+    monkeypatch.setattr("netpold.ctl.matrix_text.MOST_IN_WORDS", 0)
+    dots = list(text(reach))
+    assert dots[2][-2] in ("◐/" if partly else "○o" if audited else "●#" if passes else "·.")
+    assert ("in one family only" in dots[5], "audited only" in dots[5]) == (partly, audited and not partly)
+    whom = {"allow": "x/b", "deny": "nobody"}.get(kind, f"x/b ({kind})")
+    monkeypatch.setattr("netpold.ctl.matrix_text.MOST_IN_MARKDOWN", 0)
+    assert f"| **x/a** | reaches {whom} |" in list(markdown(reach))
+    of_all = {"allow": "all", "deny": "nobody"}.get(kind, f"all; of them {whom}")
+    assert f"| **x/a** | reaches {of_all} |" in list(markdown(replace(reach, ends=reach.ends[:2])))
+    drawn, pictured = "\n".join(dot(graph(reach))), "\n".join(svg(graph(reach)))
+    named = "80/TCP" if kind == "allow" else f"80/TCP ({kind.removeprefix('allow, ')})"
+    assert (f'label="{named}"' in drawn) is (f">{named}</text>" in pictured) is passes
+    assert ("style=dashed" in drawn) is ('class="link audited"' in pictured) is audited
+    rows = csv.DictReader(io.StringIO("\n".join(as_csv(reach))))
+    row = next(row for row in rows if (row["source"], row["destination"]) == ("x/a", "x/b"))
+    assert [row["IPv4"], row["IPv6"]] == ["allow" if bits else "deny" for bits in KINDS[kind][:2]]
+    assert row["audited"].split() == [
+        f"IPv{family}" for family, bits in zip((4, 6), KINDS[kind][2:], strict=True) if bits
+    ]
+
+
+def test_pictures_say_what_was_asked_about() -> None:
+    made = graph(reach_of(to_world(shop())))
+    assert "asked about 80/TCP, 80/UDP, ICMP" in "\n".join(dot(made))
+    assert ">asked about 80/TCP, 80/UDP, ICMP</text>" in "\n".join(svg(made))
+    reach = of_kind("allow")
+    for some, named in ((2, "80/TCP, 81/TCP"), (3, "all 3 ports")):
+        asked_about = [("TCP", 80 + number) for number in range(some)]
+        tables = ({family: each[family] * some for family in each} for each in (reach.reach, reach.audited))
+        made = graph(Reach(reach.ends, asked_about, reach.rows, *tables))
+        assert [made.named(edge.ways) for edge in made.edges] == [named]
+
+
+def test_without_pods_there_are_no_pairs() -> None:
+    assert list(text(reach_of(World()))) == [
+        "There is no pod that has an address and that policies can select: there are no pairs."
+    ]

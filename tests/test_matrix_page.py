@@ -181,7 +181,7 @@ def test_filters(chromium: Browser, made: Made, fragment: str, sources: int, des
     assert chromium.run("[shown.from.length, shown.to.length]") == [sources, destinations]
     assert chromium.run("$('empty').hidden") is (sources > 0)
     wanted = "/".join(map(str, chromium.run("(() => { let a = 0, b = 0; for (const f of shown.from) for (const t of"
-        " shown.to) if (f !== t && families(f, t).length) { b++; a += explain(f, t, shown.port).verdict === 'allow' }"
+        " shown.to) if (f !== t && families(f, t).length) { b++; a += outcome(f, t, shown.port).kind !== 'deny' }"
         " return [a, b] })()")))  # fmt: skip
     assert chromium.run("document.documentElement.dataset.pass") == wanted
 
@@ -244,3 +244,38 @@ def test_what_manifests_say_is_no_markup(chromium: Browser, tmp_path: Path) -> N
     assert chromium.run("document.title") == f"Who reaches whom · {HOSTILE}"
     assert chromium.run("$('about').textContent") == HOSTILE
     assert chromium.run("document.scripts.length") == 2
+
+
+def test_what_passes_in_one_family_only(chromium: Browser, tmp_path: Path) -> None:
+    """And the counts, which are of namespaces, not of addresses."""
+    pods = [a_pod("x", name, number) for number, name in enumerate("ab", 1)]
+    for number, pod in enumerate(pods, 1):
+        pod["status"]["podIPs"].append({"ip": f"2001:db8:9::{number}"})
+    spec = {
+        "podSelector": {"matchLabels": {"app": "b"}},
+        "ingress": [{"from": [{"ipBlock": {"cidr": "2001:db8::/32"}}]}],
+    }
+    kind = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
+    objects = [*pods, kind | {"metadata": {"namespace": "x", "name": "b"}, "spec": spec}]
+    made = Made(tmp_path / "page.html", Index(to_world(objects)))
+    left_out = [{"protocol": "TCP", "port": 9100}]
+    made.path.write_text(page(made.answer | {"ports_left_out": left_out}, "a test"))
+    chromium.open(made.path, "#port=80/TCP&from=x/a&to=x/b")
+    assert "passes in IPv6 only on 80/TCP" in panel(chromium) and "Below is IPv4: denied." in panel(chromium)
+    assert "On each port that was asked about" in panel(chromium)
+    counts = chromium.run("$('counts').textContent")
+    assert re.search(r", 1 of them in one family only · 4 of 4 ends in 1 namespaces$", counts), counts
+    assert chromium.run("document.documentElement.dataset.pass").startswith(counts.split()[0])
+    assert chromium.run("[$('left').textContent, $('left').title]") == [
+        "1 more that manifests name, too: ask with --ports",
+        "9100/TCP",
+    ]
+
+
+def test_the_filter_shows_all_of_its_example(chromium: Browser, made: Made) -> None:
+    chromium.open(made.path)
+    room = """(() => { const box = $("query"), style = getComputedStyle(box);
+      measuring.font = style.font;
+      return box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - 20
+        - measuring.measureText(box.placeholder).width })()"""
+    assert chromium.run(room) > 0, "20 pixels are the search field's own button"

@@ -26,7 +26,7 @@ from netpold.host.metrics import BUCKETS, CONTENT_TYPE, Metrics
 from netpold.host.metrics_file import MetricsFile
 from netpold.host.metrics_port import CONNECTIONS, MetricsPort
 from netpold.policy.model import Direction, Finding, Position
-from tests.lab.namespace import NetworkNamespace, owner, sweep
+from tests.lab.namespace import NetworkNamespace, inside
 
 ROOT = Path(__file__).parent.parent
 IN, OUT = Direction.INGRESS, Direction.EGRESS
@@ -259,16 +259,11 @@ def test_the_list_in_the_docs_is_complete() -> None:
 
 @pytest.fixture
 def namespace() -> Iterator[NetworkNamespace]:
-    sweep()
-    there = NetworkNamespace(f"{owner()}metrics")
-    try:
-        with there.entered():
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            for address in ("10.3.3.3/32", "fd03::3/128"):
-                subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
-            yield there
-    finally:
-        there.remove()
+    with inside("metrics") as there:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        for address in ("10.3.3.3/32", "fd03::3/128"):
+            subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+        yield there
 
 
 @contextmanager

@@ -85,8 +85,12 @@ def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
     assert miss["policy"] == "x/a-to-b" and miss["but_for"] == "pod-labels" and miss["line"]
 
     # what it proposes makes it allowed when everything is enforced again
+    assert "Would be dropped by the audited policies as they are: all of it." in scene.daemon.ctl("audit").stdout
     (scene.daemon.manifests / "audit.yaml").unlink()
+    scene.enforce()
+    assert "Dropped now: all of it, by policies that are enforced." in scene.daemon.ctl("audit").stdout
     scene.enforce(more="---\n".join(each["yaml"] for each in told["suggestions"]))
+    assert "nothing of it would be dropped" in scene.daemon.ctl("audit").stdout
     assert answer(scene, "status")["audited"]["count"] == 0
     assert scene.passes(scene.b, scene.a, "UDP", 6) and scene.passes(scene.c, scene.b)
     assert not scene.passes(scene.c, scene.a)

@@ -26,7 +26,7 @@ from netpold.policy.model import Family
 from netpold.rules.plan import CreateSet
 from netpold.rules.render import Options, options
 from netpold.rules.ruleset import FAMILIES, Address, InSet, IPSet, Jump, Match, Ports, Proto, Rule
-from tests.lab.namespace import NetworkNamespace, owner, pids_in, sweep
+from tests.lab.namespace import NetworkNamespace, inside, owner, pids_in
 
 pytestmark = pytest.mark.kernel
 
@@ -38,13 +38,8 @@ TCP = Proto("tcp")
 @pytest.fixture(autouse=True)
 def namespace() -> Iterator[NetworkNamespace]:
     """Each test runs inside a network namespace of its own."""
-    sweep()
-    made = NetworkNamespace(f"{owner()}nft-{next(_numbers)}")
-    try:
-        with made.entered():
-            yield made
-    finally:
-        made.remove()
+    with inside(f"nft-{next(_numbers)}") as made:
+        yield made
 
 
 @pytest.fixture

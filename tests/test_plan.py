@@ -96,6 +96,23 @@ def test_a_plan_cut_off_anywhere_is_cleaned_up_by_the_next(history: list[World],
         installed = leftovers(steps.result).result
 
 
+def test_a_jump_that_is_not_wanted_any_more_goes_though_only_names_are_known() -> None:
+    """Another setting, or another release, and the daemon was not there in between."""
+    index, kernel = Index(World({}, {}, {})), MemoryKernel()
+    before = offline_ruleset(index, settings=CompileSettings(host_to_pods="policy"))
+    for _ in kernel.carry_out(plan(Installed(), before)):
+        pass
+    strays = Installed(
+        stray_chains={family: frozenset(kernel.chains[family]) for family in FAMILIES},
+        stray_sets=frozenset(kernel.sets),
+    )
+    desired = offline_ruleset(index)
+    steps = plan(strays, desired)
+    for _ in (*kernel.carry_out(steps), *kernel.carry_out(leftovers(steps.result))):
+        pass
+    same(kernel, desired, dict(steps.names))
+
+
 @given(histories(EVERYTHING_GOES), st.sampled_from((0, 3)), st.sets(st.sampled_from("0123456789"), max_size=4))
 @settings(max_examples=80, deadline=None)
 def test_what_the_compiler_says_of_sets_leads_to_the_same(history: list[World], every: int, here: set[str]) -> None:

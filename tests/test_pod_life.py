@@ -124,7 +124,8 @@ def test_a_pod_keeps_its_policies_until_its_interface_is_gone(lab: Lab, backend:
         scene.found()
         scene.write(b, c)  # with its policy
         scene.expect(as_before)
-        assert scene.daemon.status()["pods"]["lingering"] == 1
+        pods = scene.daemon.status()["pods"]
+        assert (pods["lingering"], pods["local"], pods["isolated"]) == (1, 2, 0)
         scene.write(b, c, policies=(DENY_ALL.replace("{}", "{matchLabels: {app: a}}"),))  # as tight as its policies are
         scene.expect(as_before | {(a, b): True})
         scene.write(b, c, policies=(ONLY_TO_B.replace("app: b", "app: c"),))

@@ -13,8 +13,9 @@ import pytest
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.reach import Reach
+from netpold.ctl.sides import in_force
 from tests.lab import Lab
-from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, policy
 
 pytestmark = pytest.mark.kernel
 
@@ -32,7 +33,8 @@ def asked(scene: Scene, question: str, **parameters: str) -> dict[str, Any]:
 
 
 def cells(scene: Scene, **parameters: str) -> list[dict[str, Any]]:
-    return list(Reach.of(asked(scene, "matrix", **parameters)).cells())
+    reach = Reach.of(asked(scene, "matrix", **parameters))
+    return [cell for source in range(len(reach.ends)) for cell in reach.cells(source)]
 
 
 def test_explain_and_matrix_say_what_packets_find(lab: Lab) -> None:
@@ -71,6 +73,19 @@ def test_a_pod_of_another_node_is_judged_by_the_same_manifests(lab: Lab) -> None
         assert not asked(scene, "matrix", pods="x/*")["in_force"] and asked(scene, "matrix")["in_force"]
 
 
+def test_who_asks_is_told_where_packets_go_past_the_rules(lab: Lab) -> None:
+    scene = Scene(lab, "nft", "bridged")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        words = (("explain", "x/a", "x/b", "80/TCP"), ("matrix",), ("verify",), ("diff", "node", "node"))
+        assert not [each for each in words if "does not hold" in scene.daemon.ctl(*each).stderr]
+        scene.node.netns.sysctl({"bridge/bridge-nf-call-iptables": 0})
+        assert eventually(lambda: bool(asked(scene, "names")["unfiltered"]), 20)
+        assert scene.passes(scene.a, scene.b)
+        for each in words:
+            assert "does not hold for all packets: IPv4 packets between ports" in scene.daemon.ctl(*each).stderr, each
+
+
 def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
     scene = Scene(lab, "nft")
     with scene.daemon:
@@ -88,6 +103,9 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         assert "what node" in page and "enforces, revision" in page
         where = {each["object"]: each["file"].rpartition("/")[2] for each in answer["where"]}
         assert where["NetworkPolicy x/deny-all"] == "deny.yaml" and where["Pod x/a"] == "pods.json"
+        (rule,) = in_force(scene.daemon.socket).world.policies["x/a-to-b"].ingress or ()
+        text = (scene.daemon.manifests / "allow.yaml").read_text().splitlines()
+        assert rule.position and "from:" in text[rule.position.line - 1], "where the rule stands, not its policy"
         assert set(asked(scene, "names")["pods"]) == {"x/a", "x/b", "x/c"}
 
 
@@ -99,7 +117,7 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         ("explain", {"source": "x/a", "port": "80/TCP"}, Exit.USAGE, "destination is missing"),
         ("matrix", {"ports": "80"}, Exit.USAGE, "no port"),
         ("matrix", {"addresses": "x/nobody"}, Exit.USAGE, "x/nobody"),
-        ("matrix", {"pods": "y/*"}, Exit.USAGE, "no pod that takes part"),
+        ("matrix", {"pods": "y/*"}, Exit.USAGE, "no pod is called y/"),
     ],
 )
 def test_questions_that_have_no_answer(

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from netpold.daemon.questions import NoAnswer
-from netpold.daemon.rollback import MOST_REVISIONS, NAME, History, Revision, digest, finished, objects
+from netpold.daemon.rollback import MOST_REVISIONS, NAME, History, Revision, digest, objects
 from netpold.daemon.tryout import Tryout, read
 from netpold.policy.changes import difference
-from netpold.policy.model import EVERYTHING, Policy, Position, World
+from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, World
+from netpold.policy.steps import finished
 from tests.lab import Lab
 from tests.strategies import EVERYTHING_GOES, worlds
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
@@ -45,6 +46,21 @@ def test_what_is_kept_is_read_back_as_it_was(one: World, other: World) -> None:
         assert (back.policies, back.namespaces) == (one.policies, one.namespaces)
     same = (one.policies, one.namespaces) == (other.policies, other.namespaces)
     assert (finished(digest(one)) == finished(digest(other))) == same
+
+
+def test_where_rules_are_written_is_kept() -> None:
+    rules = tuple(PolicyRule(None, None, Position("a.yaml", line)) for line in (12, 15))
+    policy = replace(DENY, ingress=rules, egress=(PolicyRule(None, None, Position("a.yaml", 20)),))
+    (kept,) = objects(world(policy))
+    for lines, expected in (
+        (kept["rules"], [12, 15, 20]),
+        ({"ingress": [7]}, [9, 9, 9]),
+        ({"ingress": ["x", None], "egress": 3}, [9, 9, 9]),
+        (None, [9, 9, 9]),
+    ):
+        back = read(json.dumps({"objects": [{**kept, "rules": lines}]}).encode()).policies["x/deny"]
+        found = [*(back.ingress or ()), *(back.egress or ())]
+        assert [each.position and each.position.line for each in found] == expected, lines
 
 
 def test_it_goes_on_after_a_restart_where_the_manifests_say_the_same(tmp_path: Path) -> None:

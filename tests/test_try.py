@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,51 +129,61 @@ class Trial:
 
     def __init__(self, lab: Lab, backend: Backend) -> None:
         self.scene = Scene(lab, backend)
+        self.daemon = self.scene.daemon
         self.directory = self.scene.node.site.directory / "tried"
         self.directory.mkdir()
         (self.directory / "policies.yaml").write_text(f"{CLOSED}---\n{A_TO_C}")
-
-    def enforce(self) -> None:
-        self.scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
-        assert self.reaches() == "b"
 
     def reaches(self) -> str:
         """Whom of b and c a reaches."""
         return "".join(pod.name[-1] for pod in (self.scene.b, self.scene.c) if self.scene.passes(self.scene.a, pod))
 
     def begin(self, how_long: str = "60s") -> None:
-        done = self.scene.daemon.ctl("try", str(self.directory), "--for", how_long)
+        done = self.daemon.ctl("try", str(self.directory), "--for", how_long)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("TRYING 2 policies of ")
 
     def is_over(self) -> bool:
-        return self.scene.daemon.status()["try"] is None
+        return self.daemon.status()["try"] is None
+
+
+@contextmanager
+def on_a_node(lab: Lab, backend: Backend = "nft") -> Iterator[Trial]:
+    """With a daemon that has what is written in force."""
+    trial = Trial(lab, backend)
+    with trial.daemon:
+        trial.scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        assert trial.reaches() == "b"
+        yield trial
 
 
 @pytest.mark.kernel
 def test_a_trial_is_in_force_and_ends_in_time(lab: Lab, backend: Backend) -> None:
-    trial = Trial(lab, backend)
-    with trial.scene.daemon:
-        trial.enforce()
+    with on_a_node(lab, backend) as trial:
         trial.begin("5s")
         assert trial.reaches() == "c"
         assert eventually(trial.is_over, 10) and trial.reaches() == "b"
-        log = trial.scene.daemon.errors()
+        log = trial.daemon.errors()
         assert "tries the policies of" in log and "its time is over" in log and "user root" in log
 
 
 @pytest.mark.kernel
 def test_status_is_loud_and_the_end_can_be_asked_for(lab: Lab) -> None:
-    trial = Trial(lab, "nft")
-    daemon = trial.scene.daemon
-    with daemon:
-        trial.enforce()
+    with on_a_node(lab) as trial:
+        daemon = trial.daemon
         trial.begin()
         status = daemon.status()
         assert status["try"]["directory"] == str(trial.directory) and "user root" in status["try"]["by"]
         assert "TRYING: the policies of" in daemon.ctl("status").stdout
         again = daemon.ctl("try", str(trial.directory))
         assert again.returncode == 2 and "is under way" in again.stderr
+        other = daemon.ctl("rollback", "--end")
+        assert other.returncode == 2 and "nothing was rolled back: the trial of" in other.stderr
+        assert "`netpoldctl try --end`" in other.stderr and not trial.is_over()
+        assert "2 policies isolate 3 of 3 pods" in daemon.errors(), "what counts is what is in force"
+        lines = (trial.directory / "policies.yaml").read_text().splitlines()
+        told = json.loads(daemon.ctl("explain", "x/a", "x/c", "80/TCP", "-o", "json").stdout)
+        assert "from:" in lines[told["ingress"]["allowed_by"]["line"] - 1], "where the rule is written, not its policy"
         done = daemon.ctl("try", "--end", "-o", "json")
         assert json.loads(done.stdout)["done"] is True and trial.is_over() and trial.reaches() == "b"
         assert json.loads(daemon.ctl("try", "--end", "-o", "json").stdout)["done"] is False
@@ -179,10 +191,8 @@ def test_status_is_loud_and_the_end_can_be_asked_for(lab: Lab) -> None:
 
 @pytest.mark.kernel
 def test_a_confirmed_trial_stays_until_the_manifests_change(lab: Lab) -> None:
-    trial = Trial(lab, "nft")
-    daemon = trial.scene.daemon
-    with daemon:
-        trial.enforce()
+    with on_a_node(lab) as trial:
+        daemon = trial.daemon
         trial.begin("2s")
         assert "To make them lasting" in daemon.ctl("try", "--confirm").stdout
         time.sleep(2.5)
@@ -211,10 +221,8 @@ def kept(daemon: Daemon) -> str:
 
 @pytest.mark.kernel
 def test_a_daemon_that_was_killed_knows_of_no_trial(lab: Lab) -> None:
-    trial = Trial(lab, "nft")
-    daemon = trial.scene.daemon
-    with daemon:
-        trial.enforce()
+    with on_a_node(lab) as trial:
+        daemon = trial.daemon
         assert eventually(lambda: "x/a-to-b" in kept(daemon))
         trial.begin()
         assert trial.reaches() == "c"
@@ -228,10 +236,8 @@ def test_a_daemon_that_was_killed_knows_of_no_trial(lab: Lab) -> None:
 
 @pytest.mark.kernel
 def test_what_was_tried_is_no_last_good_version(lab: Lab) -> None:
-    trial = Trial(lab, "nft")
-    daemon = trial.scene.daemon
-    with daemon:
-        trial.enforce()
+    with on_a_node(lab) as trial:
+        daemon = trial.daemon
         trial.begin()
         time.sleep(0.5)  # so that whatever is to be kept is
         daemon.kill()
@@ -245,10 +251,8 @@ def test_what_was_tried_is_no_last_good_version(lab: Lab) -> None:
 
 @pytest.mark.kernel
 def test_what_has_faults_is_not_tried(lab: Lab, tmp_path: Path) -> None:
-    trial = Trial(lab, "nft")
-    daemon = trial.scene.daemon
-    with daemon:
-        trial.enforce()
+    with on_a_node(lab) as trial:
+        daemon = trial.daemon
         (trial.directory / "bad.yaml").write_text(policy("bad", "  podSelector: {}\n  ingres: []\n"))
         bad = daemon.ctl("try", str(trial.directory))
         assert bad.returncode == 1 and "only what is right is tried" in bad.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +16,7 @@ from netpold.host.kernel.backend import Backend
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
 from netpold.host.run import run
-from netpold.policy.index import Index
 from netpold.rules.compile import compile_ruleset
-from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.mend import Damage, Members, mend
 from netpold.rules.plan import Installed, plan
 from netpold.rules.ruleset import Ruleset
@@ -24,9 +24,9 @@ from netpold.rules.saved import Difference, canonical, chains, difference
 from netpold.rules.settings import CompileSettings
 from tests.lab import Backend as Which
 from tests.lab import Lab
-from tests.lab.namespace import NetworkNamespace, owner, sweep
+from tests.lab.namespace import inside
 from tests.test_daemon import A_TO_B, DENY_ALL, Scene
-from tests.test_golden import CASES, index_of
+from tests.test_golden import CASES, endpoints_of, index_of
 
 SETTINGS = (
     CompileSettings(),
@@ -83,29 +83,15 @@ def test_what_differs_is_named() -> None:
 @pytest.fixture
 def kernel(backend: Which, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[Backend]:
     monkeypatch.setenv("XTABLES_LOCKFILE", f"{tmp_path}/xtables.lock")
-    sweep()
-    made = NetworkNamespace(f"{owner()}verify")
-    chosen: Backend = Nft() if backend == "nft" else Legacy()
-    try:
-        with made.entered():
-            yield chosen
-    finally:
-        chosen.close()
-        made.remove()
+    with inside("verify"), closing(Nft() if backend == "nft" else Legacy()) as chosen:
+        yield chosen
 
 
 def rulesets() -> Iterator[Ruleset]:
     for case in CASES:
-        index: Index = index_of(case)
-        endpoints = {
-            key: Endpoint(
-                key, pod.addresses, tuple(Interface(name, name.startswith("port")) for name in pod.interfaces)
-            )
-            for key, pod in index.world.pods.items()
-            if pod.takes_part
-        }
+        index = index_of(case)
         for settings in SETTINGS:
-            yield compile_ruleset(index, endpoints, settings)
+            yield compile_ruleset(index, endpoints_of(index), settings)
 
 
 @pytest.mark.kernel
@@ -158,6 +144,11 @@ def test_what_others_change_is_found(kernel: Backend) -> None:
         ([tool, "-D", chain, "1"], None, (chain, "different")),
         ([tool, "-I", chain, "2", "-j", "RETURN"], [tool, "-D", chain, "2"], (chain, "different")),
         ([tool, "-F", chain], None, (chain, "different")),
+        (
+            [tool, "-A", "OUTPUT", "-p", "6", "-j", chain],
+            [tool, "-D", "OUTPUT", "-p", "6", "-j", chain],
+            ("OUTPUT", "extra"),
+        ),
         ([tool, "-N", "NP-RULES-strange"], [tool, "-X", "NP-RULES-strange"], ("NP-RULES-strange", "extra")),
         ([tool, "-I", "FORWARD", "-j", "DROP"], [tool, "-D", "FORWARD", "1"], ("FORWARD", "not-first")),
         ([tool, "-D", "FORWARD", "-j", "NETPOLD-FORWARD"], None, ("FORWARD", "missing")),
@@ -175,6 +166,16 @@ def test_what_others_change_is_found(kernel: Backend) -> None:
         else:
             apply(mend(now, everything), kernel)
         assert verify(now, kernel)["same"], change
+
+
+@pytest.mark.kernel
+def test_an_old_chain_that_others_lead_to_is_told(kernel: Backend) -> None:
+    now = apply(plan(Installed(), next(rulesets())), kernel)
+    run([f"iptables-{kernel.name}", "-N", "NETPOLD-OLD"])
+    now = replace(now, stray_chains={4: frozenset(("NETPOLD-OLD",))})
+    assert verify(now, kernel)["same"], "it is about to go"
+    run([f"iptables-{kernel.name}", "-I", "OUTPUT", "-j", "NETPOLD-OLD"])
+    assert differing(verify(now, kernel)) == [("OUTPUT", "extra"), ("NETPOLD-OLD", "extra")]
 
 
 @pytest.mark.kernel

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from netpold.ctl import findings
 from netpold.ctl.client import ask
+from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import paint, say, say_json, wrapped
+from netpold.ctl.progress import progress
 from netpold.printable import printable
 
 Json = Mapping[str, Any]
@@ -24,13 +26,17 @@ _IN_FORCE = {
 }
 
 
-def answer(arguments: argparse.Namespace, what: str) -> Json | None:
-    """The daemon's answer about a pod or a policy; None where it is printed as JSON already.  Raises Failure."""
-    found: Json = ask(arguments.socket, "GET", f"/v1/{what}?{urlencode({'name': arguments.name})}")
+def run(arguments: argparse.Namespace, what: str, text: Callable[[Json], list[str]]) -> Exit:
+    """Show what the daemon says of a pod or a policy; `text`: its lines for a person.  Raises Failure."""
+    with progress("asking the daemon"):
+        found: Json = ask(arguments.socket, "GET", f"/v1/{what}?{urlencode({'name': arguments.name})}")
     if arguments.output == "json":
         say_json(found)
-        return None
-    return found
+        return Exit.FINE
+    say(*text(found))
+    if found["findings"]:
+        say("", *(findings.line(each) for each in found["findings"]))
+    return Exit.FINE
 
 
 def title(name: str, found: Json) -> str:
@@ -93,10 +99,3 @@ def rules(found: Sequence[Json], *, with_policy: str = "") -> list[str]:
         lines.append(f"    {paint(printable(head), 'bold')}{place(rule)}")
         lines += [f"      {line}" for line in wrapped(text, 6)]
     return lines
-
-
-def show(lines: Sequence[str], found: Json) -> None:
-    """The lines, and what is wrong with the object."""
-    say(*lines)
-    if found["findings"]:
-        say("", *(findings.line(each) for each in found["findings"]))

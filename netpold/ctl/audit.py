@@ -12,12 +12,13 @@ from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import paint, say, say_json, table, table_width, width, wrapped
+from netpold.ctl.progress import progress
 from netpold.ctl.yaml_text import show
 from netpold.daemon.wording import port
 from netpold.printable import printable
 
 _MOST_NAMED = 5  # policies
-_HOW = "The annotation netpold.io/mode: audit does that, on a policy or on a namespace."
+_HOW = "To audit one, set the annotation netpold.io/mode: audit on it, or on its namespace."
 _HEAD = ("SOURCE", "DESTINATION", "PORT", "DIRECTION", "PACKETS", "FLOWS", "LAST", "NOW", "POLICIES")
 _NOW = {"audit": "audited", "allow": "allow", "deny": "deny", None: "gone"}
 
@@ -25,7 +26,8 @@ _NOW = {"audit": "audited", "allow": "allow", "deny": "deny", None: "gone"}
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     since = f"?{urlencode({'since': arguments.since})}" if arguments.since else ""
-    answer = ask(arguments.socket, "GET", f"/v1/audit{since}")
+    with progress("looking at open flows"):
+        answer = ask(arguments.socket, "GET", f"/v1/audit{since}")
     if arguments.output == "json":
         say_json(answer)
     else:
@@ -42,16 +44,33 @@ def _text(answer: dict[str, Any], now: datetime) -> list[str]:
     if audited["count"] and not rows:
         lines.append(f"Nothing was let through since {since} that they would drop.")
     if rows:
-        what = f"{paint('audit', 'yellow')}: let through since {since}, dropped if it were enforced"
+        what = f"{paint('audit', 'yellow')}: let through since {since} only because policies were in audit mode"
         lines += ["", what, "", *_sums([_row(row, now) for row in rows])]
     if answer["suggestions"]:
         lines += ["", paint("What would allow it, to add beside these policies:", "bold"), ""]
         lines += show(answer["suggestions"])
-    elif rows:
-        lines += ["", "Nothing of it would be dropped now."]
+    if rows:
+        lines += ["", *_outcome(rows)]
     if answer["forgotten"] or answer["lost"]:
         lines += ["", paint(_incomplete(answer), "dim")]
     return lines
+
+
+def _outcome(rows: list[dict[str, Any]]) -> list[str]:
+    """What becomes of it now."""
+    dropped, audited = (sum(row["now"] == each for row in rows) for each in ("deny", "audit"))
+    if not dropped and not audited:
+        return ["All of it is allowed now, or its ends are gone: nothing of it would be dropped."]
+    lines = []
+    if dropped:
+        lines.append(f"{paint('Dropped now', 'red')}: {_share(dropped, len(rows))}, by policies that are enforced.")
+    if audited:
+        lines.append(f"Would be dropped by the audited policies as they are: {_share(audited, len(rows))}.")
+    return lines
+
+
+def _share(some: int, rows: int) -> str:
+    return "all of it" if some == rows else f"{some} of these {rows} rows"
 
 
 def _audited(audited: dict[str, Any]) -> str:

@@ -26,8 +26,8 @@ _Finding = Mapping[str, Any]
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
-    with progress("checking"):
-        manifests = read(arguments.paths, settings_of(arguments))
+    manifests = read(arguments.paths, settings_of(arguments))
+    with progress("checking what policies select"):
         found: list[_Finding] = [*manifests.findings, *_lint(manifests)]
     found.sort(key=lambda each: (each["file"], each["line"], each["column"], each["code"], each["path"]))
     bad = {"error", "warning"} if arguments.strict else {"error"}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 from netpold.ctl.failure import Exit, Failure
+from netpold.printable import printable
 
 DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
 ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait for anything
@@ -16,6 +18,10 @@ ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait
 
 class NotRunning(Failure):
     """Nobody serves the socket."""
+
+
+class Flushed(Failure):
+    """The daemon runs, and all that it had in force was flushed."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -32,6 +38,12 @@ class _Connection(http.client.HTTPConnection):
 def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S, body: bytes | None = None) -> Any:
     """The answer's JSON.  Raises Failure (NotRunning where there is no daemon); a 504 is TIMED_OUT."""
     return _value(path, *_asked(path, method, url, timeout, body))
+
+
+def warn(answer: Any) -> None:
+    """Say on standard error where packets go past the rules that an answer is about."""
+    for each in answer.get("unfiltered", ()):
+        print(f"netpoldctl: the answer does not hold for all packets: {printable(each)}", file=sys.stderr)
 
 
 def ask_text(path: Path, url: str, timeout: float = ANSWER_S) -> str:
@@ -78,9 +90,11 @@ def _value(path: Path, status: int, body: bytes) -> Any:
         code = {
             504: Exit.TIMED_OUT,
             503: Exit.TIMED_OUT,
+            410: Exit.USAGE,  # no verdict
             403: Exit.NOT_PERMITTED,
             404: Exit.USAGE,
             400: Exit.USAGE,
         }.get(status, Exit.NO)
-        raise Failure(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
+        kind = Flushed if status == 410 else Failure
+        raise kind(str(value.get("error", status)), str(value.get("hint", "see the daemon's log")), code)
     return value

@@ -37,6 +37,11 @@ class Diff:
     compared: int
     names: Names
 
+    @property
+    def differs(self) -> bool:
+        """Whether any object is not the same."""
+        return bool(self.policies or self.namespaces or self.pods or self.added or self.gone)
+
     def of(self, kind: Kind) -> list[Change]:
         return [each for each in self.changes if kind_of(each) == kind]
 

@@ -11,12 +11,12 @@ from netpold.config import compile_settings
 from netpold.ctl.compared import compared, with_pods
 from netpold.ctl.diff_json import diff_json
 from netpold.ctl.diff_text import markdown, text
-from netpold.ctl.failure import Exit
+from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.offline import settings_of
 from netpold.ctl.output import say, say_json
 from netpold.ctl.progress import progress
 from netpold.ctl.sides import sides
-from netpold.rules.difference import difference
+from netpold.rules.difference import difference_in_steps
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -24,8 +24,9 @@ def run(arguments: argparse.Namespace) -> Exit:
     settings = settings_of(arguments)
     names = [arguments.old, arguments.new]
     old, new = with_pods(sides(names, arguments.inventory, settings, arguments.socket))
-    with progress("comparing"):
-        found = compared(old, new, difference(old.index, new.index, compile_settings(settings).mode))
+    with progress("comparing") as told:
+        changes = told.through(difference_in_steps(old.index, new.index, compile_settings(settings).mode))
+        found = compared(old, new, changes)
     match arguments.output:
         case "json":
             say_json(diff_json(found))
@@ -33,6 +34,9 @@ def run(arguments: argparse.Namespace) -> Exit:
             say(*markdown(found))
         case _:
             say(*text(found))
+    if arguments.fail_on != "never" and not found.compared and found.differs:
+        hint = "name a directory that has the pods with --inventory DIR"
+        raise Failure(f"no pods are on both sides, so --fail-on {arguments.fail_on} can't tell", hint, Exit.USAGE)
     opens = any(change.opens for change in found.changes)
     fails = {"open": opens, "any": bool(found.changes), "never": False}
     return Exit.NO if fails[arguments.fail_on] else Exit.FINE

@@ -1,7 +1,7 @@
 """`netpoldctl explain`: whether one end reaches another, and which policy rule says so.
 
 A running daemon is asked, for it knows what is in force; without one, or with --manifests, the manifests are read and
-compiled here, for the pods in question as if they ran on this node.
+compiled here, for the pods in question as if they ran on this node.  With --live: explain_live.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netpold.ctl import in_force, ports
-from netpold.ctl.failure import Exit
+from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.output import paint, pairs, say, say_json, word
 from netpold.policy.model import Direction
 from netpold.printable import printable
@@ -21,6 +21,10 @@ Json = Mapping[str, Any]
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
+    if arguments.live:
+        return _live(arguments)
+    if arguments.seconds is not None:
+        raise Failure("--for says how long to wait for a packet, and none is waited for", "add --live", Exit.USAGE)
     port = ports.parse(arguments.port)
     words = {"source": arguments.source, "destination": arguments.destination, "port": ports.show(port)}
     answer: Json = in_force.answer(arguments, "/v1/explain", words) or _from_manifests(arguments, port)
@@ -29,6 +33,12 @@ def run(arguments: argparse.Namespace) -> Exit:
     else:
         say(*text(answer))
     return Exit.FINE if answer["verdict"] == "allow" else Exit.NO
+
+
+def _live(arguments: argparse.Namespace) -> Exit:
+    from netpold.ctl import explain_live  # which uses `text`
+
+    return explain_live.run(arguments)
 
 
 def _from_manifests(arguments: argparse.Namespace, port: ports.Port) -> Json:

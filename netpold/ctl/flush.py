@@ -9,6 +9,7 @@ from netpold.config import ConfigError, load
 from netpold.ctl.client import DEFAULT_SOCKET, NotRunning, ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.output import say, say_json
+from netpold.ctl.progress import progress
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.flush import flush
 from netpold.host.snapshot import remove
@@ -20,7 +21,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     by_daemon = True
     try:
-        ask(arguments.socket, "POST", "/v1/flush", FLUSH_S)
+        with progress("taking everything out of the kernel"):
+            ask(arguments.socket, "POST", "/v1/flush", FLUSH_S)
     except NotRunning:
         by_daemon = False
         _directly()
@@ -40,7 +42,8 @@ def _directly() -> None:
         fault = "only root may take rules out of the kernel"
         raise Failure(fault, "run netpoldctl as root, or with sudo", Exit.NOT_PERMITTED)
     try:
-        flush()
+        with progress("taking everything out of the kernel"):
+            flush()
     except KernelError as error:
         hint = "see with `iptables -S` and `ipset list` what is left, and try again"
         raise Failure(str(error), hint, Exit.NO) from error

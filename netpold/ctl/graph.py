@@ -1,5 +1,8 @@
 """A matrix as a graph that can be read: pods that are alike are one node, and what all may do is no edge.
 
+A port on which pairs pass is one way, a port on which they pass with a proviso, as `80/TCP (IPv6 only)` or
+`80/TCP (audited)`, is another one.
+
 Alike are pods of one namespace that reach the same and are reached by the same, so that a Deployment's replicas become
 one node.  Whom everybody reaches on some ports is told at the node; where all of a namespace reach it, the edge begins
 at the namespace.
@@ -16,8 +19,10 @@ from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.reach import Reach
 
 MOST_ENDS = 300
+MOST_NAMED = 2  # ports, before all of them are told in one word
 
-Ports = tuple[int, ...]  # numbers of ports
+Way = tuple[int, str]
+Ways = tuple[int, ...]  # by number
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +48,19 @@ class Edge:
 
     source: int | str
     destination: int
-    ports: Ports
+    ways: Ways
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`open_on`: by node, the ports that everybody reaches it on (none where there is nobody else); edges are about
-    others.  `ports`: their names."""
+    """`open_on`: by node, the ways by which everybody reaches it (none where there is nobody else); edges are about
+    others.  `ports`: the names of those that were asked about; `ways`: number of the port, and the proviso or ''."""
 
     nodes: Sequence[Node]
     edges: Sequence[Edge]
-    open_on: Mapping[int, Ports]
+    open_on: Mapping[int, Ways]
     ports: Sequence[str]
+    ways: Sequence[Way]
 
     def clusters(self) -> dict[str, list[int]]:
         """The numbers of the nodes in each namespace."""
@@ -63,11 +69,25 @@ class Graph:
             found.setdefault(node.cluster, []).append(number)
         return found
 
-    def named(self, numbers: Ports) -> str:
-        """`80/TCP, 53/UDP`; `all ports` for every one that was asked about."""
-        if len(numbers) == len(self.ports) > 1:
-            return "all ports"
-        return ", ".join(self.ports[number] for number in numbers)
+    def named(self, numbers: Ways) -> str:
+        """`80/TCP, 53/UDP (IPv6 only)`; `all 5 ports` for every one that was asked about."""
+        by_proviso: dict[str, list[str]] = {}
+        for port, proviso in (self.ways[number] for number in numbers):
+            by_proviso.setdefault(proviso, []).append(self.ports[port])
+        told = []
+        for proviso, names in by_proviso.items():
+            some = [f"all {len(names)} ports"] if len(names) == len(self.ports) > MOST_NAMED else names
+            told += [f"{each} ({proviso})" if proviso else each for each in some]
+        return ", ".join(told)
+
+    def is_audited(self, numbers: Ways) -> bool:
+        """Whether all of that passes, in some family, because policies are audited only."""
+        return all("audited" in self.ways[number][1] for number in numbers)
+
+    @property
+    def about(self) -> str:
+        """What was asked about."""
+        return f"asked about {', '.join(self.ports)}"
 
 
 def graph(reach: Reach) -> Graph:
@@ -80,36 +100,43 @@ def graph(reach: Reach) -> Graph:
     nodes = [Node(reach.ends[group[0]].namespace, tuple(_short(reach, each) for each in group)) for group in groups]
     reached = {
         (source, destination): tuple(
-            port for port in range(len(reach.ports)) if passes.between(port, groups[source], groups[destination])
+            way for way in range(len(passes.ways)) if passes.between(way, groups[source], groups[destination])
         )
         for source in range(len(groups))
         for destination in range(len(groups))
     }
     edges: list[Edge] = []
-    open_on: dict[int, Ports] = {}
+    open_on: dict[int, Ways] = {}
     for destination in range(len(nodes)):
         open_on[destination], found = _into(nodes, reached, destination)
         edges += found
-    return Graph(nodes, edges, open_on, [ports.show(port) for port in reach.ports])
+    return Graph(nodes, edges, open_on, [ports.show(port) for port in reach.ports], passes.ways)
 
 
 class _Passes:
-    """The rows and columns of a matrix as bits: what each end reaches, and what reaches it."""
+    """The rows and columns of a matrix as bits: by way, what each end reaches, and what reaches it."""
 
     def __init__(self, reach: Reach) -> None:
         numbers = range(len(reach.ends))
-        self.out = [
-            [sum(1 << to for to in numbers if reach.verdict(port, each, to) == "allow") for each in numbers]
-            for port in range(len(reach.ports))
-        ]
+        found: dict[Way, list[int]] = {}
+        for port in range(len(reach.ports)):
+            for source in numbers:
+                for destination in numbers:
+                    cell = reach.cell(port, source, destination)
+                    if cell and cell.passing:
+                        proviso = str(cell).removeprefix("allow").removeprefix(", ")
+                        rows = found.setdefault((port, proviso), [0] * len(reach.ends))
+                        rows[source] |= 1 << destination
+        self.ways = sorted(found)
+        self.out = [found[way] for way in self.ways]
         self.into = [
             [sum((rows[source] >> each & 1) << source for source in numbers) for each in numbers] for rows in self.out
         ]
 
-    def between(self, port: int, sources: Sequence[int], destinations: Sequence[int]) -> bool:
+    def between(self, way: int, sources: Sequence[int], destinations: Sequence[int]) -> bool:
         """Whether some of the sources reach some others among the destinations; of groups that are alike: all do."""
         wanted = sum(1 << each for each in destinations)
-        return any(self.out[port][each] & wanted & ~(1 << each) for each in sources)
+        return any(self.out[way][each] & wanted & ~(1 << each) for each in sources)
 
 
 def _alike(reach: Reach, passes: _Passes) -> list[list[int]]:
@@ -153,9 +180,9 @@ def _towards(number: int, rows: Sequence[int], masks: Mapping[str, int], sign: C
 
 
 def _into(
-    nodes: Sequence[Node], reached: Mapping[tuple[int, int], Ports], destination: int
-) -> tuple[Ports, Iterator[Edge]]:
-    """On which ports everybody reaches a node (where it is several, they themselves, too), and the edges for others."""
+    nodes: Sequence[Node], reached: Mapping[tuple[int, int], Ways], destination: int
+) -> tuple[Ways, Iterator[Edge]]:
+    """By which ways everybody reaches a node (where it is several, they themselves, too), and the edges for others."""
     several = len(nodes[destination].members) > 1
     others = [number for number in range(len(nodes)) if number != destination or several]
     here = {source: reached[source, destination] for source in others}
@@ -163,7 +190,7 @@ def _into(
     return tuple(sorted(every)), _edges(nodes, here, destination, every)
 
 
-def _edges(nodes: Sequence[Node], here: Mapping[int, Ports], destination: int, every: set[int]) -> Iterator[Edge]:
+def _edges(nodes: Sequence[Node], here: Mapping[int, Ways], destination: int, every: set[int]) -> Iterator[Edge]:
     clusters: dict[str, list[int]] = {}
     for source in here:
         clusters.setdefault(nodes[source].cluster, []).append(source)
@@ -174,7 +201,7 @@ def _edges(nodes: Sequence[Node], here: Mapping[int, Ports], destination: int, e
         else:
             of_all = set()
         for source in members:
-            own = tuple(port for port in here[source] if port not in every and port not in of_all)
+            own = tuple(way for way in here[source] if way not in every and way not in of_all)
             if own:
                 yield Edge(source, destination, own)
 

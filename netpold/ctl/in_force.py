@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from netpold.ctl.client import ANSWER_S, ask
+from netpold.ctl.client import ANSWER_S, ask, warn
 from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.progress import progress
 
 
 def answer(arguments: argparse.Namespace, url: str, words: Mapping[str, str], timeout: float = ANSWER_S) -> Any | None:
@@ -18,9 +19,12 @@ def answer(arguments: argparse.Namespace, url: str, words: Mapping[str, str], ti
     if arguments.manifests:
         return None
     try:
-        return ask(arguments.socket, "GET", f"{url}?{urlencode(words)}", timeout)
+        with progress("asking the daemon"):
+            answer: Any = ask(arguments.socket, "GET", f"{url}?{urlencode(words)}", timeout)
     except Failure as failure:
         if failure.code not in (Exit.NOT_RUNNING, Exit.NOT_PERMITTED):
             raise
         print(f"netpoldctl: {failure}; what follows is what the manifests say", file=sys.stderr)
         return None
+    warn(answer)
+    return answer

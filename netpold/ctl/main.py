@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold import __version__
+from netpold.ctl import streams
 from netpold.ctl.client import DEFAULT_SOCKET
 from netpold.ctl.failure import Exit, Failure
 
@@ -48,6 +48,13 @@ def _moment(text: str) -> float:
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _patience(text: str) -> float:
+    seconds = _moment(text)
+    if not 1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time from 1s to 1h")
+    return seconds
 
 
 def _argument(*names: str, **options: Any) -> Argument:
@@ -99,17 +106,25 @@ def _output(*formats: str) -> Argument:
 
 _OUTPUT = _output()
 _SOCKET = _argument(
-    "--socket", type=Path, metavar="PATH", default=argparse.SUPPRESS, help=f"the daemon's socket ({DEFAULT_SOCKET})"
+    "--socket",
+    type=Path,
+    metavar="PATH",
+    default=argparse.SUPPRESS,
+    help=f"the daemon's socket (default: {DEFAULT_SOCKET})",
 )
 _MANIFESTS = _argument(
     "--manifests",
     type=Path,
     metavar="DIR",
     default=argparse.SUPPRESS,
-    help="directory of manifests (as the settings say)",
+    help="directory of manifests (default: that of the settings)",
 )
 _INVENTORY = _argument(
-    "--inventory", type=Path, metavar="DIR", default=None, help="more manifests that count on each side, as of pods"
+    "--inventory",
+    type=Path,
+    metavar="DIR",
+    default=None,
+    help="more manifests, of pods for one, that count on both sides",
 )
 
 VERBS = (
@@ -123,11 +138,13 @@ VERBS = (
     Verb(
         "wait",
         "netpold.ctl.wait",
-        "until everything that is on disk now is enforced or rejected",
+        "wait until everything that is on disk now is enforced or rejected",
         (
             _OUTPUT,
             _SOCKET,
-            _argument("--timeout", type=_seconds, metavar="S", default=30.0, help="give up after S seconds (30)"),
+            _argument(
+                "--timeout", type=_seconds, metavar="S", default=30.0, help="give up after S seconds (default: 30)"
+            ),
         ),
         "Exits with 5 when that takes longer.",
     ),
@@ -161,9 +178,17 @@ VERBS = (
             _argument("source", metavar="SRC", help="namespace/pod or an address"),
             _argument("destination", metavar="DST", help="namespace/pod or an address"),
             _argument("port", metavar="PORT/PROTO", help="80/TCP, 53/UDP, 7/SCTP; ICMP alone for ping"),
+            _argument(
+                "--live", action="store_true", help="wait for such a packet, and tell its way through the kernel"
+            ),
+            _argument(
+                "--for", dest="seconds", type=_patience, metavar="TIME", help="with --live, so long (default: 30s)"
+            ),
         ),
         "Says what the running daemon enforces; with --manifests, or where no daemon runs, what the manifests say.  "
-        "Exits with 0 for allow and with 1 for deny.",
+        "Exits with 0 for allow and with 1 for deny.  With --live nothing is sent: the first packet that comes by is "
+        "traced, whoever sends it, and told are the rules that it met, what became of it, and where kernel and model "
+        "part, if they do; exits with 1 then, too, and with 5 when none comes.",
     ),
     Verb(
         "matrix",
@@ -174,7 +199,10 @@ VERBS = (
             _SOCKET,
             _MANIFESTS,
             _argument(
-                "--ports", default="", metavar="PORT/PROTO,...", help="80/TCP,53/UDP,ICMP (those that are named)"
+                "--ports",
+                default="",
+                metavar="PORT/PROTO,...",
+                help="80/TCP,53/UDP,ICMP (default: the 12 that pods and policies name most)",
             ),
             _argument("--namespace", default="", metavar="NAME,...", help="pods of these namespaces only"),
             _argument(
@@ -184,7 +212,8 @@ VERBS = (
             _argument("--addresses", default="", metavar="A,...", help="addresses outside of the cluster to ask about"),
         ),
         "About what the running daemon enforces on its node; with --manifests, or where no daemon runs, about what the "
-        "manifests say.  Pods on the host's network, finished ones and those without an address are left out.",
+        "manifests say.  Pods on the host's network, finished ones and those without an address are left out.  Up to "
+        "1,000 pods at a time.",
     ),
     Verb(
         "diff",
@@ -219,10 +248,19 @@ VERBS = (
                 dest="source",
                 metavar="OLD",
                 default="node",
-                help="from there: a directory, git:REV, git:REV:PATH or node (node)",
+                help="from there: a directory, git:REV, git:REV:PATH or node (default: node)",
             ),
-            _argument("--node", metavar="NAME", help="for the pods of this node (the daemon's; without one, all pods)"),
-            _argument("destination", nargs="?", metavar="NEW", help="to there (the manifests of the settings)"),
+            _argument(
+                "--node",
+                metavar="NAME",
+                help="for the pods of this node (default: the daemon's; all pods, where none is asked)",
+            ),
+            _argument(
+                "destination",
+                nargs="?",
+                metavar="NEW",
+                help="to there: the same (default: the manifests of the settings)",
+            ),
         ),
         "Each step says why no packet can meet a mix.  Pods are told apart by address: interfaces are known to the "
         "daemon only.",
@@ -248,8 +286,8 @@ VERBS = (
         (
             _OUTPUT,
             _SOCKET,
-            _argument("--follow", action="store_true", help="go on until interrupted (so it is on a terminal)"),
-            _argument("--for", dest="seconds", type=_moment, metavar="TIME", help="what comes within 90s, 15m, 2h"),
+            _argument("--follow", action="store_true", help="go on until interrupted (default on a terminal)"),
+            _argument("--for", dest="seconds", type=_moment, metavar="TIME", help="go on for that long: 90s, 15m, 2h"),
             _argument("--allowed", action="store_true", help="first packets that are allowed, too"),
             _argument("--pod", default="", metavar="POD", help="from or to this pod (namespace/name) or address only"),
             _argument("--namespace", default="", metavar="NAME", help="from or to pods of this namespace only"),
@@ -269,7 +307,10 @@ VERBS = (
             _OUTPUT,
             _SOCKET,
             _argument(
-                "--since", type=_moment, metavar="TIME", help="seen within 15m, 2h, 1d (since the daemon's start)"
+                "--since",
+                type=_moment,
+                metavar="TIME",
+                help="seen within 15m, 2h, 1d (default: since the daemon's start)",
             ),
         ),
         "Sums by pair and port, and NetworkPolicies that would allow all of it.",
@@ -282,7 +323,7 @@ VERBS = (
             _OUTPUT,
             _SOCKET,
             _argument("of", metavar="NAMESPACE[/POD]", help="a namespace, or one pod"),
-            _argument("--direction", choices=("ingress", "egress"), help="for this direction only (both)"),
+            _argument("--direction", choices=("ingress", "egress"), help="for this direction only (default: both)"),
             _argument("--without-drops", action="store_true", help="leave out what policies drop now"),
         ),
         "From the open flows of this node's pods, and what was dropped and audited since the daemon's start.  The YAML "
@@ -310,10 +351,20 @@ VERBS = (
         (
             _OUTPUT,
             _SOCKET,
-            _argument("--by", choices=("rule", "policy", "pod"), default="rule", help="what the rows are of (rule)"),
-            _argument("-n", type=_count, metavar="N", help="show so many rows (as many as fit)"),
-            _argument("--interval", type=_interval, metavar="S", default=2.0, help="from reading to reading (2)"),
-            _argument("--once", action="store_true", help="one page of two readings (so it is without a terminal)"),
+            _argument(
+                "--by", choices=("rule", "policy", "pod"), default="rule", help="what a row is of (default: rule)"
+            ),
+            _argument("-n", type=_count, metavar="N", help="show so many rows (default: as many as fit; in JSON all)"),
+            _argument(
+                "--interval",
+                type=_interval,
+                metavar="S",
+                default=2.0,
+                help="seconds from reading to reading (default: 2)",
+            ),
+            _argument(
+                "--once", action="store_true", help="two readings, and end (default for text without a terminal)"
+            ),
         ),
         "Counted are packets in the direction in which their flow was begun; of pods, those that policies judged, "
         "whatever came of it.  JSON is one object a line.",
@@ -333,14 +384,21 @@ VERBS = (
         (
             _OUTPUT,
             _SOCKET,
-            _argument("--for", dest="seconds", type=_moment, metavar="TIME", default=60.0, help="so long (60s)"),
+            _argument(
+                "--for",
+                dest="seconds",
+                type=_patience,
+                metavar="TIME",
+                default=60.0,
+                help="from 1s to 1h (default: 60s)",
+            ),
             _argument("--confirm", action="store_true", help="keep what is tried when its time is over"),
             _argument("--end", action="store_true", help="go back to the manifests now"),
             _argument("directory", nargs="?", type=Path, metavar="DIR", help="where the policies are"),
         ),
         "The policies and namespaces of DIR count instead of those in the manifests; pods stay those of the "
-        "manifests.  It ends by itself unless it is confirmed, and when the manifests change or netpold restarts.  "
-        "Nothing is written.",
+        "manifests.  It ends by itself unless it is confirmed, and when a policy or namespace in the manifests changes "
+        "or netpold restarts.  No file is changed.",
     ),
     Verb(
         "rollback",
@@ -349,7 +407,7 @@ VERBS = (
         (
             _OUTPUT,
             _SOCKET,
-            _argument("--end", action="store_true", help="go on to what the manifests say"),
+            _argument("--end", action="store_true", help="have what the manifests say in force again"),
         ),
         "Each call goes one state further back, to the first that is known since the daemon's start.  It stays, over "
         "restarts, too, until a policy or namespace in the manifests changes.  Pods stay those of the manifests.",
@@ -361,17 +419,25 @@ VERBS = (
         (
             _OUTPUT,
             _SOCKET,
-            _argument("--with-manifests", action="store_true", help="the manifests in force, as netpold reads them"),
-            _argument("file", nargs="?", type=Path, metavar="FILE", help="FILE.tar.gz (a new one in this directory)"),
+            _argument(
+                "--with-manifests", action="store_true", help="add the manifests in force, as netpold reads them"
+            ),
+            _argument(
+                "file", nargs="?", type=Path, metavar="FILE", help="FILE.tar.gz (default: a new one in this directory)"
+            ),
         ),
         "Status, settings, netpold's own rules, sets and journal, versions, interfaces.  README.txt in it lists all; "
-        "never in it are annotations and environment variables of pods, and rules of others.",
+        "never in it are environment variables, annotations but netpold's own, and rules of others.",
     ),
     Verb(
         "render",
         "netpold.ctl.render",
         "the ruleset that manifests make",
-        (_OUTPUT, _MANIFESTS, _argument("--node", metavar="NAME", help="for the pods of this node (all pods)")),
+        (
+            _OUTPUT,
+            _MANIFESTS,
+            _argument("--node", metavar="NAME", help="for the pods of this node (default: all pods)"),
+        ),
         "Works without a daemon.  Pods are told apart by address: interfaces are known to the daemon only.",
     ),
 )
@@ -399,12 +465,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code; argparse exits with 2 itself."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if not streams.ready():
+        return Exit.USAGE
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["complete"]:  # for the shells, on every press of a key
         return int(importlib.import_module("netpold.ctl.complete").run(words[1:]))
     parsed = parser().parse_args(words)
+    code: int | None = None
     try:
         code = int(importlib.import_module(parsed.module).run(parsed))
         sys.stdout.flush()
@@ -412,8 +479,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failure as failure:
         print(f"netpoldctl: {failure}\nhint: {failure.hint}", file=sys.stderr)
         return failure.code
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FINE
     except KeyboardInterrupt:
         return 130
+    except streams.OutputError as error:
+        return streams.after(error, code)

@@ -13,7 +13,9 @@ _COLOURS = ("#d6e8f2", "#fbe8c8", "#d3ece3", "#f3e0ea", "#e2dcf0", "#e9edf0", "#
 def dot(graph: Graph) -> Iterator[str]:
     yield "digraph netpold {"
     yield "  graph [compound=true, rankdir=LR, ranksep=1.2, nodesep=0.25, fontname=Helvetica, fontsize=12]"
-    yield '  node [shape=box, style="rounded,filled", fillcolor=white, color="#566", fontname=Helvetica, fontsize=11]'
+    yield f"  label={_quoted(f'Who reaches whom: {graph.about}')}; labelloc=t; labeljust=l"
+    box = 'shape=box, style="rounded,filled", fillcolor=white, color="#556666"'
+    yield f"  node [{box}, fontname=Helvetica, fontsize=11]"
     yield '  edge [color="#1f6f9f", fontcolor="#5d6872", fontname=Helvetica, fontsize=9, arrowsize=0.7]'
     for place, (cluster, numbers) in enumerate(graph.clusters().items()):
         if cluster:
@@ -25,7 +27,9 @@ def dot(graph: Graph) -> Iterator[str]:
         if cluster:
             yield "  }"
     for edge in graph.edges:
-        label = f"label={_quoted(graph.named(edge.ports))}"
+        label = f"label={_quoted(graph.named(edge.ways))}"
+        if graph.is_audited(edge.ways):
+            label += ', style=dashed, color="#b06f00"'
         for source, more in _tails(graph, edge):
             yield f"  n{source} -> n{edge.destination} [{label}{more}]"
     yield "}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 from netpold.ctl.graph import Edge, Graph
 from netpold.printable import printable
@@ -23,6 +24,7 @@ svg { background: #fff; font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans",
 text { fill: #1d2329; } .soft { fill: #5d6872; }
 .space { font-weight: 600; } .title { font-size: 15px; font-weight: 600; }
 .box { fill: #f6f7f8; stroke: #e4e7ea; } .link { fill: none; stroke-width: 1.6; stroke-opacity: .5; }
+.audited { stroke-dasharray: 6 4; }
 .link:hover { stroke-width: 4; stroke-opacity: 1; }
 @media (prefers-color-scheme: dark) { svg { background: #14171a; } text { fill: #e6e9ec; } .soft { fill: #a3adb6; }
 .box { fill: #1b1f24; stroke: #2a3037; } .link { stroke-opacity: .75; } }
@@ -54,16 +56,19 @@ def svg(graph: Graph) -> Iterator[str]:
     right = GAP + left_width + MIDDLE
     sources = _column(graph, going, GAP, left_width, 0)
     destinations = _column(graph, coming, right, right_width, names * LETTER + margin)
-    width, height = right + right_width + GAP, max(sources.bottom, destinations.bottom) + GAP
+    about = wrap(graph.about, int((right + right_width - GAP) / LETTER))
+    bottom = max(sources.bottom, destinations.bottom) + LINE
+    width, height = right + right_width + GAP, bottom + LINE * len(about)
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     yield f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
     yield f"<title>Who reaches whom</title><style>{_STYLE}</style>"
     yield _text(GAP, 26, "from", "title") + _text(right, 26, "to", "title")
     yield from (*sources.parts, *destinations.parts)
+    yield from (_text(GAP, bottom + LINE * number, line, "soft") for number, line in enumerate(about))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(graph.clusters())}
     for edge in graph.edges:
         cluster = edge.source if isinstance(edge.source, str) else graph.nodes[edge.source].cluster
-        begin, end = sources.places[edge.source], destinations.places[edge.destination, edge.ports]
+        begin, end = sources.places[edge.source], destinations.places[edge.destination, edge.ways]
         yield _link(graph, edge, (GAP + left_width, begin), (right, end), colours[cluster])
     yield "</svg>"
 
@@ -73,7 +78,7 @@ def _sockets(graph: Graph, number: int) -> list[Line]:
     lines: list[Line] = []
     if graph.open_on[number]:
         lines.append((None, f"{graph.named(graph.open_on[number])} from everybody"))
-    sets = sorted({edge.ports for edge in graph.edges if edge.destination == number})
+    sets = sorted({edge.ways for edge in graph.edges if edge.destination == number})
     lines += [((number, each), graph.named(each)) for each in sets]
     return lines or [(None, "nobody")]
 
@@ -124,6 +129,7 @@ def _link(graph: Graph, edge: Edge, begin: tuple[float, float], end: tuple[float
     half = (end[0] - begin[0]) / 2
     points = (*begin, begin[0] + half, begin[1], end[0] - half, *end[1:], *end)
     source = edge.source if isinstance(edge.source, str) else graph.nodes[edge.source].title
-    words = f"{source} → {graph.nodes[edge.destination].title}: {graph.named(edge.ports)}"
+    words = f"{source} → {graph.nodes[edge.destination].title}: {graph.named(edge.ways)}"
     path = "M{:.0f},{:.0f} C{:.0f},{:.0f} {:.0f},{:.0f} {:.0f},{:.0f}".format(*points)
-    return f'<path class="link" d="{path}" stroke="{colour}"><title>{escape(printable(words))}</title></path>'
+    kind = "link audited" if graph.is_audited(edge.ways) else "link"
+    return f'<path class="{kind}" d="{path}" stroke="{colour}"><title>{escape(printable(words))}</title></path>'

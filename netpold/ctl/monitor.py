@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +17,7 @@ from netpold.ctl import ports
 from netpold.ctl.client import ANSWER_S, ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.output import Colour, is_terminal, paint, say, wrapped
+from netpold.ctl.progress import progress
 from netpold.daemon.wording import port, reason, way
 from netpold.printable import printable
 
@@ -40,10 +42,12 @@ def run(arguments: argparse.Namespace) -> Exit:
     end = math.inf if arguments.seconds is None else time.monotonic() + arguments.seconds
     answer = _ask(arguments, latest=RECENT if arguments.seconds is None else 0)
     _check(answer, arguments)
+    what = "watching what netpold drops"
     if arguments.output == "text" and is_terminal():
         until = "; end with Ctrl-C" if arguments.seconds is None else f" for {arguments.seconds:g} s"
-        print(paint(f"watching what netpold drops{until}", "dim"), file=sys.stderr)
-    shown = sum(_say(arguments, wanted, each) for each in _answers(arguments, answer, end))
+        print(paint(f"{what}{until}", "dim"), file=sys.stderr)
+    with nullcontext() if is_terminal() else progress(what, arguments.seconds):
+        shown = sum(_say(arguments, wanted, each) for each in _answers(arguments, answer, end))
     _say_nothing(arguments, shown)
     return Exit.FINE
 

@@ -12,6 +12,7 @@ from typing import Any
 from netpold.config import ConfigError, Settings, compile_settings, load
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import count, line
+from netpold.ctl.progress import progress
 from netpold.daemon.status import finding_json
 from netpold.host.source import Source, SourceError
 from netpold.host.trust import Trustees
@@ -36,8 +37,9 @@ class Manifests:
     passed_over: dict[str, int]
 
 
-def read(paths: Iterable[Path], settings: Settings) -> Manifests:
-    """The manifests as they are now; nothing was known of them before.  Raises Failure."""
+def read(paths: Iterable[Path], settings: Settings, name: str = "") -> Manifests:
+    """The manifests as they are now; nothing was known of them before.  `name`: how a person knows these paths.
+    Raises Failure."""
     assembly = Assembly()
     findings: set[Finding] = set()
     files: list[str] = []
@@ -45,7 +47,8 @@ def read(paths: Iterable[Path], settings: Settings) -> Manifests:
         # whose files they are on the node is not known here
         source = Source(path, settings.max_file_size, trustees=Trustees(None, settings.linked_trees))
         try:
-            reading = source.read_as_it_is()
+            with progress(f"reading {name or path}") as told:
+                reading = source.read_as_it_is(told.tell)
         except SourceError as error:
             raise Failure(f"{error.directory}: {error.fault}", error.hint, Exit.USAGE) from error
         files += reading.changed
@@ -90,4 +93,5 @@ def model(arguments: argparse.Namespace, node: str | None = None) -> tuple[Index
     settings = settings_of(arguments)
     index = index_of(settings)
     pods = None if node is None else [key for key, pod in index.world.pods.items() if pod.node == node]
-    return index, offline_ruleset(index, pods, compile_settings(settings))
+    with progress("compiling"):
+        return index, offline_ruleset(index, pods, compile_settings(settings))

@@ -16,7 +16,15 @@ from typing import Literal
 Colour = Literal["red", "green", "yellow", "bold", "dim"]
 
 _CODES: dict[Colour, int] = {"red": 31, "green": 32, "yellow": 33, "bold": 1, "dim": 2}
-_VERDICTS: dict[str, Colour] = {"allow": "green", "deny": "red", "error": "red", "warning": "yellow"}
+_VERDICTS: dict[str, Colour] = {
+    "allow": "green",
+    "deny": "red",
+    "audited": "yellow",
+    "IPv4 only": "yellow",
+    "IPv6 only": "yellow",
+    "error": "red",
+    "warning": "yellow",
+}
 
 
 def is_terminal() -> bool:

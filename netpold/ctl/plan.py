@@ -51,8 +51,12 @@ def run(arguments: argparse.Namespace) -> Exit:
     names = [arguments.source, str(arguments.destination or settings.manifests)]
     old, new = sides(names, arguments.inventory, settings, arguments.socket)
     node = arguments.node or old.node or new.node
-    with progress("compiling"):
-        before, after = (_ruleset(side, node, compile_settings(settings)) for side in (old, new))
+    with progress("compiling") as bar:
+        bar.tell(0.0)
+        before = _ruleset(old, node, compile_settings(settings))
+        bar.tell(1 / 3)
+        after = _ruleset(new, node, compile_settings(settings))
+        bar.tell(2 / 3)
         found = plan(Installed(before, {name: name for name in before.sets}), after, local=_local(new, node))
         rest = leftovers(found.result)
     told = _Told(before.chains, found.names, dict([*_owners(before, old.index), *_owners(after, new.index)]))

@@ -15,10 +15,7 @@ from netpold.printable import printable
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
-    found = about.answer(arguments, "policy")
-    if found is not None:
-        about.show(text(found), found)
-    return Exit.FINE
+    return about.run(arguments, "policy", text)
 
 
 def text(policy: Json) -> list[str]:

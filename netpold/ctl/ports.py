@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from netpold.ctl.failure import Exit, Failure
 from netpold.rules import port
-from netpold.rules.port import NoPort, Port, show
+from netpold.rules.port import NoPort, Port, as_json, show
 
-__all__ = ["Port", "parse", "parse_list", "show"]
+__all__ = ["Port", "as_json", "parse", "parse_list", "show"]
 
 
 def parse(text: str) -> Port:

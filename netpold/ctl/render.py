@@ -8,6 +8,7 @@ from typing import Any
 from netpold.ctl.failure import Exit
 from netpold.ctl.offline import model
 from netpold.ctl.output import say, say_json
+from netpold.ctl.progress import progress
 from netpold.rules.render import ruleset_text, text
 from netpold.rules.ruleset import Ruleset
 
@@ -16,9 +17,13 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     _, ruleset = model(arguments, arguments.node)
     if arguments.output == "json":
-        say_json(_json(ruleset))
+        with progress("writing it down"):
+            answer = _json(ruleset)
+        say_json(answer)
     else:
-        say(ruleset_text(ruleset).rstrip("\n"))
+        with progress("writing it down"):
+            rules = ruleset_text(ruleset)
+        say(rules.rstrip("\n"))
     return Exit.FINE
 
 

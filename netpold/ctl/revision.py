@@ -7,7 +7,8 @@ tree is not touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from netpold.host.run import run
 
 _MANIFESTS = (".yaml", ".yml", ".json")
 _SYMLINK = "120000"
+_MOST_STEPS = 1000  # from a symlink to where it leads; one may lead to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +52,104 @@ def revision(text: str, beside: Path | None) -> Revision:
 
 
 def write(found: Revision, directory: Path) -> Path:
-    """Write the manifests of a revision below an empty directory; returns where its path is now.  Raises Failure."""
-    blobs: list[tuple[str, str, str]] = []  # mode, object, path
-    for line in _git(found.repository, "ls-tree", "-r", "-z", "--full-tree", found.commit).split("\0"):
-        about, _, path = line.partition("\t")
-        if path and _is_wanted(path, about, found.path):
-            mode, _, blob = about.split(" ")[:3]
-            blobs.append((mode, blob, path))
-    if not blobs and found.path:
+    """Write the manifests of a revision, and what its symlinks lead to, below an empty directory; returns where its
+    path is now.  Raises Failure."""
+    tree = _tree(found)
+    paths = [path for path, (mode, _) in tree.items() if mode == _SYMLINK]
+    texts = _contents(found.repository, [tree[path][1] for path in paths])
+    links = {path: os.fsdecode(text) for path, text in zip(paths, texts, strict=True)}
+    taken = _taken(found, tree, links)
+    if not (taken.whole or taken.links) and found.path:
         hint = f"see what is there: `git ls-tree {found.commit[:12]}`"
         raise Failure(f"there are no manifests at {found.path} in {found.commit[:12]}", hint, Exit.USAGE)
-    contents = _contents(found.repository, [blob for _, blob, _ in blobs])
-    for (mode, _, path), content in zip(blobs, contents, strict=True):
-        target = directory / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if mode == _SYMLINK:
-            os.symlink(content, os.fsencode(target))  # noqa: PTH211  the text may be no UTF-8
-        else:
-            target.write_bytes(content)
+    whole = sorted(taken.whole)
+    for path, content in zip(whole, _contents(found.repository, [tree[path][1] for path in whole]), strict=True):
+        _place(directory, path).write_bytes(content)
+    for path in taken.empty:
+        _place(directory, path).touch()
+    for path in taken.directories:
+        (directory / path).mkdir(parents=True, exist_ok=True)
+    for path in taken.links:  # last, so that nothing is written through one
+        with suppress(FileExistsError):  # a tree that names something twice
+            _place(directory, path).symlink_to(links[path])
     return directory / found.path
 
 
-def _is_wanted(path: str, about: str, inside: str) -> bool:
-    if inside and path != inside and not path.startswith(f"{inside}/"):
-        return False
-    is_safe = not {"..", ".", "", ".git"} & set(path.split("/"))
-    kind = about.split(" ")
-    return is_safe and (path.endswith(_MANIFESTS) or kind[0] == _SYMLINK) and kind[1] == "blob"
+def _place(directory: Path, path: str) -> Path:
+    target = directory / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _tree(found: Revision) -> dict[str, tuple[str, str]]:
+    """All files of a revision: mode and object, by path."""
+    tree: dict[str, tuple[str, str]] = {}
+    for line in _git(found.repository, "ls-tree", "-r", "-z", "--full-tree", found.commit).split("\0"):
+        about, _, path = line.partition("\t")
+        is_safe = not {"..", ".", "", ".git"} & set(path.split("/"))
+        if is_safe and about.split(" ")[1] == "blob":
+            mode, _, blob = about.split(" ")[:3]
+            tree[path] = mode, blob
+    return tree
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What is written: files as they are, symlinks, and what others lead to and nobody reads."""
+
+    whole: set[str]
+    links: set[str]
+    empty: set[str]
+    directories: set[str]
+
+
+def _taken(found: Revision, tree: Mapping[str, tuple[str, str]], links: Mapping[str, str]) -> _Taken:
+    """Manifests and symlinks at the revision's path, and all that these symlinks lead to."""
+    taken = _Taken(set(), set(), set(), set())
+    todo = [found.path]
+    while todo:
+        place = todo.pop()
+        inside = [each for each in tree if not place or each == place or each.startswith(f"{place}/")]
+        if inside and place not in links:
+            taken.directories.add(place)
+        for path in inside:
+            if path in links:
+                passed, end = _followed(path, links)
+                taken.links.update(passed)
+                if end is None:
+                    continue
+                if end in tree:
+                    (taken.whole if path.endswith(_MANIFESTS) else taken.empty).add(end)
+                elif end not in taken.directories:
+                    todo.append(end)
+            elif path.endswith(_MANIFESTS):
+                taken.whole.add(path)
+    return taken
+
+
+def _followed(link: str, links: Mapping[str, str]) -> tuple[set[str], str | None]:
+    """The symlinks on the way from a path, and where it ends; None: not in the tree."""
+    passed: set[str] = set()
+    done: list[str] = []
+    todo = link.split("/")[::-1]
+    for _ in range(_MOST_STEPS):
+        if not todo:
+            return passed, "/".join(done)
+        part = todo.pop()
+        if part == ".." and not done:
+            break
+        if part == "..":
+            done.pop()
+        elif part not in ("", "."):
+            done.append(part)
+            path = "/".join(done)
+            if path in links:
+                passed.add(path)
+                if links[path].startswith("/"):
+                    break
+                done.pop()
+                todo += links[path].split("/")[::-1]
+    return passed, None
 
 
 def _contents(repository: Path, blobs: list[str]) -> Iterator[bytes]:

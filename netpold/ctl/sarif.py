@@ -1,7 +1,8 @@
 """Findings as SARIF 2.1.0, which code hosts show beside the lines of a change.
 
 The format is OASIS' "Static Analysis Results Interchange Format Version 2.1.0".  Paths are relative to the directory
-where netpoldctl runs (the root of the repository, in CI), and columns count characters.
+where netpoldctl runs (the root of the repository, in CI), and columns count characters.  In messages `{0}` would stand
+for an argument, so braces are doubled (section 3.11.5).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 from netpold import __version__
 from netpold.policy.codes import CODES, Code
+from netpold.printable import printable
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _ROOT = "SRCROOT"  # what relative paths are relative to
@@ -43,9 +45,16 @@ def _rule(code: str, about: Code) -> dict[str, Any]:
     return {
         "id": code,
         "name": "".join(word.capitalize() for word in code.split("-")),
-        "shortDescription": {"text": about.meaning},
-        "help": {"text": f"{about.meaning}\n\n{about.cure}", "markdown": f"{about.meaning}\n\n**Cure:** {about.cure}"},
+        "shortDescription": {"text": _message(about.meaning)},
+        "help": {
+            "text": _message(f"{about.meaning}\n\n{about.cure}"),
+            "markdown": _message(f"{about.meaning}\n\n**Cure:** {about.cure}"),
+        },
     }
+
+
+def _message(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _result(finding: Mapping[str, Any], rule: int) -> dict[str, Any]:
@@ -58,12 +67,12 @@ def _result(finding: Mapping[str, Any], rule: int) -> dict[str, Any]:
         }
     }
     if finding["subject"]:
-        location["logicalLocations"] = [{"fullyQualifiedName": finding["subject"], "kind": "object"}]
+        location["logicalLocations"] = [{"fullyQualifiedName": printable(finding["subject"]), "kind": "object"}]
     return {
         "ruleId": finding["code"],
         "ruleIndex": rule,
         "level": finding["severity"],
-        "message": {"text": f"{what}; {finding['cure']}"},
+        "message": {"text": _message(printable(f"{what}; {finding['cure']}"))},
         "locations": [location],
         # the same as long as the finding is, wherever in the file it moves
         "partialFingerprints": {"finding/v1": sha256(place.encode(errors="backslashreplace")).hexdigest()[:32]},

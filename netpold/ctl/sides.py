@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold.config import Settings
-from netpold.ctl.client import ask
+from netpold.ctl.client import ask, warn
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import line, number
 from netpold.ctl.offline import read
@@ -27,6 +27,7 @@ from netpold.policy.canonical import read_back
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
 from netpold.policy.model import ClusterPolicy, Namespace, Node, Pod, Policy, Position, World
+from netpold.policy.rule_lines import with_rule_lines
 from netpold.printable import printable
 
 NODE = "node"
@@ -68,8 +69,7 @@ def sides(names: Sequence[str], inventory: Path | None, settings: Settings, sock
 
 def _side(name: str, beside: Path | None, inventory: Path | None, settings: Settings, socket: Path) -> Side:
     if name == NODE:
-        with progress("asking the daemon what is in force"):
-            answer = _in_force(socket)
+        answer = _in_force(socket)
         return Side(name, Index(world_in_force(answer)), node=answer.get("node"))
     if not name.startswith(_GIT):
         return _read(Path(name), inventory, settings, name)
@@ -83,8 +83,7 @@ def _side(name: str, beside: Path | None, inventory: Path | None, settings: Sett
 def _read(
     path: Path, inventory: Path | None, settings: Settings, name: str, directory: str = "", shown: str = ""
 ) -> Side:
-    with progress(f"reading {printable(name)}"):
-        manifests = read([path, *([inventory] if inventory else [])], settings)
+    manifests = read([path, *([inventory] if inventory else [])], settings, name)
     side = Side(name, manifests.index, directory, shown)
     errors = [each for each in manifests.findings if each["severity"] == "error"]
     for each in errors[:_MOST_ERRORS]:
@@ -101,23 +100,27 @@ def in_force(socket: Path) -> Index:
 
 def _in_force(socket: Path) -> Mapping[str, Any]:
     try:
-        answer: Mapping[str, Any] = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
+        with progress("asking the daemon what is in force"):
+            answer: Mapping[str, Any] = ask(socket, "GET", "/v1/manifests", _TIMEOUT_S)
     except Failure as failure:
         if failure.code is not Exit.USAGE:
             raise
         hint = "restart it, if a newer one is installed: `systemctl restart netpold`"
         raise Failure("the daemon is of an older release, and can't tell what is in force", hint, Exit.NO) from failure
+    warn(answer)
     return answer
 
 
 def world_in_force(answer: Mapping[str, Any]) -> World:
     """What `GET /v1/manifests` says, which is shown in docs/json.md.  Raises Failure."""
     world: dict[type[Object], dict[str, Any]] = {Pod: {}, Namespace: {}, Policy: {}, ClusterPolicy: {}, Node: {}}
-    for manifest, where in zip(answer["manifests"], answer["where"], strict=True):
-        position = Position(where["file"] or NODE, where["line"] or 0)
-        found = read_back(json.dumps(manifest).encode(), position, where["quarantined"])
-        if found is None:
-            fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
-            raise Failure(fault, "use the one of the daemon's release", Exit.NO)
-        world[type(found)][found.key] = found
+    with progress("reading what is in force") as told:
+        for count, (manifest, where) in enumerate(zip(answer["manifests"], answer["where"], strict=True)):
+            told.tell(count / len(answer["manifests"]))
+            position = Position(where["file"] or NODE, where["line"] or 0)
+            found = read_back(json.dumps(manifest).encode(), position, where["quarantined"])
+            if found is None:
+                fault = f"this netpoldctl can't read what the daemon has in force: {where['object']}"
+                raise Failure(fault, "use the one of the daemon's release", Exit.NO)
+            world[type(found)][found.key] = with_rule_lines(found, where.get("rules"))
     return World(world[Pod], world[Namespace], {**world[Policy], **world[ClusterPolicy]}, world[Node])

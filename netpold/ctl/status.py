@@ -7,13 +7,14 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from netpold.ctl import findings
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import Colour, is_terminal, paint, pairs, say, say_json, word, wrapped
+from netpold.ctl.progress import progress
 from netpold.ctl.screen import draw, page
 from netpold.printable import printable
 
@@ -29,7 +30,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     if arguments.watch:
         _watch(arguments)
-    status = ask(arguments.socket, "GET", "/v1/status")
+    with progress("asking the daemon"):
+        status = ask(arguments.socket, "GET", "/v1/status")
     if arguments.output == "json":
         say_json(status)
     else:
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Exit:
     return Exit.NO if status["state"] == "degraded" else Exit.FINE
 
 
-def _watch(arguments: argparse.Namespace) -> None:
+def _watch(arguments: argparse.Namespace) -> NoReturn:
     """Show the status until interrupted: on a terminal as it is now, elsewhere each change, JSON one object a line."""
     if arguments.output != "json" and is_terminal():
         with page():

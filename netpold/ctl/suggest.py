@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.output import paint, say, say_json
+from netpold.ctl.progress import progress
 from netpold.ctl.yaml_text import show
 from netpold.printable import printable
 
@@ -21,7 +22,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     query = {"of": arguments.of, "dropped": int(not arguments.without_drops)}
     if arguments.direction:
         query["direction"] = arguments.direction
-    answer = ask(arguments.socket, "GET", f"/v1/suggest?{urlencode(query)}", _ANSWER_S)
+    with progress("looking at open flows"):
+        answer = ask(arguments.socket, "GET", f"/v1/suggest?{urlencode(query)}", _ANSWER_S)
     if arguments.output == "json":
         say_json(answer)
         return Exit.FINE

@@ -150,8 +150,12 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     parts = [*PARTS, *([MANIFESTS] if arguments.with_manifests else [])]
     file = arguments.file or Path(f"netpold-{platform.node()}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz")
-    with progress("looking at all of it"):
-        made = {part: _made(part, arguments.socket) for part in parts}
+    with progress("gathering") as told:
+        made: dict[Part, tuple[str, bool]] = {}
+        for count, part in enumerate(parts):
+            told.what = f"gathering {part.name}"
+            told.tell(count / len(parts))
+            made[part] = _made(part, arguments.socket)
         _write(file, made)
     missing = {part.name: text for part, (text, there) in made.items() if not there}
     if arguments.output == "json":

@@ -10,12 +10,14 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any, Literal, NoReturn
 
 from netpold.ctl.about import size
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
 from netpold.ctl.output import is_terminal, paint, say, say_json, table, width
+from netpold.ctl.progress import progress
 from netpold.ctl.screen import draw, height, page
 from netpold.printable import printable
 
@@ -34,32 +36,29 @@ ROWS_WITHOUT_TERMINAL = 20
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     before = _reading(arguments)
-    if arguments.once or not (is_terminal() or arguments.output == "json"):
+    with progress("counting", arguments.interval):
         time.sleep(arguments.interval)
-        now = _reading(arguments)
-        if arguments.output == "json":
-            say_json(_answer(before, now, arguments))
-        else:
-            say(*_text(_answer(before, now, arguments), arguments))
-        return Exit.FINE
+    now = _reading(arguments)
+    if not arguments.once and (is_terminal() or arguments.output == "json"):
+        _follow(before, now, arguments)
     if arguments.output == "json":
-        _follow(before, arguments)
-    with page():
-        _follow(before, arguments)
+        say_json(_answer(before, now, arguments))
+    else:
+        say(*_text(_answer(before, now, arguments), arguments))
     return Exit.FINE
 
 
-def _follow(before: Json, arguments: argparse.Namespace) -> None:
+def _follow(before: Json, now: Json, arguments: argparse.Namespace) -> NoReturn:
     """Until interrupted."""
-    while True:
-        time.sleep(arguments.interval)
-        now = _reading(arguments)
-        answer = _answer(before, now, arguments)
-        before = now
-        if arguments.output == "json":
-            print(json.dumps(answer), flush=True)
-        else:
-            draw(_text(answer, arguments))
+    with nullcontext() if arguments.output == "json" else page():
+        while True:
+            answer = _answer(before, now, arguments)
+            if arguments.output == "json":
+                print(json.dumps(answer), flush=True)
+            else:
+                draw(_text(answer, arguments))
+            time.sleep(arguments.interval)
+            before, now = now, _reading(arguments)
 
 
 def _reading(arguments: argparse.Namespace) -> Json:

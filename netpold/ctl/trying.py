@@ -22,6 +22,7 @@ from netpold.ctl.output import paint, say, say_json
 from netpold.ctl.progress import progress
 from netpold.policy.canonical import written
 from netpold.policy.model import AnyPolicy, Namespace
+from netpold.policy.rule_lines import rule_lines
 from netpold.printable import printable
 
 Json = Mapping[str, Any]
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.directory is not None:
         return _begin(arguments, arguments.directory)
     what = "confirm" if arguments.confirm else "end"
-    answer: Json = ask(arguments.socket, "POST", f"/v1/try/{what}", WAIT_S)
+    with progress("putting it in force"):
+        answer: Json = ask(arguments.socket, "POST", f"/v1/try/{what}", WAIT_S)
     if arguments.output == "json":
         say_json(answer)
     elif arguments.confirm:
@@ -53,8 +55,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 def _begin(arguments: argparse.Namespace, directory: Path) -> Exit:
-    with progress(f"reading {directory}"):
-        body = _objects(arguments, directory)
+    body = _objects(arguments, directory)
     words = urlencode({"directory": str(directory.absolute()), "seconds": arguments.seconds})
     with progress("putting it in force"):
         answer: Json = ask(arguments.socket, "POST", f"/v1/try?{words}", WAIT_S, json.dumps({"objects": body}).encode())
@@ -87,6 +88,7 @@ def _objects(arguments: argparse.Namespace, directory: Path) -> list[dict[str, A
             "manifest": json.loads(written(each)),
             "file": each.position.file if each.position else str(directory),
             "line": each.position.line if each.position else 1,
+            "rules": rule_lines(each),
         }
         for each in objects
     ]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -89,13 +90,17 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.live and arguments.manifests:
         hint = "leave out one of the two"
         raise Failure("--live asks the node, --manifests a directory: it can't be both", hint, Exit.USAGE)
-    with progress("reading what is in force" if arguments.live else f"reading {settings.manifests}"):
-        index = in_force(arguments.socket) if arguments.live else index_of(settings)
+    index = in_force(arguments.socket) if arguments.live else index_of(settings)
     asked = _Asked(index, compile_settings(settings), arguments.socket if arguments.live else None)
-    with progress("testing"):
-        reach = Reach(index, compile_settings(settings).mode, [test for several in tests.values() for test in several])
-        done = {file: [_judged(reach, asked, test) for test in several] for file, several in tests.items()}
-    everything = [each for several in done.values() for each in several]
+    everything: list[_Done] = []
+    with progress("testing") as told:
+        every = [test for several in tests.values() for test in several]
+        reach = Reach(index, compile_settings(settings).mode, every)
+        for number, test in enumerate(every):
+            told.tell(number / len(every))
+            everything.append(_judged(reach, asked, test))
+    rest = iter(everything)
+    done = {file: list(islice(rest, len(several))) for file, several in tests.items()}
     match arguments.output:
         case "json":
             say_json(_json(asked, everything))

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from netpold.ctl.client import ask
-from netpold.ctl.failure import Exit
+from netpold.ctl.client import Flushed, ask, warn
+from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import number
 from netpold.ctl.output import Colour, paint, say, say_json, wrapped
 from netpold.ctl.progress import progress
@@ -30,7 +30,11 @@ _STATES = {
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     with progress("reading the kernel's chains and sets"):
-        found: Json = ask(arguments.socket, "GET", "/v1/verify", WAIT_S)
+        try:
+            found: Json = ask(arguments.socket, "GET", "/v1/verify", WAIT_S)
+        except Flushed as failure:
+            raise Failure(str(failure), failure.hint, Exit.NO) from failure
+    warn(found)
     if arguments.output == "json":
         say_json(found)
     else:

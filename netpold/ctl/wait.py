@@ -15,7 +15,7 @@ GRACE_S = 5.0  # how long a daemon that was started a moment ago may take until 
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure, with TIMED_OUT when it took longer than asked for."""
-    with progress("waiting until everything on disk is enforced or rejected"):
+    with progress(f"waiting for up to {arguments.timeout:g} s until everything on disk is enforced or rejected"):
         _wait(arguments)
     if arguments.output == "json":
         say_json({"version": 1, "done": True})

@@ -15,10 +15,10 @@ from netpold.ctl.progress import progress
 from netpold.rules import asked
 from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.ends import UnknownEndpoint, end, judges
-from netpold.rules.matrix import matrix
+from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
-from netpold.rules.page import explained
-from netpold.rules.port import Port
+from netpold.rules.page import explained_in_steps
+from netpold.rules.port import Port, as_json
 
 Json = dict[str, Any]
 
@@ -26,8 +26,7 @@ Json = dict[str, Any]
 def explain_answer(arguments: argparse.Namespace, port: Port) -> Json:
     """What `GET /v1/explain` would say.  Raises Failure."""
     settings = settings_of(arguments)
-    with progress(f"reading {settings.manifests}"):
-        index = index_of(settings)
+    index = index_of(settings)
     try:
         ends = end(index, arguments.source), end(index, arguments.destination)
         ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
@@ -39,25 +38,29 @@ def explain_answer(arguments: argparse.Namespace, port: Port) -> Json:
 def matrix_answer(arguments: argparse.Namespace, ports: list[Port]) -> Json:
     """What `GET /v1/matrix` would say of all pods, or of those that are chosen.  Raises Failure."""
     settings = settings_of(arguments)
-    with progress(f"reading {settings.manifests}"):
-        index = index_of(settings)
-    pods = asked.pods(index.world, _list(arguments.namespace), _list(arguments.pods), arguments.node or None)
+    index = index_of(settings)
+    chosen = _list(arguments.namespace), _list(arguments.pods), arguments.node or None
+    pods = asked.pods(index.world, *chosen)
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
         raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
-    if not pods and (arguments.namespace or arguments.pods or arguments.node):
-        raise Failure(*asked.NO_POD, Exit.USAGE)
+    if not pods and any(chosen):
+        raise Failure(*asked.nobody(index.world, *chosen), Exit.USAGE)
     others = _list(arguments.addresses)
-    with progress("judging"):
-        try:
-            ends = [end(index, name) for name in (*pods, *others)]
+    try:
+        ends = [end(index, name) for name in (*pods, *others)]
+        with progress("compiling"):
             ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
-            found = matrix(index, ruleset, pods, others, ports or asked.ports(index.world, pods))
-        except UnknownEndpoint as error:
-            raise Failure(str(error), error.hint, Exit.USAGE) from error
-        answer = matrix_json(found) | {"about": f"what {settings.manifests} says"}
-        if arguments.output == "html":
-            answer["explained"] = explained(index, ruleset, found)
+        with progress("judging all pairs") as told:
+            wanted, left_out = (ports, []) if ports else asked.ports(index.world, pods)
+            found = told.through(matrix_in_steps(index, ruleset, ends, wanted))
+    except UnknownEndpoint as error:
+        raise Failure(str(error), error.hint, Exit.USAGE) from error
+    about = {"ports_left_out": [as_json(port) for port in left_out], "about": f"what {settings.manifests} says"}
+    answer = matrix_json(found) | about
+    if arguments.output == "html":
+        with progress("explaining all pairs") as told:
+            answer["explained"] = told.through(explained_in_steps(index, ruleset, found))
     return answer
 
 

@@ -160,7 +160,14 @@ class Account:
         """Everything was taken out of the kernel; `who` had asked for it."""
         text = f"flushed on request of {who}: nothing is enforced until netpold is restarted"
         journal.say(journal.FLUSHED, text)
-        self._publish(state="degraded", error=text)
+        self._publish(
+            state="degraded",
+            error=text,
+            rules=dict.fromkeys(self._status.rules, 0),
+            sets=0,
+            tables=(),
+            pods=replace(self._status.pods, isolated=0),
+        )
 
     def _found(self) -> None:
         self._report.found(self._known.findings, self._known.rejected, self._known.world)

@@ -5,6 +5,7 @@
     GET  /v1/explain, ...         what is asked about what is in force (questions.py)
     GET  /v1/drops, ...           what is asked about packets that were seen (sightings.py)
     GET  /v1/pod, ...             what is asked that needs a look into the kernel (inspection.py)
+    GET  /v1/trace                what becomes of a packet that comes by (tracing.py)
     GET  /metrics                 for Prometheus
     POST /v1/wait?timeout=S       200 when everything that is on disk now is enforced or rejected, 504 after S seconds
     POST /v1/flush                take all rules and sets out of the kernel
@@ -38,7 +39,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from netpold.daemon.bounded import BoundedReader, TooMuch
 from netpold.daemon.peer import Peer, Right, peer_of
-from netpold.daemon.routes import ROUTES, Answer, Controlled, Refusal, Request, as_json
+from netpold.daemon.routes import ROUTES, TRACE, Answer, Controlled, Refusal, Request, as_json
 from netpold.daemon.runtime_dir import SOCKET_OWN, ControlError, admit, prepare
 
 log = logging.getLogger("netpold")
@@ -247,13 +248,13 @@ class _Handler(BaseHTTPRequestHandler):
         if method != "GET" and self.right < Right.CHANGE:
             error = f"not permitted: members of the socket's group may look, and {url.path} is more than that"
             raise Refusal(HTTPStatus.FORBIDDEN, error, "ask as root, or with sudo")
-        if method != "GET" and self.server.alone:
+        if (method != "GET" or url.path == TRACE) and self.server.alone:
             error = "the machine has no thread to spare for what may take long"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error, "try again later; `status` says how things are")
         query = parse_qs(url.query)
         if self.server.alone:
             query.pop("wait", None)  # others wait to be connected
-        return serve(Request(self.server.controlled, query, self.peer, body))
+        return serve(Request(self.server.controlled, query, self.peer, body, self.connection.fileno()))
 
     def _body(self) -> bytes:
         """Few requests need a body; of others a short one is read and dropped, so that the connection can go on."""

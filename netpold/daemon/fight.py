@@ -13,7 +13,7 @@ An episode is told once at its beginning, then, while it goes on, with growing i
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class Fight:
         self._last = float("-inf")
         self._settled = 0.0
         self._told: dict[tuple[str, ...], _Told] = {}
-        self._by: tuple[str, ...] = ()  # who it was last
+        self._by: deque[tuple[str, ...]] = deque(maxlen=OFTEN)  # who it was, of late
         self._opened: deque[float] = deque(maxlen=OFTEN)  # when what opens was repaired, of late
 
     def at(self, now: float, opens: bool) -> float:
@@ -74,7 +74,8 @@ class Fight:
             self._opened.append(now)
         self.repairs += 1
         names = tuple(sorted({each.name for each in by}))
-        self._last, self._by = now, names or self._by
+        self._last = now
+        self._by.append(names)
         told = self._told.setdefault(names, _Told())
         told.repairs += 1
         told.longest = max(told.longest, took)
@@ -91,8 +92,8 @@ class Fight:
 
     @property
     def who(self) -> tuple[str, ...]:
-        """The names of the programs that it was last, as far as they are known."""
-        return self._by
+        """The names of the programs that it was the last time, as far as they are known."""
+        return self._by[-1] if self._by else ()
 
     @property
     def due(self) -> float | None:
@@ -107,7 +108,7 @@ class Fight:
     @property
     def warning(self) -> str | None:
         """While repairs have to wait, or were needed often."""
-        who = ", ".join(self._by) or "another program"
+        who = self._whoever
         if not self._level:
             often = f"{who} opens again and again what netpold closes, and it is put back each time; have it stop"
             return often if self._is_often else None
@@ -116,6 +117,13 @@ class Fight:
             f"{who} keeps changing netpold's chains or the jumps to them: they are {what}; "
             "have it leave them as they are, or stop it"
         )
+
+    @property
+    def _whoever(self) -> str:
+        """Whom to name of late: who was there once is not to blame for what others went on with unseen."""
+        times = Counter(name for names in self._by for name in names)
+        often = [name for name in sorted(times) if times[name] > 1 or all(self._by)]
+        return ", ".join(often) or "another program"
 
     @property
     def _is_often(self) -> bool:

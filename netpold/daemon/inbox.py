@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from netpold.host.kernel.backend import KernelError
 
 T = TypeVar("T")
-Question = Generator[None, None, T]  # yields after each step, returns the answer
+Question = Generator[Any, None, T]  # yields after each step, and returns the answer
 
 ALIVE_S = 5.0  # how often to give a sign of life while nothing happens
 
@@ -152,7 +152,9 @@ class Inbox:
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """As Condition.wait_for, with signs of life and answers, given while nothing is locked."""
-        end = None if timeout is None else time.monotonic() + timeout
+        began = time.monotonic()
+        end = None if timeout is None else began + timeout
+        alive_at = began + ALIVE_S
         while True:
             self._answer_some()  # before anything else: events that come all the time must not keep answers away
             left = ALIVE_S if end is None else end - time.monotonic()
@@ -160,11 +162,12 @@ class Inbox:
                 self._changed.wait_for(lambda: condition() or bool(self._questions), min(left, ALIVE_S))
                 if condition():
                     return True
-                if self._questions:
-                    continue
-            if end is not None and time.monotonic() >= end:
+            now = time.monotonic()
+            if end is not None and now >= end:  # questions or not: a change may wait for that
                 return False
-            self.alive()
+            if now >= alive_at:
+                alive_at = now + ALIVE_S
+                self.alive()
 
     def _answer_some(self) -> None:
         """One step of the question that came first."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netpold.daemon.inbox import Inbox, Question
-from netpold.daemon.questions import Facts, NoAnswer, Why, answer, in_time
+from netpold.daemon.questions import Facts, NoAnswer, Parameters, Why, answer, in_time, required
 from netpold.daemon.questions_about import Held, Tally, about_pod, about_policy, counted
 from netpold.daemon.verify import verify
 from netpold.host.drops import Drops
@@ -29,7 +29,6 @@ TRIES = 5  # at reading the kernel while it stays as it is
 LEAST_PAUSE_S = 0.2  # between two readings of the kernel's counters
 
 Json = dict[str, Any]
-Parameters = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,13 @@ class Inspection:
 
     def pod(self, parameters: Parameters) -> Json:
         """Everything about one pod."""
-        name = _name(parameters)
+        name = required(parameters, "name", "NAMESPACE/NAME")
         tally, chains, _ = self._tally()
         return self._ask(lambda facts, _: about_pod(facts, self._hold(), tally, chains, name))
 
     def policy(self, parameters: Parameters) -> Json:
         """Everything about one policy."""
-        name = _name(parameters)
+        name = required(parameters, "name", "NAMESPACE/NAME")
         tally, chains, _ = self._tally()
         return self._ask(lambda facts, _: about_policy(facts, self._hold(), tally, chains, name))
 
@@ -132,9 +131,3 @@ INSPECTIONS: Mapping[str, Callable[[Inspection, Parameters], Json]] = {
     "counters": Inspection.counters,
     "verify": Inspection.verify,
 }
-
-
-def _name(parameters: Parameters) -> str:
-    if not parameters.get("name"):
-        raise NoAnswer(Why.WRONG, "name is missing", "add name=NAMESPACE/NAME to the URL")
-    return parameters["name"]

@@ -60,7 +60,7 @@ class Known:
         self.moment = 0  # how often something changed in the world or where its pods are
         self._as_before: tuple[str, ...] = ()  # `Kind namespace/name` of what is in force in an earlier version
         self._without_pod: tuple[str, ...] = ()  # interfaces that look like a pod's, and are none's
-        self._unfiltered: list[str] = []  # which bridged packets iptables does not see, in words
+        self.unfiltered: tuple[str, ...] = ()  # which bridged packets iptables does not see, in words
 
     def update(self, reading: Reading | None, view: HostView, tried: World | None = None) -> Compiled:
         """Take in what changed in the files (None: they could not be read), how the host's network is now, and what is
@@ -86,7 +86,7 @@ class Known:
         self.unclaimed = unclaimed(view, self._closed, self.endpoints.values()) if self._closed else ()
         if elsewhere:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
-            self._unfiltered = list(_unfiltered(view)) if bridged else []
+            self.unfiltered = tuple(_unfiltered(view)) if bridged else ()
             self._without_pod = tuple(_without_pod(view, self.endpoints.values()))
             self._view = view
         if reading and (reading.changed or reading.findings != self._source_findings):
@@ -240,6 +240,7 @@ class Known:
                 max(len(world.policies) - rejected, 0),
                 rejected,
                 self._assembly.quarantined_policies + self._quarantine.closed,
+                None if self.tried is None else len(self.world.policies),
             ),
             "pods": PodCounts(
                 total=len(world.pods),
@@ -264,7 +265,7 @@ class Known:
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
-        return [*self.places.warnings, *self._lingering.warnings(), *self._unfiltered]
+        return [*self.places.warnings, *self._lingering.warnings(), *self.unfiltered]
 
 
 def _links(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, int]]:

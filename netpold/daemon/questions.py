@@ -19,6 +19,7 @@ from netpold.policy.canonical import title, written
 from netpold.policy.index import Index
 from netpold.policy.manifest import Object
 from netpold.policy.model import World
+from netpold.policy.rule_lines import rule_lines
 from netpold.rules import asked
 from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
@@ -26,7 +27,7 @@ from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, end, judges
 from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import explained_in_steps
-from netpold.rules.port import NoPort, parse
+from netpold.rules.port import NoPort, as_json, parse
 from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
 
@@ -38,11 +39,13 @@ Json = dict[str, Any]
 
 
 class Why(Enum):
-    """There is no answer: the question is wrong, asks for what is not there, or comes at a bad time."""
+    """There is no answer: the question is wrong, asks for what is not there, comes at a bad time, or
+    after a flush, when nothing is in force any more."""
 
     WRONG = auto()
     UNKNOWN = auto()
     BUSY = auto()
+    FLUSHED = auto()
 
 
 class NoAnswer(Exception):
@@ -58,7 +61,8 @@ class NoAnswer(Exception):
 class Facts:
     """What is in force at a moment, for the loop's thread alone: it changes some of it in place.
 
-    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.
+    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.  `unfiltered`: in
+    words, which packets of this node's pods do not pass netpold's rules at all.
     """
 
     moment: tuple[int, int]
@@ -70,6 +74,7 @@ class Facts:
     endpoints: Mapping[str, Endpoint]
     settings: CompileSettings
     home: Home = NOWHERE
+    unfiltered: tuple[str, ...] = ()
 
     @property
     def world(self) -> World:
@@ -93,7 +98,7 @@ def answer(
                 yield
         except StopIteration as end:
             head = {"version": 1, "revision": facts.revision, "state": facts.state, "node": facts.node}
-            return {**head, **end.value}
+            return {**head, "unfiltered": list(facts.unfiltered), **end.value}
     raise NoAnswer(
         Why.BUSY, "what is in force changes faster than this can be answered", "try again when less is changing"
     )
@@ -101,8 +106,8 @@ def answer(
 
 def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
     """`source`, `destination`: pods or addresses; `port`: as in `80/TCP`."""
-    source, destination = _required(parameters, "source"), _required(parameters, "destination")
-    asked = (source, destination, *_port(_required(parameters, "port")))
+    source, destination = required(parameters, "source"), required(parameters, "destination")
+    asked = (source, destination, *_port(required(parameters, "port")))
     try:
         ends = end(facts.index, source), end(facts.index, destination)
         here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends), facts.home)
@@ -151,25 +156,35 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     """Of this node's pods, or of others that are asked about: `namespace`, `pods` (patterns), `node`; `addresses`;
     `ports`.  With `explained`, what `explain` says of each cell."""
     world = facts.world
-    patterns, node = _list(parameters, "pods"), parameters.get("node") or None
-    pods = asked.pods(world, _list(parameters, "namespace"), patterns, node)
+    patterns, node = _listed(parameters, "pods"), parameters.get("node") or None
+    namespaces = _listed(parameters, "namespace")
+    pods = asked.pods(world, namespaces, patterns, node)
+    if not pods and (patterns or node or namespaces):
+        raise NoAnswer(Why.UNKNOWN, *asked.nobody(world, namespaces, patterns, node))
     if not patterns and node is None:
         pods = [key for key in pods if key in facts.endpoints]
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with namespace, node or pods"
         raise NoAnswer(Why.WRONG, f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint)
-    if not pods and (patterns or node or parameters.get("namespace")):
-        raise NoAnswer(Why.UNKNOWN, *asked.NO_POD)
-    ports = [_port(each) for each in _list(parameters, "ports")] or asked.ports(world, pods)
+    if not pods and namespaces:
+        hint = f"ask about pods anywhere with a pattern: '{namespaces[0]}/*'"
+        raise NoAnswer(Why.UNKNOWN, f"no pod of {' or '.join(namespaces)} is on this node", hint)
+    wanted = [_port(each) for each in _listed(parameters, "ports")]
+    ports, left_out = (wanted, []) if wanted else asked.ports(world, pods)
     in_force = facts.endpoints.keys() >= set(pods)
     ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
     try:
-        ends = [end(facts.index, name, facts.home) for name in (*pods, *_list(parameters, "addresses"))]
+        ends = [end(facts.index, name, facts.home) for name in (*pods, *_listed(parameters, "addresses"))]
         found = yield from matrix_in_steps(facts.index, ruleset, ends, ports)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
     what = f"what node {facts.node} enforces" if in_force else f"what node {facts.node} knows"
-    told = {**matrix_json(found), "in_force": in_force, "about": f"{what}, revision {facts.revision}"}
+    told = {
+        **matrix_json(found),
+        "ports_left_out": [as_json(port) for port in left_out],
+        "in_force": in_force,
+        "about": f"{what}, revision {facts.revision}",
+    }
     if parameters.get("explained"):
         told["explained"] = yield from explained_in_steps(facts.index, ruleset, found)
     return told
@@ -190,7 +205,8 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
         found.append(json.loads(written(each)))
         at = each.position
         name = title(each)
-        where.append({"object": name, "file": at and at.file, "line": at and at.line, "quarantined": each.quarantined})
+        place = {"file": at and at.file, "line": at and at.line, "rules": rule_lines(each)}
+        where.append({"object": name, **place, "quarantined": each.quarantined})
         if number % STEP == 0:
             yield
     return {"manifests": found, "where": where}
@@ -210,13 +226,31 @@ def in_time(inbox: Inbox, question: Question[T], seconds: float = ANSWER_S) -> T
         raise NoAnswer(Why.BUSY, f"the daemon had no time for an answer within {seconds:g} s", hint) from error
 
 
-def _required(parameters: Parameters, name: str) -> str:
+# What a URL says ------------------------------------------------------------------------------------------------------
+
+
+def required(parameters: Parameters, name: str, example: str = "...") -> str:
+    """Raises NoAnswer where it is missing."""
     if not parameters.get(name):
-        raise NoAnswer(Why.WRONG, f"{name} is missing", f"add {name}=... to the URL")
+        raise NoAnswer(Why.WRONG, f"{name} is missing", f"add {name}={example} to the URL")
     return parameters[name]
 
 
-def _list(parameters: Parameters, name: str) -> list[str]:
+def number(
+    parameters: Parameters, name: str, low: float, high: float, default: float | None = 0, what: str = "a number"
+) -> float:
+    """One from `low` to `high`; `default` where it is not given, None: it has to be.  Raises NoAnswer."""
+    text = parameters.get(name, "" if default is None else f"{default}")
+    try:
+        found = float(text)
+    except ValueError:
+        found = low - 1
+    if not low <= found <= high:  # NaN is refused too
+        raise NoAnswer(Why.WRONG, f"{name}={text[:40]} can't be", f"give {what} from {low:g} to {high:g}")
+    return found
+
+
+def _listed(parameters: Parameters, name: str) -> list[str]:
     return [each for each in parameters.get(name, "").split(",") if each]
 
 

@@ -29,6 +29,7 @@ from netpold.daemon.questions import QUESTIONS, Facts, Json, NoAnswer, Parameter
 from netpold.daemon.questions_about import Held
 from netpold.daemon.sightings import OBSERVATIONS, Sightings
 from netpold.daemon.status import Status
+from netpold.daemon.tracing import Tracer
 from netpold.daemon.trials import Trials
 from netpold.daemon.tryout import Tryout
 from netpold.host.drops import Drops
@@ -98,6 +99,8 @@ class Reconciler:
         self._tryout = Tryout(lambda: inbox.wish(files=True), settings.state_dir)
         self.trials = Trials(inbox, self._tryout, self._known, self._facts, lambda: self.current)
         self._inspection = Inspection(backend, drops, inbox, self._facts, self._held)
+        self._tracer = Tracer(backend.name, inbox, self._facts, self._held)
+        self.trace = self._tracer.trace
         self._walked_for = 0  # the last call of `wait` for which all files were looked at, and when
         self._walked_at = 0.0
         self._flushed, self._flush_for = False, ""
@@ -112,6 +115,7 @@ class Reconciler:
         self._sightings.observer.start()
 
     def close(self) -> None:
+        self._tracer.stop()
         self._sightings.observer.close()
         self._watcher.close()
         self._network.close()
@@ -349,6 +353,8 @@ class Reconciler:
     def _facts(self) -> Facts:
         """See `questions.Look`."""
         known, enforced, status = self._known, self._enforcer.enforced, self.current
+        if self._flushed:
+            raise NoAnswer(Why.FLUSHED, "nothing is in force: all rules were flushed", "`systemctl restart netpold`")
         if enforced is None:
             hint = "wait until `netpoldctl status` says that it is enforcing"
             raise NoAnswer(Why.BUSY, "nothing is in force that the daemon knows of", hint)
@@ -362,6 +368,7 @@ class Reconciler:
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
             home=Home(self.settings.node, enforced.own, enforced.endpoints.keys(), known.lingering),
+            unfiltered=known.unfiltered,
         )
 
     def _held(self) -> Held:
@@ -385,6 +392,7 @@ class Reconciler:
             self._inbox.flushed(error)
             raise
         self._snapshots.forget()
+        self._tracer.stop()
         self._flushed = True
         self._account.flushed(self._flush_for)
         self._inbox.flushed(None)

@@ -22,6 +22,7 @@ from netpold.daemon.status import timestamp
 from netpold.policy.canonical import written
 from netpold.policy.changes import Changes
 from netpold.policy.model import AnyPolicy, Namespace, World
+from netpold.policy.rule_lines import rule_lines
 
 MOST_REVISIONS = 10
 NAME = "rollback.json"  # in the state directory
@@ -62,15 +63,6 @@ def digest(world: World) -> Question[str]:
     return found.hexdigest()
 
 
-def finished(question: Question[str]) -> str:
-    """The answer, at once."""
-    while True:
-        try:
-            next(question)
-        except StopIteration as end:
-            return str(end.value)
-
-
 def objects(world: World) -> list[Json]:
     """What tryout.read takes."""
     return [
@@ -78,6 +70,7 @@ def objects(world: World) -> list[Json]:
             "manifest": json.loads(written(each)),
             "file": each.position.file if each.position else "",
             "line": each.position.line if each.position else 1,
+            "rules": rule_lines(each),
             "closed": each.quarantined,
         }
         for each in _objects(world)

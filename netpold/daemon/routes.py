@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
 from netpold.daemon.inspection import INSPECTIONS
-from netpold.daemon.peer import Peer
-from netpold.daemon.questions import QUESTIONS, NoAnswer, Why
+from netpold.daemon.peer import Peer, Right
+from netpold.daemon.questions import QUESTIONS, NoAnswer, Why, number
 from netpold.daemon.sightings import OBSERVATIONS
 from netpold.daemon.trials import Trials
 from netpold.daemon.tryout import LONGEST_S
@@ -43,6 +44,10 @@ class Controlled(Protocol):
         """The answer to one of QUESTIONS, OBSERVATIONS or INSPECTIONS.  Raises NoAnswer."""
         ...
 
+    def trace(self, parameters: Mapping[str, str], client: int, *, is_reader: bool) -> dict[str, object]:
+        """What becomes of a packet (tracing.py); `client`: the descriptor of the connection.  Raises NoAnswer."""
+        ...
+
     def metrics(self) -> bytes: ...
 
 
@@ -64,12 +69,18 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that may be served."""
+    """A request that may be served.  `connection`: its descriptor."""
 
     controlled: Controlled
     query: dict[str, list[str]]
     peer: Peer
     body: bytes = b""
+    connection: int = -1
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Of each, the last."""
+        return {name: values[-1] for name, values in self.query.items()}
 
 
 def _status(request: Request) -> Answer:
@@ -85,22 +96,20 @@ def _metrics(request: Request) -> Answer:
 
 
 def _ask(question: str, request: Request) -> Answer:
-    parameters = {name: values[-1] for name, values in request.query.items()}
-    try:
-        return Answer(HTTPStatus.OK, as_json(request.controlled.ask(question, parameters)))
-    except NoAnswer as error:
-        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
+    with _refusing():
+        return Answer(HTTPStatus.OK, as_json(request.controlled.ask(question, request.parameters)))
+
+
+def _trace(request: Request) -> Answer:
+    is_reader = request.peer.right(None) < Right.CHANGE
+    with _refusing():
+        told = request.controlled.trace(request.parameters, request.connection, is_reader=is_reader)
+    return Answer(HTTPStatus.OK, as_json(told))
 
 
 def _wait(request: Request) -> Answer:
-    text = request.query.get("timeout", [str(DEFAULT_WAIT_S)])[-1]
-    try:
-        timeout = float(text)
-    except ValueError:
-        timeout = -1.0
-    if not 0 <= timeout <= LONGEST_WAIT_S:  # NaN is refused too
-        hint = f"give seconds from 0 to {LONGEST_WAIT_S:g}"
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"timeout={text[:40]} can't be", hint)
+    with _refusing():
+        timeout = number(request.parameters, "timeout", 0, LONGEST_WAIT_S, DEFAULT_WAIT_S, "seconds")
     if request.controlled.wait(timeout):
         return Answer(HTTPStatus.OK, as_json({"done": True}))
     error = f"not everything on disk is enforced after {timeout:g} s"
@@ -116,14 +125,9 @@ def _flush(request: Request) -> Answer:
 
 
 def _try(request: Request) -> Answer:
-    text = request.query.get("seconds", [""])[-1]
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 1 <= seconds <= LONGEST_S:  # NaN is refused too
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"seconds={text[:40]} can't be", f"give seconds from 1 to {LONGEST_S:g}")
-    directory = request.query.get("directory", ["?"])[-1]
+    with _refusing():
+        seconds = number(request.parameters, "seconds", 1, LONGEST_S, None, "seconds")
+    directory = request.parameters.get("directory", "?")
     return _tried(lambda who: request.controlled.trials.begin(request.body, directory, seconds, who), request)
 
 
@@ -135,16 +139,14 @@ def _rollback(request: Request) -> Answer:
     return _tried(request.controlled.trials.go_back, request)
 
 
-def _end(request: Request) -> Answer:
-    return _tried(request.controlled.trials.end, request)
+def _end(verb: str) -> Callable[[Request], Answer]:
+    return lambda request: _tried(partial(request.controlled.trials.end, verb), request)
 
 
 def _tried(change: Callable[[str], object], request: Request) -> Answer:
     """What became of it, and what is tried now."""
-    try:
+    with _refusing():
         done = change(str(request.peer)) is not False
-    except NoAnswer as error:
-        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
     status = request.controlled.status()
     body = {
         "version": 1,
@@ -156,11 +158,23 @@ def _tried(change: Callable[[str], object], request: Request) -> Answer:
     return Answer(HTTPStatus.OK, as_json(body))
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What has no answer is refused."""
+    try:
+        yield
+    except NoAnswer as error:
+        raise Refusal(_STATUS[error.why], str(error), error.hint) from error
+
+
 _STATUS = {
     Why.WRONG: HTTPStatus.BAD_REQUEST,
     Why.UNKNOWN: HTTPStatus.NOT_FOUND,
     Why.BUSY: HTTPStatus.SERVICE_UNAVAILABLE,
+    Why.FLUSHED: HTTPStatus.GONE,
 }
+
+TRACE = "/v1/trace"
 
 # Those that take GET change nothing.
 ROUTES: dict[str, tuple[str, Callable[[Request], Answer]]] = {
@@ -168,13 +182,14 @@ ROUTES: dict[str, tuple[str, Callable[[Request], Answer]]] = {
     "/v1/ruleset": ("GET", _ruleset),
     "/metrics": ("GET", _metrics),
     **{f"/v1/{question}": ("GET", partial(_ask, question)) for question in (*QUESTIONS, *OBSERVATIONS, *INSPECTIONS)},
+    TRACE: ("GET", _trace),
     "/v1/wait": ("POST", _wait),
     "/v1/flush": ("POST", _flush),
     "/v1/try": ("POST", _try),
     "/v1/try/confirm": ("POST", _confirm),
-    "/v1/try/end": ("POST", _end),
+    "/v1/try/end": ("POST", _end("try")),
     "/v1/rollback": ("POST", _rollback),
-    "/v1/rollback/end": ("POST", _end),
+    "/v1/rollback/end": ("POST", _end("rollback")),
 }
 
 

@@ -16,7 +16,7 @@ from netpold.config import Settings
 from netpold.daemon.inbox import Inbox, Question
 from netpold.daemon.observed import Wanted, audit, suggested, suggestion_json
 from netpold.daemon.observer import Observer
-from netpold.daemon.questions import Facts, NoAnswer, Why, answer, in_time
+from netpold.daemon.questions import Facts, NoAnswer, Parameters, Why, answer, in_time, number
 from netpold.daemon.seen import News, moment
 from netpold.host import conntrack
 from netpold.host.kernel.backend import KernelError
@@ -25,7 +25,6 @@ from netpold.rules.revoke import Flow
 from netpold.rules.ruleset import FAMILIES
 
 Json = dict[str, Any]
-Parameters = Mapping[str, str]
 
 LONGEST_WAIT_S = 30.0
 ANSWER_S = 30.0  # how long who asks waits for the loop
@@ -47,15 +46,15 @@ class Sightings:
     def drops(self, parameters: Parameters) -> Json:
         """Events, after some number."""
         observer = self.observer
-        if _number(parameters, "allowed", 0, 1):
+        if number(parameters, "allowed", 0, 1):
             observer.want_allowed()
-        wait = _number(parameters, "wait", 0, LONGEST_WAIT_S)
+        wait = number(parameters, "wait", 0, LONGEST_WAIT_S)
         if "latest" in parameters:
-            count = int(_number(parameters, "latest", 0, 1e6))
+            count = int(number(parameters, "latest", 0, 1e6))
             everything = observer.seen.after(0, 0)
             news = News(everything.events[-count:] if count else (), everything.last, 0)
         else:
-            news = observer.seen.after(int(_number(parameters, "after", 0, 1e15)), wait)
+            news = observer.seen.after(int(number(parameters, "after", 0, 1e15)), wait)
         return {
             "version": 1,
             "last": news.last,
@@ -71,7 +70,7 @@ class Sightings:
         """What audited policies have let through."""
         observer, since = self.observer, self.observer.seen.since
         if "since" in parameters:
-            since = max(since, time.time() - _number(parameters, "since", 0, 1e9))
+            since = max(since, time.time() - number(parameters, "since", 0, 1e9))
         addresses = self._ask(partial(_addresses, lambda _: True))["addresses"]
         sums, flows = observer.seen.sums(), _flows(addresses)
         told = self._ask(lambda facts, _: audit(facts, sums, flows, since))
@@ -88,7 +87,7 @@ class Sightings:
             directions = [Direction(parameters["direction"])] if parameters.get("direction") else list(Direction)
         except ValueError as error:
             raise NoAnswer(Why.WRONG, "there is no such direction", "give ingress or egress") from error
-        dropped = bool(_number(parameters, "dropped", 0, 1, 1))
+        dropped = bool(number(parameters, "dropped", 0, 1, 1))
         wanted = Wanted(f"{namespace}/{pod}" if pod else "", namespace, directions, dropped)
         flows = _flows(self._ask(partial(_addresses, wanted.covers))["addresses"])
         sums, own = self.observer.seen.sums(), self._own()
@@ -120,13 +119,3 @@ def _flows(addresses: Collection[str]) -> list[Flow]:
         return [flow for family in FAMILIES for flow in conntrack.flows(family, frozenset(addresses))]
     except KernelError as error:
         raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
-
-
-def _number(parameters: Parameters, name: str, low: float, high: float, default: float = 0) -> float:
-    try:
-        number = float(parameters.get(name, default))
-    except ValueError:
-        number = low - 1
-    if not low <= number <= high:  # NaN is refused too
-        raise NoAnswer(Why.WRONG, f"{name}={parameters[name][:40]} can't be", f"give a number from {low:g} to {high:g}")
-    return number

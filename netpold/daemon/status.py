@@ -23,11 +23,13 @@ State = Literal["enforcing", "degraded", "starting"]
 @dataclass(frozen=True, slots=True)
 class PolicyCounts:
     """NetworkPolicies in force, and those whose manifests failed the checks; of the latter, those of which no good
-    version is known, so that what they select is isolated."""
+    version is known, so that what they select is isolated.  `instead`: how many are in force in place of these, while
+    others are tried or gone back to."""
 
     accepted: int = 0
     rejected: int = 0
     quarantined: int = 0
+    instead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +199,12 @@ class Status:
 
     def summary(self) -> str:
         """What is in force, in numbers."""
-        rejected = f" (and {self.policies.rejected} rejected)" if self.policies.rejected else ""
+        counts = self.policies
+        rejected = f" (and {counts.rejected} rejected)" if counts.rejected and counts.instead is None else ""
         audited = f", {len(self.audited.policies)} of them in audit mode: NOT ENFORCED" if self.audited.policies else ""
+        number = counts.accepted if counts.instead is None else counts.instead
         return (
-            f"{self.policies.accepted} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
+            f"{number} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
             f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
         )
 

@@ -11,6 +11,7 @@ from netpold.daemon.rollback import digest
 from netpold.daemon.status import Status
 from netpold.daemon.tryout import Trial, Tryout, read
 
+_NOTHING = {"try": "nothing is being tried", "rollback": "nothing was rolled back"}
 TRY_S = 20.0  # how long policies that are to be tried may take to come into force
 
 
@@ -47,8 +48,13 @@ class Trials:
         written = in_time(self._inbox, digest(self._known.written))
         self._put_in_force(self._tryout.go_back(revisions[number], number, written, who))
 
-    def end(self, who: str) -> bool:
-        """Go back to the manifests; whether they were not in force.  Raises NoAnswer where that takes over TRY_S."""
+    def end(self, verb: str, who: str) -> bool:
+        """Go back to the manifests from what `verb` began; whether they were not in force.  Raises NoAnswer where
+        another verb began what is in force, or where it takes over TRY_S."""
+        now = self._tryout.current
+        if now is not None and now.verb != verb:
+            hint = f"end that: `netpoldctl {now.verb} --end`"
+            raise NoAnswer(Why.WRONG, f"{_NOTHING[verb]}: {now} is under way", hint)
         ended = self._tryout.end(f"ended by {who}")
         if ended and not self._inbox.wait(TRY_S):
             hint = "see `netpoldctl status`"

@@ -18,12 +18,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from netpold.daemon.questions import NoAnswer, Why
-from netpold.daemon.rollback import NAME, Revision, digest, finished, objects, save
+from netpold.daemon.rollback import NAME, Revision, digest, objects, save
 from netpold.daemon.status import Tried, timestamp
 from netpold.host import journal
 from netpold.policy.canonical import read_back
 from netpold.policy.manifest import Object
 from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Policy, Position, World
+from netpold.policy.rule_lines import with_rule_lines
+from netpold.policy.steps import finished
 
 LONGEST_S = 3600.0
 
@@ -43,6 +45,11 @@ class Trial:
     until: float | None
     number: int | None = None
 
+    @property
+    def verb(self) -> str:
+        """The one of netpoldctl's that began it, and ends it."""
+        return "try" if self.number is None else "rollback"
+
     def __str__(self) -> str:
         return f"the trial of {self.source}" if self.number is None else f"the rollback to {self.source}"
 
@@ -61,7 +68,8 @@ class Tryout:
         trial = Trial(world, directory, who, timestamp(datetime.now(UTC)), time.monotonic() + seconds)
         with self._lock:
             if self._trial is not None:
-                raise NoAnswer(Why.WRONG, f"{self._trial} is under way", "end that first, with --end")
+                hint = f"end that first: `netpoldctl {self._trial.verb} --end`"
+                raise NoAnswer(Why.WRONG, f"{self._trial} is under way", hint)
             self._trial = trial
         text = f"{who} tries the policies of {directory} for {seconds:.0f} s, instead of those of the manifests"
         journal.say(journal.TRIED, text)
@@ -172,6 +180,8 @@ def read(body: bytes) -> World:
             position = Position(str(each["file"]), int(each["line"]))
             is_closed = each.get("closed") is True
             found: Object | None = read_back(json.dumps(each["manifest"]).encode(), position, is_closed)
+            if found is not None:
+                found = with_rule_lines(found, each.get("rules"))
             if isinstance(found, Policy | ClusterPolicy):
                 policies[found.key] = found
             elif isinstance(found, Namespace):

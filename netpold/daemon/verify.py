@@ -17,7 +17,7 @@ from netpold.policy.model import Family
 from netpold.rules.plan import Installed
 from netpold.rules.render import text
 from netpold.rules.ruleset import FAMILIES
-from netpold.rules.saved import chains, difference
+from netpold.rules.saved import chains, difference, jumps
 
 MOST_SHOWN = 50  # rules of one chain, or members of one set
 
@@ -30,11 +30,15 @@ def verify(installed: Installed, backend: Backend) -> Json:
     found_chains: list[Json] = []
     hooks: list[Json] = []
     for family in FAMILIES:
+        hooks += _hooks(installed, backend, family)
         try:
-            found_chains += _chains(installed, backend, family)
+            saved = _saved(backend, family)
         except KernelError as error:
             unread.append({"family": f"IPv{family}", "why": str(error)})
-        hooks += _hooks(installed, backend, family)
+            continue
+        extra = sorted(set(jumps(saved)) - installed.ruleset.hooks.items())
+        hooks += [_hook(family, *each, "extra") for each in extra]
+        found_chains += _chains(installed, family, saved, {own for _, own in extra})
     sets = list(_sets(installed))
     parts = (*hooks, *found_chains, *sets)
     return {
@@ -54,20 +58,31 @@ def _hooks(installed: Installed, backend: Backend, family: Family) -> Iterator[J
             state = "ok"
         else:
             state = "not-first" if backend.leads(family, builtin, own) else "missing"
-        yield {"family": f"IPv{family}", "builtin": builtin, "chain": own, "state": state}
+        yield _hook(family, builtin, own, state)
 
 
-def _chains(installed: Installed, backend: Backend, family: Family) -> Iterator[Json]:
+def _hook(family: Family, chain: str, own: str, state: str) -> Json:
+    return {"family": f"IPv{family}", "builtin": chain, "chain": own, "state": state}
+
+
+def _saved(backend: Backend, family: Family) -> str:
+    """The filter table as iptables' own program prints it.  Raises KernelError."""
     tool = f"{'ip6tables' if family == 6 else 'iptables'}-{backend.name}-save"
     saved = run([tool, "-t", "filter"])
     if "incompatible" in saved:  # in a comment: the table holds what only nft can show
         raise KernelError(f"{tool} can't show the filter table: another program has put rules of nft's own there")
+    return saved
+
+
+def _chains(installed: Installed, family: Family, saved: str, led_to: Set[str]) -> Iterator[Json]:
+    """All own chains.  Those left over are about to go, but for such as rules of others lead to (`led_to`)."""
     found = chains(saved)
     wanted = installed.ruleset.chains[family]
     for name in sorted(wanted):
         rules = [text(rule, family, lambda each: installed.names[each]) for rule in wanted[name]]
         yield {"family": f"IPv{family}", "chain": name, **_chain(rules, found.get(name))}
-    for name in sorted(found.keys() - wanted.keys() - installed.stray_chains.get(family, frozenset())):
+    about_to_go = installed.stray_chains.get(family, frozenset()) - led_to
+    for name in sorted(found.keys() - wanted.keys() - about_to_go):
         yield {"family": f"IPv{family}", "chain": name, **_told("extra", 0, (), found[name])}
 
 

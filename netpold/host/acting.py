@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from netpold.host.absence import Absence
@@ -29,7 +29,8 @@ RACY_SLICE_S = 0.003  # for how long to read files again in one reading whose fi
 
 class Acting:
     """What a Source reads.  `settle_s`: how long a file has to rest that moved as it was read.  `findings`: about files
-    that can't be read, by path.  `racy`: files read so early that they have to be read again, and when."""
+    that can't be read, by path.  `racy`: files read so early that they have to be read again, and when.  `parsed` is
+    told of each so many bytes."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Acting:
         self.settle_s = 0.0
         self.findings: dict[str, Finding] = {}
         self.racy: dict[str, float] = {}
+        self.parsed: Callable[[int], object] = lambda octets: None
         self._directory = directory
         self._remembered = remembered
         self._acted = acted
@@ -136,7 +138,7 @@ class Acting:
             except OSError as error:
                 raise missing(self._directory, error) from error
         yield from self._remembered.load(wanted)
-        for path, found in load(self._requests(wanted), self._remembered.recall):
+        for path, found in load(self._requests(wanted), self._remembered.recall, self.parsed):
             if isinstance(found, OSError) and found.errno in NO_ROOM:
                 fault = f"{path} can't be read: {found.strerror}"
                 raise SourceError(self._directory, fault, "what was known before stays in force")

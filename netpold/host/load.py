@@ -40,10 +40,13 @@ class _Unfinished:
 
 
 def load(
-    requests: Iterable[Request], recall: Callable[[str], Content | None] = lambda path: None
+    requests: Iterable[Request],
+    recall: Callable[[str], Content | None] = lambda path: None,
+    parsed: Callable[[int], object] = lambda octets: None,
 ) -> Iterator[tuple[str, Content | OSError | Moving]]:
     """For each request, by path, what the file says, or why it can't be read.  The same Content as before where the
-    bytes are the same.  `recall` is asked what a file said of which nothing is known."""
+    bytes are the same.  `recall` is asked what a file said of which nothing is known; `parsed` is told of so many more
+    bytes."""
     unfinished: dict[str, _Unfinished] = {}
     finished: list[tuple[str, Content | OSError | Moving]] = []
 
@@ -73,6 +76,7 @@ def load(
                     yield Job(path, number, unit)
 
     for job, part in parse_all(jobs(), ANY_SIZE):
+        parsed(len(job.unit.data))
         file = unfinished[job.file]
         file.parts[job.number] = part
         file.missing -= 1

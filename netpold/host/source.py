@@ -20,7 +20,7 @@ from netpold.host.hints import EVERYTHING_CHANGED, NOTHING_CHANGED, Hints
 from netpold.host.looking import Looking
 from netpold.host.parsed_cache import ParsedCache
 from netpold.host.remembered import Remembered
-from netpold.host.scan import SourceError, Tree, problem
+from netpold.host.scan import SourceError, Tree, problem, size_of
 from netpold.host.trust import Trustees
 from netpold.host.waiting import Ripe, Waiting
 from netpold.policy.manifest import Parsed
@@ -158,10 +158,20 @@ class Source:
             self._remembered.loaded()
             self._absence.started()
 
-    def read_as_it_is(self) -> Reading:
-        """What the files say at this moment, whoever may be writing to them.  Raises SourceError."""
+    def read_as_it_is(self, tell: Callable[[float], object] = lambda share: None) -> Reading:
+        """What the files say at this moment, whoever may be writing to them.  `tell` is called with the share that is
+        done, 0 to 1.  Raises SourceError."""
         self._looking.tell_time()
         self._looking.look(EVERYTHING_CHANGED)
+        every = sum(size_of(each.seen) for each in self._waiting.values() if isinstance(each.seen, bytes))
+        done = 0
+
+        def parsed(octets: int) -> None:
+            nonlocal done
+            done += octets
+            tell(done / every)
+
+        self._acting.parsed = parsed
         self._acting.act(Ripe(together=list(self._waiting), late=True))
         return self._reading(self._acted.hand_out())
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from netpold.policy.model import NAME_LABEL, Direction, Pod, World
+from netpold.policy.steps import finished
 
 IDENTITY = (
     "app.kubernetes.io/name",
@@ -182,13 +183,7 @@ class Inventory:
 def suggest(world: World, uses: Iterable[Use], directions: Sequence[Direction] | None = None) -> list[Suggestion]:
     """A policy for each group of pods that is used.  `directions`: in which it isolates; None: in those that anything
     was seen of."""
-    steps = suggest_in_steps(world, uses, directions)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: list[Suggestion] = end.value
-            return found
+    return finished(suggest_in_steps(world, uses, directions))
 
 
 def suggest_in_steps(

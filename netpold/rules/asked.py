@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from netpold.policy.model import ClusterPolicy, PolicyRule, TierRule, World
+from netpold.policy.model import ClusterPolicy, Pod, PolicyRule, TierRule, World
+from netpold.rules.port import Port
 
 MOST_PODS = 1000
 MOST_PORTS = 12
-NO_POD = "no pod that takes part is so called", "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
 ANY_PORT = ("TCP", 80)  # where nothing names any: what no rule names is all the same
 
 
@@ -19,20 +20,56 @@ def pods(
 ) -> list[str]:
     """The keys of the pods that take part and have an address, sorted; of these namespaces, matching one of these
     shell patterns of `namespace/pod`, and on this node, where any are given."""
+    return [key for key in _meant(world, namespaces, patterns, node) if _lacking(world.pods[key]) is None]
+
+
+def nobody(world: World, namespaces: Sequence[str], patterns: Sequence[str], node: str | None) -> tuple[str, str]:
+    """Why `pods` finds none, and a hint."""
+    meant = _meant(world, namespaces, patterns, node)
+    if meant:
+        first, *others = meant
+        more = f", and of {len(others)} others nothing can be said, too" if others else ""
+        return (
+            f"{first} {_lacking(world.pods[first])}{more}",
+            "choose pods that policies select and that have an address",
+        )
+    nodes = sorted({pod.node for pod in world.pods.values() if pod.node})
+    if node is not None and node not in nodes:
+        near = difflib.get_close_matches(node, nodes, n=3) or nodes[:3]
+        hint = f"nodes are such as {', '.join(near)}" if near else "write spec.nodeName into the pods' manifests"
+        return f"no manifest names the node {node}", hint
+    hint = "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
+    if namespaces and not _meant(world, namespaces):
+        return f"no pod is in the namespace {' or '.join(namespaces)}", hint
+    if patterns and not _meant(world, patterns=patterns):
+        return f"no pod is called {' or '.join(patterns)}", hint
+    return "no pod is all of what is asked for", "ask about the namespace, the names or the node alone"
+
+
+def _meant(
+    world: World, namespaces: Sequence[str] = (), patterns: Sequence[str] = (), node: str | None = None
+) -> list[str]:
     return sorted(
         key
         for key, pod in world.pods.items()
-        if pod.takes_part
-        and pod.addresses
-        and (not namespaces or pod.namespace in namespaces)
+        if (not namespaces or pod.namespace in namespaces)
         and (node is None or pod.node == node)
         and (not patterns or any(fnmatchcase(key, pattern) for pattern in patterns))
     )
 
 
-def ports(world: World, keys: Iterable[str]) -> list[tuple[str, int | None]]:
+def _lacking(pod: Pod) -> str | None:
+    """Why nothing can be asked about it; None where something can."""
+    if pod.host_network:
+        return "is on the host's network: policies do not select it"
+    if pod.finished:
+        return "has finished: its addresses are no longer its own"
+    return None if pod.addresses else "has no address yet"
+
+
+def ports(world: World, keys: Iterable[str]) -> tuple[list[Port], list[Port]]:
     """The ports that the named container ports of these pods and the policies of their namespaces, or of all, speak of
-    (of ranges the first); of more than MOST_PORTS those that are named most often.  Sorted by number."""
+    (of ranges the first): the MOST_PORTS that are named most often, and the others.  Both sorted by number."""
     chosen = [world.pods[key] for key in keys]
     namespaces = {pod.namespace for pod in chosen}
     found: Counter[tuple[str, int]] = Counter((port.protocol, port.port) for pod in chosen for port in pod.ports)
@@ -41,5 +78,6 @@ def ports(world: World, keys: Iterable[str]) -> list[tuple[str, int | None]]:
             rules: Iterable[PolicyRule | TierRule] = (*(policy.ingress or ()), *(policy.egress or ()))
             each = {(port.protocol, port.port) for rule in rules for port in rule.ports or ()}
             found.update((protocol, number) for protocol, number in each if isinstance(number, int))
-    most = [port for port, _ in found.most_common(MOST_PORTS)] or [ANY_PORT]
-    return [*sorted(most, key=lambda port: (port[1], port[0]))]
+    by_number = sorted(found or [ANY_PORT], key=lambda port: (port[1], port[0]))
+    most = sorted(by_number, key=lambda port: -found[port])[:MOST_PORTS]
+    return [port for port in by_number if port in most], [port for port in by_number if port not in most]

@@ -114,8 +114,8 @@ class Compiler:
         return len(world.policies) > len(self.audited.keys) or not all(is_audited(each, world, mode) for each in kept)
 
     def isolated(self) -> int:
-        """How many local pods some policy isolates that is not audited."""
-        return sum(any(map(each.closes, Direction)) for each in self._local.values())
+        """How many local pods that have a manifest some policy isolates that is not audited."""
+        return sum(any(map(each.closes, Direction)) for key, each in self._local.items() if key not in self._past.pods)
 
     def _localise(self, changes: Changes, living: Mapping[str, Endpoint], past: Past) -> list[Local]:
         """Bring `_local` up to date; returns what was there and is no more, and what is there now and was not."""

@@ -7,12 +7,13 @@ What comes out is what `explain` says of each pair; a test holds the two against
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Literal, NamedTuple
 
 from netpold.policy.index import Index
 from netpold.policy.model import Family, Protocol
+from netpold.policy.steps import Steps, finished, stretch
 from netpold.rules.ends import End, end, first_packet, hook
 from netpold.rules.explain import Decision, fate
 from netpold.rules.ruleset import FAMILIES, Match, Ruleset
@@ -21,8 +22,6 @@ from netpold.rules.sweep import Fan, Outcome, Sweeper
 Port = tuple[str, int | None]  # protocol and number, as `explain` takes them
 _RECEIVER = "NETPOLD-TO"
 STEP = 20  # sweeps between two pauses: a few milliseconds
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +92,10 @@ def matrix(index: Index, ruleset: Ruleset, pods: Iterable[str], others: Iterable
     return finished(matrix_in_steps(index, ruleset, [end(index, name) for name in (*pods, *others)], ports))
 
 
-def matrix_in_steps(
-    index: Index, ruleset: Ruleset, between: Iterable[End], ports: Iterable[Port]
-) -> Generator[None, None, Matrix]:
-    """All pairs of some ends, with a pause every few milliseconds, for who has other things to do."""
+def matrix_in_steps(index: Index, ruleset: Ruleset, between: Iterable[End], ports: Iterable[Port]) -> Steps[Matrix]:
+    """All pairs of some ends, in steps."""
     ends, wanted = tuple(between), tuple(ports)
+    parts = len(FAMILIES) * len(wanted)
     has: dict[Family, int] = {}
     allowed: dict[tuple[Family, int], tuple[int, ...]] = {}
     audited: dict[tuple[Family, int], tuple[int, ...]] = {}
@@ -107,22 +105,17 @@ def matrix_in_steps(
         has[family] = sum(1 << number for number in of.numbers)
         masks: tuple[dict[Match, int], dict[Match, int]] = {}, {}
         for number, port in enumerate(wanted):
-            rows = (yield from _forwarded(ruleset, ends, of, family, port, masks)) if found else []
+            rows: list[Outcome] = []
+            if found:
+                part = FAMILIES.index(family) * len(wanted) + number
+                steps = _forwarded(ruleset, ends, of, family, port, masks)
+                rows = yield from stretch(steps, part / parts, (part + 1) / parts)
             passed = _spread([each.returned | each.accepted for each in rows], of.numbers, len(ends))
             let_through = _spread([each.audited & ~each.dropped for each in rows], of.numbers, len(ends))
             _at_home(ruleset, ends, family, port, passed, let_through)
             _to_itself(found, passed, let_through)
             allowed[family, number], audited[family, number] = tuple(passed), tuple(let_through)
     return Matrix(ends, wanted, has, allowed, audited)
-
-
-def finished(steps: Generator[None, None, _T]) -> _T:
-    """What a generator returns in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast(_T, end.value)
 
 
 def _forwarded(
@@ -132,7 +125,7 @@ def _forwarded(
     family: Family,
     port: Port,
     masks: tuple[dict[Match, int], dict[Match, int]],
-) -> Generator[None, None, list[Outcome]]:
+) -> Steps[list[Outcome]]:
     """By source, what becomes in FORWARD of packets to all destinations; both as counted in `of`."""
     everything = (1 << len(of.numbers)) - 1
     chain = ruleset.hooks.get("FORWARD", "")
@@ -146,13 +139,13 @@ def _forwarded(
     for number, address in enumerate(of.addresses):
         received.append(receiving.sweep(_RECEIVER, address))
         if number % STEP == 0:
-            yield
+            yield number / len(of.numbers) / 2
     fields = (_transposed([outcome[field] for outcome in received]) for field in range(len(Outcome._fields)))
     rows = []
     for number, (address, known) in enumerate(zip(of.addresses, map(Outcome, *fields), strict=True)):
         rows.append(sending.sweep(chain, address, {_RECEIVER: known}))
         if number % STEP == 0:
-            yield
+            yield 0.5 + number / len(of.numbers) / 2
     return rows
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from netpold.policy.model import Family
 from netpold.rules.plan import ChangeSet, CreateSet, Installed, Plan, ReplaceChains, Step
-from netpold.rules.ruleset import FAMILIES
+from netpold.rules.ruleset import FAMILIES, HEADS
 
 _WHY = "another program changed it"
 
@@ -69,11 +69,13 @@ def mend(installed: Installed, damage: Damage) -> Plan:
         own = ruleset.chains[family]
         if renewed:  # rules know a set by its index, and a new one has another
             hurt |= {chain for chain, used in ruleset.uses[family].items() if not renewed.isdisjoint(used)}
-        if unknown := hurt - own.keys():
+        unknown = hurt - own.keys()
+        if unknown:
             strays[family] = strays.get(family, frozenset()) | unknown
         chains = {chain: own[chain] for chain in sorted(hurt & own.keys())}
         hooks = ruleset.hooks if family in damage.hooks else {}
-        if chains or hooks:
-            steps.append(ReplaceChains(family, chains, hooks, (), _WHY))
+        unhook = tuple(sorted(HEADS & unknown))  # who puts back an old head puts back the jump to it
+        if chains or hooks or unhook:
+            steps.append(ReplaceChains(family, chains, hooks, unhook, _WHY))
     result = replace(installed, stray_chains=strays, stray_sets=installed.stray_sets | damage.strays)
     return Plan(tuple(steps), result)

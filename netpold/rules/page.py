@@ -12,16 +12,17 @@ Texts of lacks hold FAR (NEAR) where the name of the far (near) pod is to be put
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, Literal, TypeVar
 
 from netpold.policy.index import Index
 from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod, PodPeer, Policy, Position
+from netpold.policy.steps import Steps, finished
 from netpold.rules.audit import lets_through
 from netpold.rules.ends import End, first_packet
-from netpold.rules.matrix import Matrix, finished
+from netpold.rules.matrix import Matrix
 from netpold.rules.near import Clause, Far, Lack, clauses, peer_lack, port_lack
 from netpold.rules.ruleset import FAMILIES, Address, Goto, Jump, Origin, Rule, Ruleset
 from netpold.rules.walk import walk
@@ -41,22 +42,23 @@ def explained(index: Index, ruleset: Ruleset, matrix: Matrix) -> Json:
     return finished(explained_in_steps(index, ruleset, matrix))
 
 
-def explained_in_steps(index: Index, ruleset: Ruleset, matrix: Matrix) -> Generator[None, None, Json]:
-    """The same, with a pause every few milliseconds."""
+def explained_in_steps(index: Index, ruleset: Ruleset, matrix: Matrix) -> Steps[Json]:
+    """The same in steps."""
     tables = _Tables(index, ruleset, matrix)
     near: dict[str, dict[str, list[Json | None]]] = {f"IPv{family}": {} for family in FAMILIES}
-    for family, direction in product(FAMILIES, Direction):
+    around = list(product(FAMILIES, Direction))
+    for part, (family, direction) in enumerate(around):
         found = near[f"IPv{family}"][str(direction)] = []
         for number, each in enumerate(matrix.ends):
             found.append(tables.near(each, family, direction))
             if number % STEP == 0:
-                yield
+                yield (part + number / len(matrix.ends)) / len(around) / 2
     # the table of clauses is complete only now
     told = []
     for number, clause in enumerate(tables.clauses):
         told.append(tables.clause(clause))
         if number % STEP == 0:
-            yield
+            yield 0.5 + number / len(tables.clauses) / 2
     return {
         "near": near,
         "far": {f"IPv{family}": tables.far(family) for family in FAMILIES},

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from netpold.policy.model import Family
-from netpold.rules.ruleset import EMPTY, FAMILIES, Chains, IPSet, Rule, Ruleset, SetChange
+from netpold.rules.ruleset import EMPTY, FAMILIES, HEADS, Chains, IPSet, Rule, Ruleset, SetChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,9 @@ def _commit(family: Family, installed: Installed, desired: Ruleset, names: Mappi
             if not renamed.isdisjoint(used):
                 chains[chain] = desired.chains[family][chain]
     hooks = {} if installed.ruleset.hooks == desired.hooks else desired.hooks
-    unhook = tuple(own for own in installed.ruleset.hooks.values() if own not in desired.hooks.values())
+    # of what was read only names are known: a jump that an earlier life made may still lead to an old head
+    heads = (HEADS & installed.stray_chains.get(family, frozenset())) | set(installed.ruleset.hooks.values())
+    unhook = tuple(sorted(heads - set(desired.hooks.values())))
     if not chains and not hooks and not unhook:
         return []
     return [ReplaceChains(family, chains, hooks, unhook, "one transaction: a packet meets all of it or nothing of it")]

@@ -24,6 +24,7 @@ SET_NAME_LIMIT = 31
 COMMENT_LIMIT = 200
 
 CHAIN_PREFIXES = ("NETPOLD-", "NP-IN-", "NP-OUT-", "NP-HOST-", "NP-RULES-")
+HEADS = frozenset(("NETPOLD-FORWARD", "NETPOLD-INPUT", "NETPOLD-OUTPUT"))  # that built-in chains may jump to
 SET_PREFIXES = ("NP4-", "NP6-")
 
 FAMILIES: tuple[Family, Family] = (4, 6)

@@ -56,6 +56,18 @@ def chains(saved: str) -> dict[str, list[str]]:
     return found
 
 
+def jumps(saved: str) -> list[tuple[str, str]]:
+    """What leads to netpold's own chains from other chains: each with the own chain, a pair for each rule."""
+    found: list[tuple[str, str]] = []
+    for line in saved.splitlines():
+        if line.startswith("-A "):
+            name, _, rule = line[3:].partition(" ")
+            if not name.startswith(CHAIN_PREFIXES) and any(each in rule for each in CHAIN_PREFIXES):
+                targets = (value for option, value, _ in canonical(rule) if option in ("jump", "goto"))
+                found += [(name, target) for target in targets if target.startswith(CHAIN_PREFIXES)]
+    return found
+
+
 def difference(wanted: Sequence[str], found: Sequence[str]) -> Difference | None:
     """How the rules that were found differ from those that are wanted, both as text; None: they say the same."""
     forms = [canonical(each) for each in wanted], [canonical(each) for each in found]

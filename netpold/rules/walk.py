@@ -59,6 +59,7 @@ class Packet:
     related: bool = False
     middle: bool = False  # of a connection that conntrack does not know any more
     between: tuple[str, ...] = ()  # the ends of the connection that it is about, where it is not one of them that sends
+    known: bool = False  # of a connection that conntrack knows
 
     @property
     def family(self) -> Family:
@@ -136,7 +137,7 @@ def holds(match: Match, packet: Packet, ruleset: Ruleset) -> bool:
         case Reply():
             return packet.reply
         case Unknown():
-            return not packet.reply and not packet.related
+            return not packet.reply and not packet.related and not packet.known
         case NoSyn():
             return packet.protocol == "tcp" and (packet.middle or packet.reply)
         case Related():

@@ -88,7 +88,8 @@ class Program:
 
     @property
     def options(self) -> dict[tuple[str, ...], Value | None]:
-        """All options, each once: one of a name takes the same with every verb."""
+        """All options, each once: one of a name takes a value with every verb or with none, though not always the same
+        one."""
         return {option.names: option.value for command in (self.top, *self.verbs) for option in command.options}
 
 
@@ -174,12 +175,13 @@ def bash(program: Program) -> str:
     name = program.name
     lines = [_heading("bash", name), f"_{name}() {{"]
     lines += ["    local cur prev words cword split", "    _init_completion -s || return", ""]
-    lines += ["    case $prev in", *_bash_options(program), "    esac", "    $split && return", ""]
+    prev = "$verb:$prev" if program.verbs else "$prev"
+    options = [f"    case {prev} in", *_bash_options(program), "    esac", "    $split && return", ""]
     if program.verbs:
         lines += ["    local verb='' arguments=0 index", "    for ((index = 1; index < cword; index++)); do"]
         lines += ["        case ${words[index]} in", f"            {' | '.join(_with_value(program))}) ((index++)) ;;"]
         lines += ["            -*) ;;", "            *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;"]
-        lines += ["        esac", "    done", ""]
+        lines += ["        esac", "    done", "", *options]
         lines += ["    case $verb:$arguments:$cur in"]
         for command in (program.top, *program.verbs):
             lines += _bash_case(f"{command.name}:*:-*", _bash_words(_names(command)))
@@ -188,19 +190,29 @@ def bash(program: Program) -> str:
                     lines += _bash_case(f"{command.name}:{'*' if value.many else at}:*", body)
         lines += [*_bash_case(":0:*", _bash_words([verb.name for verb in program.verbs])), "    esac"]
     else:
-        lines.append(f"    {_bash_words(_names(program.top))}")
+        lines += [*options, f"    {_bash_words(_names(program.top))}"]
     lines.append(f"}} && complete -F _{name} {name}")
     return "\n".join(lines) + "\n" + (_BASH_PORTS + _BASH_NAMES if _has_ports(program) else "")
 
 
 def _bash_options(program: Program) -> list[str]:
-    """The cases for options' values, those together that take the same."""
-    bodies: dict[str, list[str]] = {}
-    for names, value in program.options.items():
-        if value:
-            bodies.setdefault(_bash_value(value), []).extend(names)
-    cases = [_bash_case(" | ".join(names), body, "return") for body, names in bodies.items()]
-    return [line for case in cases for line in case]
+    """The cases for options' values, those together that take the same; where there are verbs, of `verb:option`: first
+    what an option takes with few of them, then what it takes with any other."""
+    found: dict[str, dict[str, list[str]]] = {}  # by option and what it takes, the verbs
+    for command in (program.top, *program.verbs):
+        for option in command.options:
+            for name in option.names:
+                if option.value:
+                    found.setdefault(name, {}).setdefault(_bash_value(option.value), []).append(command.name)
+    few: dict[str, list[str]] = {}
+    most: dict[str, list[str]] = {}
+    for name, values in found.items():
+        *some, last = sorted(values, key=lambda body: len(values[body]))
+        most.setdefault(last, []).append(f"*:{name}" if program.verbs else name)
+        for body in some:
+            few.setdefault(body, []).extend(f"{verb}:{name}" for verb in values[body])
+    cases = [*few.items(), *most.items()]
+    return [line for body, patterns in cases for line in _bash_case(" | ".join(patterns), body, "return")]
 
 
 def _bash_case(pattern: str, *body: str) -> list[str]:

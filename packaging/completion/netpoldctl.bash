@@ -4,61 +4,80 @@ _netpoldctl() {
     local cur prev words cword split
     _init_completion -s || return
 
-    case $prev in
-        --socket | --from)
+    local verb='' arguments=0 index
+    for ((index = 1; index < cword; index++)); do
+        case ${words[index]} in
+            --socket | --manifests | -o | --output | --timeout | --for | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --pod | --direction | --port | --since | --by | -n | --interval) ((index++)) ;;
+            -*) ;;
+            *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
+        esac
+    done
+
+    case $verb:$prev in
+        check:-o | check:--output)
+            COMPREPLY=($(compgen -W 'text json sarif junit' -- "$cur"))
+            return
+            ;;
+        matrix:-o | matrix:--output)
+            COMPREPLY=($(compgen -W 'text json csv markdown dot svg html' -- "$cur"))
+            return
+            ;;
+        diff:-o | diff:--output)
+            COMPREPLY=($(compgen -W 'text json markdown' -- "$cur"))
+            return
+            ;;
+        test:-o | test:--output)
+            COMPREPLY=($(compgen -W 'text json junit' -- "$cur"))
+            return
+            ;;
+        matrix:--namespace)
+            return
+            ;;
+        *:--socket | *:--from)
             _filedir
             return
             ;;
-        --manifests | --inventory)
+        *:--manifests | *:--inventory)
             _filedir -d
             return
             ;;
-        -o | --output)
+        *:-o | *:--output)
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        --timeout | --pods | --node | --addresses | --for | --since | -n | --interval)
+        *:--timeout | *:--for | *:--pods | *:--node | *:--addresses | *:--since | *:-n | *:--interval)
             return
             ;;
-        --ports)
+        *:--ports)
             _netpoldctl_ports list
             return
             ;;
-        --namespace)
+        *:--namespace)
             _netpoldctl_names namespaces
             return
             ;;
-        --fail-on)
+        *:--fail-on)
             COMPREPLY=($(compgen -W 'open any never' -- "$cur"))
             return
             ;;
-        --pod)
+        *:--pod)
             _netpoldctl_names pods
             return
             ;;
-        --direction)
+        *:--direction)
             COMPREPLY=($(compgen -W 'ingress egress' -- "$cur"))
             return
             ;;
-        --port)
+        *:--port)
             _netpoldctl_ports
             return
             ;;
-        --by)
+        *:--by)
             COMPREPLY=($(compgen -W 'rule policy pod' -- "$cur"))
             return
             ;;
     esac
     $split && return
-
-    local verb='' arguments=0 index
-    for ((index = 1; index < cword; index++)); do
-        case ${words[index]} in
-            --socket | --manifests | -o | --output | --timeout | --ports | --namespace | --pods | --node | --addresses | --inventory | --fail-on | --from | --for | --pod | --direction | --port | --since | --by | -n | --interval) ((index++)) ;;
-            -*) ;;
-            *) [[ -z $verb ]] && verb=${words[index]} || ((arguments++)) ;;
-        esac
-    done
 
     case $verb:$arguments:$cur in
         :*:-*)
@@ -80,7 +99,7 @@ _netpoldctl() {
             _filedir '@(yaml|yml|json)'
             ;;
         explain:*:-*)
-            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests' -- "$cur"))
+            COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --live --for' -- "$cur"))
             ;;
         explain:0:*)
             _netpoldctl_names pods

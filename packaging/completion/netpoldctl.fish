@@ -7,7 +7,7 @@ function __netpoldctl_after
     set -l words (commandline -opc)
     while set --query words[2]
         set --erase words[1] # the program's name, and then what was looked at
-        if contains -- $words[1] --socket --manifests -o --output --timeout --ports --namespace --pods --node --addresses --inventory --fail-on --from --for --pod --direction --port --since --by -n --interval
+        if contains -- $words[1] --socket --manifests -o --output --timeout --for --ports --namespace --pods --node --addresses --inventory --fail-on --from --pod --direction --port --since --by -n --interval
             set --erase words[1]
         else if not string match --quiet -- '-*' $words[1]
             set --append plain $words[1]
@@ -42,7 +42,7 @@ end
 
 complete -c netpoldctl -f
 complete -c netpoldctl -n '__netpoldctl_after ""' -a status -d 'what the daemon enforces, and what it found wrong'
-complete -c netpoldctl -n '__netpoldctl_after ""' -a wait -d 'until everything that is on disk now is enforced or rejected'
+complete -c netpoldctl -n '__netpoldctl_after ""' -a wait -d 'wait until everything that is on disk now is enforced or rejected'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a flush -d 'take all rules and sets out of the kernel, so that nothing is enforced'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a check -d 'what is wrong in manifests'
 complete -c netpoldctl -n '__netpoldctl_after ""' -a explain -d 'whether one end reaches another, and which policy rule says so'
@@ -64,22 +64,22 @@ complete -c netpoldctl -n '__netpoldctl_after ""' -a render -d 'the ruleset that
 
 complete -c netpoldctl -n '__netpoldctl_after ""' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after ""' -l version -d 'show program'\''s version number and exit'
-complete -c netpoldctl -n '__netpoldctl_after ""' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after ""' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after ""' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after ""' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
 
 complete -c netpoldctl -n '__netpoldctl_after status' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after status' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after status' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after status' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after status' -l watch -d 'go on, and show every change'
 
 complete -c netpoldctl -n '__netpoldctl_after wait' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after wait' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after wait' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after wait' -l timeout -r -f -d 'give up after S seconds (30)'
+complete -c netpoldctl -n '__netpoldctl_after wait' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after wait' -l timeout -r -f -d 'give up after S seconds (default: 30)'
 
 complete -c netpoldctl -n '__netpoldctl_after flush' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after flush' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after flush' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after flush' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 
 complete -c netpoldctl -n '__netpoldctl_after check' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after check' -s o -l output -r -f -a 'text json sarif junit' -d 'text for a person, JSON, SARIF 2.1.0 or JUnit XML (default: text)'
@@ -88,17 +88,19 @@ complete -c netpoldctl -n '__netpoldctl_after check' -F
 
 complete -c netpoldctl -n '__netpoldctl_after explain' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after explain' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after explain' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l live -d 'wait for such a packet, and tell its way through the kernel'
+complete -c netpoldctl -n '__netpoldctl_after explain' -l for -r -f -d 'with --live, so long (default: 30s)'
 complete -c netpoldctl -n '__netpoldctl_after explain 1' -f -a '(__netpoldctl_names pods)'
 complete -c netpoldctl -n '__netpoldctl_after explain 2' -f -a '(__netpoldctl_names pods)'
 complete -c netpoldctl -n '__netpoldctl_after explain 3' -f -a '(__netpoldctl_ports)'
 
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 'text json csv markdown dot svg html' -d 'text for a person, JSON, CSV, Markdown, Graphviz, SVG or HTML (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (those that are named)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (default: the 12 that pods and policies name most)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l namespace -r -f -d 'pods of these namespaces only'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l pods -r -f -d 'pods like these only: shop/web, '\''shop/*'\'', '\''*/db-*'\'''
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l node -r -f -d 'pods of this node only'
@@ -106,32 +108,32 @@ complete -c netpoldctl -n '__netpoldctl_after matrix' -l addresses -r -f -d 'add
 
 complete -c netpoldctl -n '__netpoldctl_after diff' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after diff' -s o -l output -r -f -a 'text json markdown' -d 'text for a person, JSON or Markdown (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after diff' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after diff' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests that count on each side, as of pods'
+complete -c netpoldctl -n '__netpoldctl_after diff' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after diff' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests, of pods for one, that count on both sides'
 complete -c netpoldctl -n '__netpoldctl_after diff' -l fail-on -r -f -a 'open any never' -d 'exit with 1 when something opens, or when anything changes (default: never)'
 complete -c netpoldctl -n '__netpoldctl_after diff 1' -F
 complete -c netpoldctl -n '__netpoldctl_after diff 2' -F
 
 complete -c netpoldctl -n '__netpoldctl_after plan' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after plan' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after plan' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after plan' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests that count on each side, as of pods'
-complete -c netpoldctl -n '__netpoldctl_after plan' -l from -r -F -d 'from there: a directory, git:REV, git:REV:PATH or node (node)'
-complete -c netpoldctl -n '__netpoldctl_after plan' -l node -r -f -d 'for the pods of this node (the daemon'\''s; without one, all pods)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests, of pods for one, that count on both sides'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l from -r -F -d 'from there: a directory, git:REV, git:REV:PATH or node (default: node)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l node -r -f -d 'for the pods of this node (default: the daemon'\''s; all pods, where none is asked)'
 complete -c netpoldctl -n '__netpoldctl_after plan 1' -F
 
 complete -c netpoldctl -n '__netpoldctl_after test' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after test' -s o -l output -r -f -a 'text json junit' -d 'text for a person, JSON or JUnit XML (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after test' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after test' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
+complete -c netpoldctl -n '__netpoldctl_after test' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after test' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
 complete -c netpoldctl -n '__netpoldctl_after test' -l live -d 'test what the running daemon has in force'
 complete -c netpoldctl -n '__netpoldctl_after test' -F
 
 complete -c netpoldctl -n '__netpoldctl_after monitor' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after monitor' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after monitor' -l follow -d 'go on until interrupted (so it is on a terminal)'
-complete -c netpoldctl -n '__netpoldctl_after monitor' -l for -r -f -d 'what comes within 90s, 15m, 2h'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l follow -d 'go on until interrupted (default on a terminal)'
+complete -c netpoldctl -n '__netpoldctl_after monitor' -l for -r -f -d 'go on for that long: 90s, 15m, 2h'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l allowed -d 'first packets that are allowed, too'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l pod -r -f -a '(__netpoldctl_names pods)' -d 'from or to this pod (namespace/name) or address only'
 complete -c netpoldctl -n '__netpoldctl_after monitor' -l namespace -r -f -a '(__netpoldctl_names namespaces)' -d 'from or to pods of this namespace only'
@@ -140,58 +142,58 @@ complete -c netpoldctl -n '__netpoldctl_after monitor' -l port -r -f -a '(__netp
 
 complete -c netpoldctl -n '__netpoldctl_after audit' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after audit' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after audit' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after audit' -l since -r -f -d 'seen within 15m, 2h, 1d (since the daemon'\''s start)'
+complete -c netpoldctl -n '__netpoldctl_after audit' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after audit' -l since -r -f -d 'seen within 15m, 2h, 1d (default: since the daemon'\''s start)'
 
 complete -c netpoldctl -n '__netpoldctl_after suggest' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after suggest' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after suggest' -l direction -r -f -a 'ingress egress' -d 'for this direction only (both)'
+complete -c netpoldctl -n '__netpoldctl_after suggest' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after suggest' -l direction -r -f -a 'ingress egress' -d 'for this direction only (default: both)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l without-drops -d 'leave out what policies drop now'
 complete -c netpoldctl -n '__netpoldctl_after suggest 1' -f -a '(__netpoldctl_names namespaces)'
 
 complete -c netpoldctl -n '__netpoldctl_after pod' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after pod' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after pod' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after pod' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after pod 1' -f -a '(__netpoldctl_names pods)'
 
 complete -c netpoldctl -n '__netpoldctl_after policy' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after policy' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after policy' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after policy' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after policy 1' -f -a '(__netpoldctl_names policies)'
 
 complete -c netpoldctl -n '__netpoldctl_after top' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after top' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after top' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after top' -l by -r -f -a 'rule policy pod' -d 'what the rows are of (rule)'
-complete -c netpoldctl -n '__netpoldctl_after top' -s n -r -f -d 'show so many rows (as many as fit)'
-complete -c netpoldctl -n '__netpoldctl_after top' -l interval -r -f -d 'from reading to reading (2)'
-complete -c netpoldctl -n '__netpoldctl_after top' -l once -d 'one page of two readings (so it is without a terminal)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l by -r -f -a 'rule policy pod' -d 'what a row is of (default: rule)'
+complete -c netpoldctl -n '__netpoldctl_after top' -s n -r -f -d 'show so many rows (default: as many as fit; in JSON all)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l interval -r -f -d 'seconds from reading to reading (default: 2)'
+complete -c netpoldctl -n '__netpoldctl_after top' -l once -d 'two readings, and end (default for text without a terminal)'
 
 complete -c netpoldctl -n '__netpoldctl_after verify' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after verify' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after verify' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after verify' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 
 complete -c netpoldctl -n '__netpoldctl_after try' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after try' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after try' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after try' -l for -r -f -d 'so long (60s)'
+complete -c netpoldctl -n '__netpoldctl_after try' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after try' -l for -r -f -d 'from 1s to 1h (default: 60s)'
 complete -c netpoldctl -n '__netpoldctl_after try' -l confirm -d 'keep what is tried when its time is over'
 complete -c netpoldctl -n '__netpoldctl_after try' -l end -d 'go back to the manifests now'
 complete -c netpoldctl -n '__netpoldctl_after try 1' -f -a '(__fish_complete_directories)'
 
 complete -c netpoldctl -n '__netpoldctl_after rollback' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after rollback' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after rollback' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after rollback' -l end -d 'go on to what the manifests say'
+complete -c netpoldctl -n '__netpoldctl_after rollback' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after rollback' -l end -d 'have what the manifests say in force again'
 
 complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after support-bundle' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after support-bundle' -l socket -r -F -d 'the daemon'\''s socket (/run/netpold/netpold.sock)'
-complete -c netpoldctl -n '__netpoldctl_after support-bundle' -l with-manifests -d 'the manifests in force, as netpold reads them'
+complete -c netpoldctl -n '__netpoldctl_after support-bundle' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
+complete -c netpoldctl -n '__netpoldctl_after support-bundle' -l with-manifests -d 'add the manifests in force, as netpold reads them'
 complete -c netpoldctl -n '__netpoldctl_after support-bundle 1' -F
 
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
-complete -c netpoldctl -n '__netpoldctl_after render' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (as the settings say)'
-complete -c netpoldctl -n '__netpoldctl_after render' -l node -r -f -d 'for the pods of this node (all pods)'
+complete -c netpoldctl -n '__netpoldctl_after render' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
+complete -c netpoldctl -n '__netpoldctl_after render' -l node -r -f -d 'for the pods of this node (default: all pods)'

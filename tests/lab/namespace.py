@@ -139,6 +139,18 @@ def sweep() -> list[str]:
 
 
 @contextlib.contextmanager
+def inside(name: str) -> Iterator[NetworkNamespace]:
+    """The calling thread is inside a new namespace for the length of the block; the name is any of this process's."""
+    sweep()
+    made = NetworkNamespace(f"{owner()}{name}")
+    try:
+        with made.entered():
+            yield made
+    finally:
+        made.remove()
+
+
+@contextlib.contextmanager
 def _restored() -> Iterator[None]:
     """The calling thread is in the same network namespace after the block as before it."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
