@@ -28,7 +28,7 @@ from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
 from netpold.policy.changes import Changes
 from netpold.policy.claims import Claims
-from netpold.policy.index import selects
+from netpold.policy.isolation import selects
 from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Pod, Policy, World, policy_title
 from netpold.policy.refusals import closed
 from netpold.policy.selector import matches

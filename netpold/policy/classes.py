@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from netpold.policy.index import Index, Isolation
+from netpold.policy.index import Index
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import Direction, Pod, Policy
 
 _Class = tuple[str, Direction, bool, tuple[tuple[str, str | None], ...]]

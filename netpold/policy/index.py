@@ -13,14 +13,12 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 
 from netpold.policy.changes import Changes, difference
 from netpold.policy.claims import Claims
 from netpold.policy.groups import Group, NodeGroup, PodGroup
+from netpold.policy.isolation import Isolation, chosen, selects
 from netpold.policy.model import (
-    EVERYTHING,
-    AnyPolicy,
     ClusterPolicy,
     Direction,
     Namespace,
@@ -37,36 +35,6 @@ from netpold.policy.watches import Watches
 
 # Of labels that no selector asks for any more so many stay indexed: they may be asked for again.
 KEPT_LABELS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What holds for one pod in one direction: the policies that isolate it (by key), and whether they may grant.
-
-    A quarantined pod is isolated by whatever might select it, and granted nothing.
-    `admin`, `baseline`: the ClusterNetworkPolicies with rules for it, in the order in which they count; of those in
-    `denying` (keys), which only may select it for all that is known, only what they deny counts.
-    """
-
-    policies: tuple[Policy, ...]
-    grants: bool = True
-    admin: tuple[ClusterPolicy, ...] = ()
-    baseline: tuple[ClusterPolicy, ...] = ()
-    denying: frozenset[str] = frozenset()
-
-    def __bool__(self) -> bool:
-        """Whether anything judges the pod."""
-        return bool(self.policies or self.admin or self.baseline)
-
-    @property
-    def tiers(self) -> tuple[ClusterPolicy, ...]:
-        """Those of both tiers."""
-        return self.admin + self.baseline
-
-    @property
-    def all(self) -> tuple[AnyPolicy, ...]:
-        """All of them, in the order in which they are asked; Baseline is not where NetworkPolicies decide."""
-        return (*self.admin, *self.policies, *self.baseline)
 
 
 class Index:
@@ -99,7 +67,7 @@ class Index:
             elif after is None and before is not None:
                 _discard(self._policies, before.namespace, key)
             if isinstance(after, ClusterPolicy):
-                insort(self._tiers[after.tier], after, key=_order)
+                insort(self._tiers[after.tier], after, key=lambda policy: policy.order)
             elif before is None and after is not None:
                 self._policies.setdefault(after.namespace, set()).add(key)
         moved: list[tuple[str, Pod | None, Pod | None]] = []
@@ -274,7 +242,7 @@ class Index:
     def _selected_namespaces(self, selector: Selector) -> frozenset[str]:
         found = self._selected.get(selector)
         if found is None:
-            found = frozenset(name for name in self._pods if _selects(selector, self.world.namespace(name)))
+            found = frozenset(name for name in self._pods if chosen(selector, self.world.namespace(name)))
             self._selected[selector] = found
         return found
 
@@ -360,32 +328,12 @@ class Index:
         bare = World().namespace(name)
         before, after = old or bare, new or bare
         for selector, groups in self._watches.by_namespace_selector.items():
-            if before.quarantined == after.quarantined and _selects(selector, before) == _selects(selector, after):
+            if before.quarantined == after.quarantined and chosen(selector, before) == chosen(selector, after):
                 continue
             for pod in map(self.world.pods.__getitem__, self._pods.get(name, ())):
                 for group in groups:
                     if _may_be(group, pod):
                         affected[group].update(pod.addresses)
-
-
-def selects(policy: ClusterPolicy, pod: Pod, namespace: Namespace) -> bool | None:
-    """Whether the policy is about the pod, which is in that namespace: True, None for no, False for: it may be."""
-    spaces, pods = policy.subject.namespaces or EVERYTHING, policy.subject.pods
-    surely = (spaces == EVERYTHING or _selects(spaces, namespace)) and (pods == EVERYTHING or _has(pods, pod))
-    if surely:
-        return True
-    may_be = (namespace.quarantined or matches(spaces, namespace.labels)) and (
-        pod.quarantined or matches(pods, pod.labels)
-    )
-    return False if may_be else None
-
-
-def _has(selector: Selector, pod: Pod) -> bool:
-    return not pod.quarantined and matches(selector, pod.labels)
-
-
-def _order(policy: ClusterPolicy) -> tuple[int, str]:
-    return policy.order
 
 
 def _has_labels(group: PodGroup, pod: Pod) -> bool:
@@ -403,10 +351,6 @@ def _reaches(group: PodGroup, namespace: Namespace) -> bool:
 
 def _is_node(group: NodeGroup, node: Node) -> bool:
     return group.possible if node.quarantined else matches(group.nodes, node.labels)
-
-
-def _selects(selector: Selector, namespace: Namespace) -> bool:
-    return not namespace.quarantined and matches(selector, namespace.labels)
 
 
 def _but_labels(pod: Pod) -> tuple[object, ...]:

@@ -16,7 +16,8 @@ from netpold.policy.covered import covered
 from netpold.policy.covers import is_empty
 from netpold.policy.fields import nearest
 from netpold.policy.groups import EVERY_POD, PodGroup
-from netpold.policy.index import Index, Isolation
+from netpold.policy.index import Index
+from netpold.policy.isolation import Isolation
 from netpold.policy.lint_inventory import Inventory, named, namespace_cure, port_cure, selector_cure
 from netpold.policy.model import (
     EVERYTHING,

@@ -30,19 +30,18 @@ from functools import partial
 from typing import Literal
 
 from netpold.policy.model import Direction, Family
-from netpold.rules import destinations, dispatch, icmp, spoofing
+from netpold.rules import at_home, destinations, dispatch, icmp, spoofing
 from netpold.rules.local import Local
 from netpold.rules.parts import Parts
 from netpold.rules.peers import PolicyRules
+from netpold.rules.places import address_chain, interface_chain, passes, where
 from netpold.rules.revoke import forgotten_rule, revoked_rule
 from netpold.rules.ruleset import (
     Address,
-    BridgePort,
     Goto,
     HopLimit,
     IcmpType,
     InSet,
-    Interface,
     Jump,
     Match,
     Reply,
@@ -50,7 +49,6 @@ from netpold.rules.ruleset import (
     Rule,
     Side,
     Target,
-    short_hash,
 )
 from netpold.rules.sets import Sets
 from netpold.rules.settings import CompileSettings
@@ -179,8 +177,8 @@ class Chains:
             address: self._parts.once(("host", address), pods, partial(self._host_address_leaf, address, pods))
             for address, pods in self.at_address.items()
         }
-        at_home = {address: leaf for address, leaf in by_address.items() if leaf}
-        others = self._parts.once(_HOST, at_home, partial(self._address_tree, f"{_HOST}@", at_home, "src"))
+        leading = {address: leaf for address, leaf in by_address.items() if leaf}
+        others = self._parts.once(_HOST, leading, partial(self._address_tree, f"{_HOST}@", leading, "src"))
         leaves = {
             key: self._parts.once(
                 ("host", key), (pods, bool(others)), partial(self._host_leaf, *key, pods, bool(others))
@@ -193,11 +191,11 @@ class Chains:
     def _host_leaf(self, name: str, bridged: bool, pods: list[Local], ends: bool) -> tuple[Rule, ...]:
         """What an interface's pods may send to their own node: NetworkPolicies leave that free, tiers do not.  `ends`:
         there is more behind the tree that they need not pass."""
-        here, check = _passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN)
+        here, check = passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN)
         judged = self._at_home(pods)
         if not judged:
-            return _where(here, (*check, Rule((), "RETURN")) if ends else check)
-        chain = f"NP-HOST-{name}"
+            return where(here, (*check, Rule((), "RETURN")) if ends else check)
+        chain = at_home.interface_chain(name)
         self.chains[chain] = (*check, *judged)
         return (Rule((here,), Goto(chain)),)
 
@@ -206,25 +204,14 @@ class Chains:
         judged = self._at_home(pods)
         if not judged:
             return ()
-        chain = f"NP-HOST-@{short_hash(' '.join((address, *(each.key for each in pods))))}"
+        chain = at_home.chain(address, pods)
         self.chains[chain] = tuple(judged)
         return (Rule((Address("src", address),), Goto(chain)),)
 
     def _at_home(self, pods: list[Local]) -> list[Rule]:
-        """What judges packets of these pods to their own node; nothing where they are free."""
-        concerned = [each for each in pods if each.isolation[Direction.EGRESS].tiers]
-        if not concerned:
-            return []
-        judged = [Rule((Reply(),), "RETURN", "replies"), *icmp.neighbour_discovery(self.family)]
-        judged.append(Rule(icmp.error(self.family), "RETURN", "errors about known connections"))
-        for each in concerned:
-            shared = self.shared.of(each, Direction.EGRESS, at_home=True)
-            self.chains.update(shared.chains)
-            where: list[tuple[Match, ...]] = [()]
-            if len(pods) > 1:
-                where = [(Address("src", address),) for address in each.own(self.family)]
-            judged += [Rule(matches, Jump(shared.name)) for matches in where if shared.name]
-        return judged
+        rules, chains = at_home.judged(pods, self.shared, self.family)
+        self.chains.update(chains)
+        return rules
 
     def _accept(self) -> None:
         """Only traffic of this node's pods is accepted; the host's other rules judge the rest."""
@@ -291,7 +278,7 @@ class Chains:
 
     def _name_tree(self, root: str, leaves: dispatch.Leaves, side: Side, bridged: bool, missed: str) -> Sequence[Rule]:
         rules, chains = dispatch.names(
-            root, leaves, lambda name: _passes(side, name, bridged, prefix=True), missed, self.levels
+            root, leaves, lambda name: passes(side, name, bridged, prefix=True), missed, self.levels
         )
         self.chains.update(chains)
         return rules
@@ -301,18 +288,18 @@ class Chains:
     ) -> tuple[Rule, ...]:
         """What holds for packets from (to) one interface: a goto to its chain, or where no pod is isolated the check
         of the source address alone.  `ends`: there is more behind the tree that they need not pass."""
-        here = _passes(side, name, bridged)
+        here = passes(side, name, bridged)
         if not any(each.isolation[direction] for each in pods):
             if bridged and direction is Direction.INGRESS:
-                return _where(here, self._own_destinations(pods) if ends else ())
+                return where(here, self._own_destinations(pods) if ends else ())
             check = self._spoof_check(pods, spoofing.ALIEN) if direction is Direction.EGRESS else ()
-            return _where(here, (*check, Rule((), "RETURN")) if ends else check)
+            return where(here, (*check, Rule((), "RETURN")) if ends else check)
         if direction is Direction.EGRESS:
             chain, rules = interface_chain(name, direction), self._egress_of_interface(pods)
         else:
             chain, rules = (
                 interface_chain(name, direction),
-                self._ingress_of_interface(_passes("src", name, bridged), pods, bridged and ends),
+                self._ingress_of_interface(passes("src", name, bridged), pods, bridged and ends),
             )
         self.chains[chain] = tuple(rules)
         return (Rule((here,), Goto(chain)),)
@@ -376,12 +363,12 @@ class Chains:
         comes from an interface of theirs, where these are known."""
         common = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
         interfaces = sorted({each for pod in pods for each in pod.endpoint.interfaces})
-        here: list[tuple[Match, ...]] = [(_passes("src", each.name, each.bridged),) for each in interfaces]
+        here: list[tuple[Match, ...]] = [(passes("src", each.name, each.bridged),) for each in interfaces]
         if not all(pod.endpoint.interfaces for pod in pods):
             here = [()]
         return [
-            Rule((*where, Address("src", address)), "RETURN", "the pod itself")
-            for where in here
+            Rule((*matches, Address("src", address)), "RETURN", "the pod itself")
+            for matches in here
             for address in sorted(common)
         ]
 
@@ -425,24 +412,3 @@ class Chains:
         """Makes the chain, and gives its name."""
         self.chains.update(spoofing.chains(chain, self.family, self.settings.nflog_group))
         return chain
-
-
-def interface_chain(interface: str, direction: Direction) -> str:
-    """The name of the chain that judges for the pods behind an interface."""
-    return f"{'NP-OUT' if direction is Direction.EGRESS else 'NP-IN'}-{interface}"
-
-
-def address_chain(address: str, pods: Iterable[str], direction: Direction) -> str:
-    """The name of the chain that judges for the pods (their keys) at an address, those that are isolated."""
-    named = " ".join((address, *pods))
-    return interface_chain(f"@{short_hash(named)}", direction)
-
-
-def _passes(side: Side, name: str, bridged: bool, prefix: bool = False) -> Match:
-    """That a packet comes in by an interface or the port of a bridge (src), or goes out by it (dst)."""
-    return BridgePort(side, name, prefix) if bridged else Interface(side, name, prefix)
-
-
-def _where(match: Match, rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The rules with one more match, in front of their own."""
-    return tuple(Rule((match, *rule.matches), rule.target, rule.comment, rule.origin) for rule in rules)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from netpold.policy.changes import Changes
-from netpold.policy.index import Index, selects
+from netpold.policy.index import Index
+from netpold.policy.isolation import selects
 from netpold.policy.model import ClusterPolicy, Direction, Policy
 from netpold.rules.audit import Audited, is_audited, modes_changed
 from netpold.rules.chains import Chains

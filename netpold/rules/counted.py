@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from netpold.policy.model import Direction, Family
-from netpold.rules.chains import address_chain, interface_chain
 from netpold.rules.count import Count, Isolated
 from netpold.rules.endpoint import Endpoint
+from netpold.rules.places import address_chain, interface_chain
 from netpold.rules.ruleset import FAMILIES, Goto, Jump, Origin, Rule, Ruleset
 
 RULES_PREFIX = "NP-RULES-"

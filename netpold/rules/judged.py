@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from netpold.policy.classes import Isolations
-from netpold.policy.index import Index, Isolation
+from netpold.policy.index import Index
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import AnyPolicy, ClusterPolicy, ContainerPort, Direction, Family, Mode, Pod
 from netpold.rules.audit import is_audited
 from netpold.rules.peers import PolicyRules, Targets

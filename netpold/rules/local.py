@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netpold.policy.index import Isolation
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import Action, AnyPolicy, ClusterPolicy, ContainerPort, Direction, Family
 from netpold.rules.audit import all_audited
 from netpold.rules.endpoint import Endpoint

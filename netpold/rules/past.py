@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from netpold.policy.index import Isolation, selects
+from netpold.policy.isolation import Isolation, selects
 from netpold.policy.model import AnyPolicy, ClusterPolicy, Direction, Namespace, Pod, Policy, Tier
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint

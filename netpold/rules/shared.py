@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from netpold.policy.index import Isolation
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import Action, ClusterPolicy, ContainerPort, Direction, Family
 from netpold.rules.audit import all_audited, let_through, reported
 from netpold.rules.count import dropped
