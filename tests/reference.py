@@ -154,7 +154,7 @@ def tier_says(world: World, tier: Tier, pod: Pod, direction: Direction, packet: 
     for policy in sorted(policies, key=lambda each: (each.priority, each.key)):
         for rule in policy.rules(direction):
             denies = rule.action is Action.DENY
-            if not pods_chosen(world, policy.subject, pod, denies):
+            if not is_subject(world, policy, pod, denies):
                 continue
             if not tier_rule_matches(world, rule, pod, direction, packet):
                 continue
@@ -162,6 +162,14 @@ def tier_says(world: World, tier: Tier, pod: Pod, direction: Direction, packet: 
                 continue  # netpold's own: it only says what it would drop
             return rule.action
     return None
+
+
+def is_subject(world: World, policy: ClusterPolicy, pod: Pod, denies: bool) -> bool:
+    """netpold's choice: all namespaces hold one whose labels are unknown, too; that can't be said of all pods, for what
+    could not be read of a pod may be more than its labels."""
+    if policy.subject.namespaces == EVERYTHING and not pod.quarantined:
+        return selector_matches(policy.subject.pods, pod.labels)
+    return pods_chosen(world, policy.subject, pod, denies)
 
 
 def pods_chosen(world: World, chosen: PodPeer, pod: Pod, denies: bool) -> bool:

@@ -89,10 +89,8 @@ class Shape:
 
 
 PLAIN = Shape()
-EVERYTHING_GOES = Shape(quarantine=True)
+EVERYTHING_GOES = Shape(quarantine=True, tiers=3)
 NO_CONTEST = Shape(contested=False)
-TIERS = Shape(tiers=4, policies=4)
-EVERYTHING_IN_TIERS = Shape(tiers=5, policies=4, quarantine=True)
 
 
 # Labels and selectors -------------------------------------------------------------------------------------------------
@@ -348,7 +346,7 @@ def worlds(draw: st.DrawFn, shape: Shape = PLAIN) -> World:
     tiered: list[ClusterPolicy] = []
     machines: list[Node] = []
     if shape.tiers:
-        tiered = draw(st.lists(cluster_policies(quarantine=shape.quarantine), min_size=1, max_size=shape.tiers))
+        tiered = draw(st.lists(cluster_policies(quarantine=shape.quarantine), max_size=shape.tiers))
         names = draw(st.sets(st.sampled_from(NODE_NAMES)))
         machines = [draw(nodes(name, quarantine=shape.quarantine)) for name in sorted(names)]
     return World(

@@ -20,7 +20,7 @@ from tests.live import Kept, Live
 from tests.naive_assemble import assemble
 from tests.strategies import EVERYTHING_GOES, Shape, changed, histories, worlds
 
-MANY = Shape(pods=12, policies=8, quarantine=True)
+MANY = Shape(pods=12, policies=8, quarantine=True, tiers=4)
 MODES = st.builds(
     CompileSettings,
     anti_spoofing=st.booleans(),

@@ -9,7 +9,7 @@ ends' policies say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
@@ -211,7 +211,7 @@ def test_a_pod_reaches_itself_at_each_of_its_addresses(place: Place) -> None:
 
 # Worlds at random -----------------------------------------------------------------------------------------------------
 
-UNCONTESTED = Shape(contested=False, quarantine=True)
+UNCONTESTED = Shape(contested=False, quarantine=True, tiers=4)
 
 
 @settings(max_examples=100, deadline=None)
@@ -264,6 +264,11 @@ def test_answers_and_errors_of_flows_come_back(world: World, data: st.DataObject
 @given(world=worlds(UNCONTESTED), data=st.data())
 def test_no_pod_speaks_for_another(world: World, data: st.DataObject) -> None:
     """A packet or an answer from a pod's interface with another source address is dropped, where there are policies."""
+    closed = Pod("closed", "closed", {}, ("10.74.0.2", "fd74::2"))
+    deny = Policy(
+        "closed", "deny", EVERYTHING, ingress=(), egress=None
+    )  # without an enforced policy nothing is dropped
+    world = replace(world, pods={**world.pods, closed.key: closed}, policies={**world.policies, deny.key: deny})
     places: dict[str, Place] = {key: data.draw(st.sampled_from(("routed", "bridged"))) for key in sorted(world.pods)}
     node = Node.of(world, places)
     senders = [pod for pod in world.pods.values() if pod.takes_part and pod.addresses]

@@ -24,7 +24,7 @@ from tests.tiers.oracle import Cluster, Question
 
 WHOLE = Shape(tiers=5, policies=4, contested=False)
 CASES = [case for case in all_cases() if case.name.startswith("tiers-")]
-MIXTURES = [pytest.param(n, marks=[pytest.mark.slow] if n >= 30 else []) for n in range(400)]
+MIXTURES = [pytest.param(n, marks=[pytest.mark.slow] if n >= 15 else []) for n in range(400)]
 OUTSIDE = ("203.0.113.9", "2001:db8:9::9", "192.0.2.1", "2001:db8::1")
 
 
