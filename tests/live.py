@@ -38,8 +38,7 @@ class Kept:
             for key, each in table.items()
         }
         for key, policy in world.policies.items():
-            kind = policy_kind(key)
-            self._objects[kind, key.removeprefix(f"{kind}/")] = policy
+            self._objects[policy_kind(key), key] = policy
 
     def version(self, kind: str, key: str) -> Object | None:
         return self._objects.get((kind, key))

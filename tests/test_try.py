@@ -29,8 +29,9 @@ from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, policy
 
 def shown(written: World, tried: World | None) -> World:
     if tried is None:
-        return World(dict(written.pods), dict(written.namespaces), dict(written.policies))
-    return World(dict(written.pods), {**written.namespaces, **tried.namespaces}, dict(tried.policies))
+        return World(dict(written.pods), dict(written.namespaces), dict(written.policies), dict(written.nodes))
+    namespaces = {**written.namespaces, **tried.namespaces}
+    return World(dict(written.pods), namespaces, dict(tried.policies), dict(written.nodes))
 
 
 @given(st.data(), histories(EVERYTHING_GOES, steps=6))
@@ -60,6 +61,7 @@ def follow(follower: Live, changes: Changes) -> None:
         (follower.world.pods, changes.pods),
         (follower.world.namespaces, changes.namespaces),
         (follower.world.policies, changes.policies),
+        (follower.world.nodes, changes.nodes),
     ):
         for key, (before, now) in pairs.items():
             assert table.get(key) == before  # type: ignore[attr-defined]
