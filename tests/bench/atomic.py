@@ -46,6 +46,9 @@ def main() -> int:
         texts, packets = build(node)
         pairs = open_pairs(lab, packets)
         daemon = (_Naive if arguments.break_ else Daemon)(node, arguments.backend)
+        settings = node.site.directory / "netpold.toml"
+        settings.write_text(f'linked_trees = ["{versions(daemon)}"]\n')
+        daemon.args = ["--config", str(settings)]
         changer = Changer(daemon, texts, random.Random(arguments.seed))
         count_on(node, arguments.backend)
         daemon.start()
@@ -78,6 +81,11 @@ def build(node: Node) -> tuple[Mapping[str, tuple[str, str]], list[Watched]]:
     return texts, packets
 
 
+def versions(daemon: Daemon) -> Path:
+    """Where the directories are that the manifests lead to, one after the other."""
+    return daemon.manifests.with_name("versions")
+
+
 class Changer:
     """Owns the manifests and which version of each scenario they hold; changes them, and kills the daemon."""
 
@@ -86,7 +94,7 @@ class Changer:
         self._texts = texts
         self._chance = chance
         self._new = dict.fromkeys(texts, False)
-        self._versions = daemon.manifests.with_name("versions")
+        self._versions = versions(daemon)
         self._count = 0
         self._link = daemon.manifests / "current"
         self._write(several=False)
