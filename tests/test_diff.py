@@ -278,7 +278,8 @@ def test_pods_of_one_side_are_named(changed: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_what_is_in_force_is_read_back(world: World) -> None:
-    objects = [*world.namespaces.values(), *world.policies.values(), *world.pods.values()]
+    tables = (world.namespaces, world.nodes, world.policies, world.pods)
+    objects = [each for table in tables for each in table.values()]
     manifests = [json.loads(written(each)) for each in objects]
     where = [{"object": each.key, "file": None, "line": None, "quarantined": each.quarantined} for each in objects]
     assert world_in_force({"manifests": manifests, "where": where}) == world

@@ -177,7 +177,7 @@ class _Naive(Daemon):
         which = ["--node", self.node.name, "--backend", self.backend]
         with self.log.open("ab") as log:
             self._process = self.node.spawn(
-                [PYTHON, "-m", "tests.bench.naive", *where, *which],
+                [PYTHON, "-m", "tests.bench.naive", *where, *which, *self.args],
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

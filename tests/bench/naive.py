@@ -26,8 +26,8 @@ class Naive:
     def __init__(self) -> None:
         self._members: dict[str, frozenset[str]] = {}  # what was planned last: the sets themselves may change since
 
-    def __call__(self, installed: Installed, desired: Ruleset, changed: object = None) -> Plan:
-        """`changed` is passed over: it says what the members say, too."""
+    def __call__(self, installed: Installed, desired: Ruleset, *_: object) -> Plan:
+        """What is known of changes is passed over: it says what the members say, too."""
         held, self._members = self._members, {name: frozenset(each.members) for name, each in desired.sets.items()}
         old = installed.ruleset
         if not old.hooks:
