@@ -42,7 +42,7 @@ from netpold.rules.settings import CompileSettings
 
 _MOST_LINES = 400  # of rules and members, for a person
 _MOST_MEMBERS = 6
-_OF_PODS = ("NP-IN-@", "NP-OUT-@")
+_OF_PODS = ("NP-IN-@", "NP-OUT-@", "NP-HOST-@")
 
 
 def run(arguments: argparse.Namespace) -> Exit:
