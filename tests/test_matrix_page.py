@@ -21,6 +21,7 @@ from netpold.rules.settings import CompileSettings
 from tests.browser import CHROMIUM, Browser, browser
 from tests.cases import Case, all_cases
 from tests.objects import to_world
+from tests.tiers.mixtures import Place, mixture
 
 PORTS = [("TCP", 80), ("TCP", 6379), ("UDP", 53), ("ICMP", None)]
 OUTSIDE = ["192.0.2.1", "2001:db8::1"]
@@ -96,7 +97,7 @@ class Made:
 
 
 def _side(judgement: dict[str, Any]) -> Any:
-    names = ("verdict", "audit", "isolating", "allowed_by", "nearest_miss", "reason")
+    names = ("verdict", "audit", "isolating", "allowed_by", "denied_by", "tiers", "nearest_miss", "reason")
     return {name: judgement[name] for name in names}
 
 
@@ -113,6 +114,16 @@ ends.flatMap((_, from) => ends.flatMap((_, to) => families(from, to).length ? po
 @pytest.mark.parametrize("mode", ["enforce", "audit"])
 def test_each_cell_says_what_explain_says(chromium: Browser, tmp_path: Path, case: Case, mode: str) -> None:
     made = Made(tmp_path / "page.html", Index(case.steps[-1].world), mode)
+    chromium.open(made.path)
+    assert chromium.run(ALL_CELLS) == made.expected()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_each_cell_says_what_explain_says_of_tiers(chromium: Browser, tmp_path: Path, number: int) -> None:
+    places = [Place("n1", (f"10.72.0.{each}", f"fd72::{each}")) for each in range(1, 6)]
+    nodes = {"n1": (OUTSIDE[0], OUTSIDE[1]), "n2": ("192.0.2.2",)}
+    objects = mixture(number, places, nodes, ["10.72.0.0/29", "192.0.2.0/24", "fd72::/64"])
+    made = Made(tmp_path / "page.html", Index(to_world(objects)), ("enforce", "audit")[number % 2])
     chromium.open(made.path)
     assert chromium.run(ALL_CELLS) == made.expected()
 

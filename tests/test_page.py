@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,22 +11,42 @@ from hypothesis import strategies as st
 
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, World
+from netpold.policy.steps import finished
 from netpold.rules.answers import explain_json, matrix_json
-from netpold.rules.matrix import matrix
+from netpold.rules.ends import NOWHERE, Home, end
+from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import FAR, NEAR, explained
 from netpold.rules.settings import CompileSettings
-from tests.strategies import EVERYTHING_GOES, OUTSIDE, worlds
+from tests.strategies import EVERYTHING_GOES, NODES, OUTSIDE, worlds
 
 PORTS = [("TCP", 80), ("TCP", 8080), ("UDP", 80), ("ICMP", None)]
 Json = Any
 
+SETTINGS = st.builds(
+    CompileSettings,
+    mode=st.sampled_from(("enforce", "enforce", "audit")),
+    host_access=st.sampled_from(("allow", "allow", "policy")),
+    host_to_pods=st.sampled_from(("allow", "allow", "policy")),
+    nflog_group=st.sampled_from((92, 92, 0)),
+)
 
-def page_of(world: World, mode: str = "enforce") -> tuple[Index, Any, Json]:
+
+@st.composite
+def homes(draw: st.DrawFn, world: World) -> Home:
+    """The node that is asked: it has an address that is outside else, and some of the pods."""
+    pods = sorted(key for key, pod in world.pods.items() if pod.takes_part)
+    here = draw(st.sets(st.sampled_from(pods))) if pods else set()
+    return Home("here", frozenset((OUTSIDE[0], OUTSIDE[4])), here)
+
+
+def page_of(world: World, compiled: CompileSettings, home: Home = NOWHERE) -> tuple[Index, Any, Json]:
     index = Index(world)
-    ruleset = offline_ruleset(index, settings=CompileSettings(mode=mode))  # type: ignore[arg-type]
-    pods = sorted(key for key, pod in world.pods.items() if pod.takes_part and pod.addresses)
-    found = matrix(index, ruleset, pods, [OUTSIDE[0], OUTSIDE[4]], PORTS)
+    ruleset = offline_ruleset(index, settings=compiled)
+    pods = sorted(key for key, pod in world.pods.items() if not pod.finished and pod.addresses)
+    others = (OUTSIDE[0], OUTSIDE[4], *NODES)
+    ends = [end(index, name, home) for name in (*pods, *others)]
+    found = finished(matrix_in_steps(index, ruleset, ends, PORTS))
     value = matrix_json(found) | {"explained": explained(index, ruleset, found)}
     return index, ruleset, json.loads(json.dumps(value))
 
@@ -33,48 +54,114 @@ def page_of(world: World, mode: str = "enforce") -> tuple[Index, Any, Json]:
 def judge(page: Json, direction: str, near: int, far: int, family: str, port: int) -> Json:
     """What the page's script does (netpold/ctl/matrix.html), in Python."""
     table = page["explained"]
-    n = table["near"][family][direction][near]
-    answer: Json = {"verdict": "allow", "audit": False, "isolating": [], "allowed_by": None, "nearest_miss": None}
-    if "free" in n:
-        return answer | {"reason": n["free"]}
-    answer["isolating"] = [table["policies"][each]["policy"] for each in n["isolating"]]
-    if not n["judges"]:
-        return answer | {"reason": n["elsewhere"]}
-    if page["ends"][far]["addresses"][family] in n["self"]:
+    here = table["near"][family][direction][near]
+    if "home" in here and has(table, here["home"]["ends"], far):
+        here = here["home"]
+    answer: Json = {
+        "verdict": "allow",
+        "audit": False,
+        "isolating": [table["policies"][each]["policy"] for each in here.get("isolating", ())],
+        "allowed_by": None,
+        "denied_by": None,
+        "tiers": [],
+        "nearest_miss": None,
+    }
+    if "free" in here:
+        return answer | {"reason": here["free"]}
+    if page["ends"][far]["addresses"][family] in here["self"]:
         return answer | {"reason": "the pod itself"}
-    first = held = None
-    for number, reason in n["judges"]:
+    way, first = Way(table, far, port, answer["tiers"]), None
+    for number, reason in here["judges"]:
         who = table["judges"][number]
-        rule, misses = who["everything"], []
-        for clause in () if rule is not None else (table["clauses"][each] for each in who["clauses"]):
-            owner = who["owner"] if direction == "ingress" else table["far"][family][far]["owner"]
-            ports = clause["ports"].get("", clause["ports"].get(str(owner)))[port]
-            peers = peer_status(table, clause, family, far)
-            if peers == 0 and ports == 0:
-                rule = clause["rule"]
-                break
-            if peers is not None and (peers == 0 or ports == 0):
-                lack = table["lacks"][(peers or ports) - 1]
-                misses.append((lack["rank"], len(misses), clause["rule"], lack))
-        if rule is not None:
-            first = first if first is not None else rule
-            continue
-        answer |= {"reason": reason, "audit": who["audit"], "verdict": "allow" if who["audit"] else "deny"}
-        if n["miss"] and misses:
-            _, _, missed, lack = min(misses, key=lambda each: each[:2])
-            where = table["rules"][missed]
-            lacking = (
-                lack["text"].replace(FAR, table["far"][family][far]["pod"]).replace(NEAR, page["ends"][near]["pod"])
-            )
-            text = f"{where['policy']} {direction}[{where['rule']}] would allow it but for {lacking}"
-            answer["nearest_miss"] = where | {"but_for": lack["but_for"], "text": text}
-        if not who["audit"]:
-            return answer
-        held = held or dict(answer)
-    if held:
-        return held
-    where = table["rules"][first]
-    return answer | {"allowed_by": where, "reason": f"{where['policy']} {direction}[{where['rule']}] allows it"}
+        rule = way.through(who, reason)
+        if rule == "none":
+            miss = missed(page, who, direction, near, far, family, port) if here["miss"] else None
+            return told(here, answer | {"verdict": "deny", "nearest_miss": miss}, reason)
+        if rule and rule["action"] == "Deny":
+            return told(here, answer | {"verdict": "deny", "denied_by": rule}, f"{place(rule)} denies it")
+        first = first or rule
+    if way.reported and way.reported[0]:
+        who, reason = way.reported
+        miss = missed(page, who, direction, near, far, family, port) if here["miss"] else None
+        return told(here, answer | {"audit": True, "nearest_miss": miss}, reason)
+    answer |= {"allowed_by": first}
+    reason = f"{place(first)} allows it" if first else here["unsaid"]
+    if way.reported:
+        _, rule = way.reported
+        then = reason if first else "nothing that is enforced denies it"
+        return told(here, answer | {"audit": True, "denied_by": rule}, f"audited: {place(rule)} would deny it; {then}")
+    return told(here, answer, reason)
+
+
+@dataclass
+class Way:
+    """A packet's through the steps of those who judge.  `reported`: who would deny it first, but only reports: the
+    judge whose NetworkPolicies would, and why; or None and the rule of a tier."""
+
+    table: Json
+    far: int
+    port: int
+    tiers: list[Json]
+    reported: tuple[Json, Json] | None = None
+
+    def through(self, who: Json, reason: str) -> Json:
+        """The rule that decides; "none": no NetworkPolicy allows it; None: nobody says anything."""
+        found = self.first(who["admin"])
+        if found and found["action"] != "Pass":
+            return found
+        found = self.first(who["policies"])
+        if found or who["otherwise"] == "deny":
+            return found or "none"
+        if who["otherwise"] == "audit":
+            self.reported = self.reported or (who, reason)
+        found = self.first(who["baseline"])
+        return found if found and found["action"] != "Pass" else None
+
+    def first(self, steps: list[int]) -> Json:
+        for step in (self.table["steps"][each] for each in steps):
+            if not has(self.table, step["ends"], self.far) or not has(self.table, step["ports"], self.port):
+                continue
+            rule = self.table["rules"][step["rule"]]
+            if rule["tier"] != "NetworkPolicy" and rule not in self.tiers:
+                self.tiers.append(rule)
+            if not step["audit"]:
+                return rule
+            self.reported = self.reported or (None, rule)
+        return None
+
+
+def has(table: Json, mask: int, number: int) -> bool:
+    return bool(int(table["masks"][mask], 16) >> number & 1)
+
+
+def place(rule: Json) -> str:
+    where = f"{rule['policy']} {rule['direction']}[{rule['rule']}]"
+    return where if rule["tier"] == "NetworkPolicy" else f"{rule['tier']} {where}"
+
+
+def told(here: Json, answer: Json, reason: str) -> Json:
+    passed = [f"{place(each)} passes it on" for each in answer["tiers"] if each["action"] == "Pass"]
+    return answer | {"reason": here["before"] + "; ".join((*passed, reason))}
+
+
+def missed(page: Json, who: Json, direction: str, near: int, far: int, family: str, port: int) -> Json:
+    """The rule that lacks least."""
+    table = page["explained"]
+    misses: list[Json] = []
+    for clause in (table["clauses"][each] for each in who["clauses"]):
+        owner = who["owner"] if direction == "ingress" else table["far"][family][far]["owner"]
+        ports = clause["ports"].get("", clause["ports"].get(str(owner)))[port]
+        peers = peer_status(table, clause, family, far)
+        if peers is not None and (peers == 0 or ports == 0):
+            lack = table["lacks"][(peers or ports) - 1]
+            misses.append((lack["rank"], len(misses), clause["rule"], lack))
+    if not misses:
+        return None
+    _, _, rule, lack = min(misses, key=lambda each: each[:2])
+    where = {key: value for key, value in table["rules"][rule].items() if key != "name"}
+    lacking = lack["text"].replace(FAR, table["far"][family][far]["pod"]).replace(NEAR, page["ends"][near]["pod"])
+    text = f"{where['policy']} {direction}[{where['rule']}] would allow it but for {lacking}"
+    return where | {"but_for": lack["but_for"], "text": text}
 
 
 def peer_status(table: Json, clause: Json, family: str, far: int) -> int | None:
@@ -85,9 +172,10 @@ def peer_status(table: Json, clause: Json, family: str, far: int) -> int | None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(world=worlds(EVERYTHING_GOES), mode=st.sampled_from(("enforce", "enforce", "audit")))
-def test_each_cell_is_what_explain_says(world: World, mode: str) -> None:
-    index, ruleset, page = page_of(world, mode)
+@given(data=st.data(), world=worlds(EVERYTHING_GOES), compiled=SETTINGS)
+def test_each_cell_is_what_explain_says(data: st.DataObject, world: World, compiled: CompileSettings) -> None:
+    home = data.draw(st.one_of(st.just(NOWHERE), homes(world)))
+    index, ruleset, page = page_of(world, compiled, home)
     ends = page["ends"]
     for source, here in enumerate(ends):
         for destination, there in enumerate(ends):
@@ -95,7 +183,7 @@ def test_each_cell_is_what_explain_says(world: World, mode: str) -> None:
             if not families or not (here["pod"] or there["pod"]):
                 continue
             for port, words in enumerate(PORTS):
-                expected = explain_json(index, ruleset, here["name"], there["name"], *words)
+                expected = explain_json(index, ruleset, here["name"], there["name"], *words, home=home)
                 got = {
                     "egress": judge(page, "egress", source, destination, families[0], port),
                     "ingress": judge(page, "ingress", destination, source, families[0], port),

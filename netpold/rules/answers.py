@@ -50,9 +50,9 @@ def _judgement(index: Index, judgement: Judgement) -> Json:
         "audit": judgement.audit,
         "isolating": list(judgement.isolating),
         "isolated_at": [{"policy": key, **_place(position)} for key, position in places],
-        "allowed_by": judgement.allowed_by and _rule(index, judgement.allowed_by),
-        "denied_by": judgement.denied_by and _rule(index, judgement.denied_by),
-        "tiers": [_rule(index, origin) for origin in judgement.tiers],
+        "allowed_by": judgement.allowed_by and rule_json(index, judgement.allowed_by),
+        "denied_by": judgement.denied_by and rule_json(index, judgement.denied_by),
+        "tiers": [rule_json(index, origin) for origin in judgement.tiers],
         "nearest_miss": judgement.nearest_miss and _miss(judgement.nearest_miss),
         "chain": judgement.chain,
         "rule": judgement.rule,
@@ -64,7 +64,7 @@ def _judgement(index: Index, judgement: Judgement) -> Json:
     }
 
 
-def _rule(index: Index, origin: Origin) -> Json:
+def rule_json(index: Index, origin: Origin) -> Json:
     """A policy rule, and where it is written, or else its policy."""
     policy = index.world.policies.get(origin.policy)
     rules: Sequence[PolicyRule | TierRule] = (policy.rules(origin.direction) if policy else None) or ()

@@ -17,13 +17,15 @@ from netpold.rules.endpoint import Interface
 from netpold.rules.ends import NOWHERE, End, Home, Lingerer, UnknownEndpoint, end, families, first_packet, hook
 from netpold.rules.near import Far, Miss, misses
 from netpold.rules.render import text
-from netpold.rules.ruleset import Goto, InSet, Log, Origin, Rule, Ruleset
+from netpold.rules.ruleset import Goto, InSet, Jump, Log, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, Walk, is_member, walk
 
 Decision = Literal["allow", "deny"]
 RULES_CHAIN = "NP-RULES-"
 _SENDER, _RECEIVER = "NETPOLD-FROM", "NETPOLD-TO"
-_AT_HOME = "traffic between a node and its own pods is free"
+_PODS_OWN = ("NP-OUT-", "NP-IN-", "NP-HOST-")  # so the chains begin that judge for one pod or address
+AT_HOME = "traffic between a node and its own pods is free"
+NOTHING_ELSE = "nothing that is enforced denies it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +142,39 @@ def fate(ruleset: Ruleset, packet: Packet, source: End, destination: End) -> tup
 
 def _explain(asked: _Question, source: End, destination: End, verdicts: Mapping[Family, Decision]) -> Explanation:
     ruleset, packet = asked.ruleset, asked.packet
-    egress, ingress = {
-        "FORWARD": (_SENDER, _RECEIVER),
-        "INPUT": (ruleset.hooks.get("INPUT", ""), ""),
-        "OUTPUT": ("", _RECEIVER if "OUTPUT" in ruleset.hooks else ""),
-    }[hook(source, destination)]
+    roots = {each: root(ruleset, packet.family, hook(source, destination), each) for each in Direction}
     return Explanation(
         packet,
         verdicts[packet.family],
         verdicts,
-        _judgement(asked, source, destination, Direction.EGRESS, egress),
-        _judgement(asked, destination, source, Direction.INGRESS, ingress),
+        _judgement(asked, source, destination, Direction.EGRESS, *roots[Direction.EGRESS]),
+        _judgement(asked, destination, source, Direction.INGRESS, *roots[Direction.INGRESS]),
     )
 
 
-def _judgement(asked: _Question, near: End, far: End, direction: Direction, root: str) -> Judgement:
-    """`root`: the chain that judges in that direction; '' for none."""
+def root(ruleset: Ruleset, family: Family, way: str, direction: Direction) -> tuple[str, bool]:
+    """The chain that judges in a direction what goes this way (`hook`), '' for none; and whether that judges as a pod's
+    own node alone does: by the tiers."""
+    usual = _SENDER if direction is Direction.EGRESS else _RECEIVER
+    if way == "FORWARD" or (way == "OUTPUT" and way in ruleset.hooks and direction is Direction.INGRESS):
+        return usual, False
+    if way != "INPUT" or way not in ruleset.hooks or direction is Direction.INGRESS:
+        return "", True
+    chain = ruleset.hooks[way]
+    judges_all = any(rule.target == Goto(usual) for rule in ruleset.chains[family].get(chain, ()))
+    return (usual, False) if judges_all else (chain, True)
+
+
+def reaches_pod(found: Walk) -> bool:
+    """Whether it comes to a chain that judges for the pod."""
+    targets = (rule.target for _, rule in found.passed)
+    return any(isinstance(target, Jump | Goto) and target.chain.startswith(_PODS_OWN) for target in targets)
+
+
+def _judgement(asked: _Question, near: End, far: End, direction: Direction, root: str, at_home: bool) -> Judgement:
+    """`root`, `at_home`: as the function `root` has it."""
     if near.lingerer:
-        return _of_lingerer(asked, near, near.lingerer, far, direction, root)
+        return _of_lingerer(asked, near, near.lingerer, far, direction, root, at_home)
     if near.pod is None:
         return _free(f"{near.name} is no pod that policies select")
     if near.pod.host_network:
@@ -166,67 +183,78 @@ def _judgement(asked: _Question, near: End, far: End, direction: Direction, root
     isolations = [asked.index.isolation(pod, direction) for pod in pods]
     isolating = {each.key: each for isolation in isolations for each in isolation.policies}
     policies = tuple(isolating[key] for key in sorted(isolating))
-    if not root:
-        return _free(_AT_HOME)
-    at_home = root not in (_SENDER, _RECEIVER)
-    if at_home and _judges_all(asked.ruleset, asked.packet, root):
-        at_home, root = False, _SENDER
-    if at_home and not any(isolation.tiers for isolation in isolations):
-        return _free(_AT_HOME)
+    if not root or (at_home and not any(isolation.tiers for isolation in isolations)):
+        return _free(AT_HOME)
     if not any(isolations):
         return _free(f"no policy isolates {near.name} for {direction}")
     found = walk(asked.ruleset, root, asked.packet)
-    tiers = tuple(rule.origin for _, rule in found.passed if rule.origin and rule.origin.tier)
-    told = _told(asked, found, near, far, direction, () if at_home else policies)
-    told = replace(told, tiers=tiers)
-    passed = [str(each) for each in tiers if each.action is Action.PASS]
-    return replace(told, reason="; ".join((*passed, told.reason))) if passed else told
+    return _told(asked, found, near, far, direction, () if at_home else policies, at_home)
 
 
 def _of_lingerer(
-    asked: _Question, near: End, lingerer: Lingerer, far: End, direction: Direction, root: str
+    asked: _Question, near: End, lingerer: Lingerer, far: End, direction: Direction, root: str, at_home: bool
 ) -> Judgement:
     """Of a pod that is left without its manifest: what its chains say."""
-    what = f"{near.name} is left of {lingerer.pod}, whose manifest is gone, and keeps its policies while it is there"
-    if root not in (_SENDER, _RECEIVER, "") and _judges_all(asked.ruleset, asked.packet, root):
-        root = _SENDER
     found = walk(asked.ruleset, root, asked.packet)
-    tiers = tuple(rule.origin for _, rule in found.passed if rule.origin and rule.origin.tier)
-    isolating = lingerer.isolating.get(direction, ())
-    if root not in (_SENDER, _RECEIVER) and not tiers:
-        told = _free(_AT_HOME)
-    elif not isolating and not tiers and found.verdict != "DROP":
-        told = _free(f"none isolates it for {direction}")
+    if not reaches_pod(found):
+        told = _free(AT_HOME if at_home else f"none isolates it for {direction}")
     else:
-        told = replace(_told(asked, found, near, far, direction, ()), isolating=isolating, tiers=tiers)
-    return replace(told, reason=f"{what}: {told.reason}")
+        told = replace(
+            _told(asked, found, near, far, direction, (), at_home), isolating=lingerer.isolating.get(direction, ())
+        )
+    return replace(told, reason=f"{left_of(near, lingerer)}: {told.reason}")
 
 
-def _judges_all(ruleset: Ruleset, packet: Packet, root: str) -> bool:
-    """Whether what a pod sends to its own node is judged as all that it sends."""
-    return any(rule.target == Goto(_SENDER) for rule in ruleset.chains[packet.family].get(root, ()))
+def left_of(near: End, lingerer: Lingerer) -> str:
+    return f"{near.name} is left of {lingerer.pod}, whose manifest is gone, and keeps its policies while it is there"
 
 
 def _told(
-    asked: _Question, found: Walk, near: End, far: End, direction: Direction, policies: tuple[Policy, ...]
+    asked: _Question,
+    found: Walk,
+    near: End,
+    far: End,
+    direction: Direction,
+    policies: tuple[Policy, ...],
+    at_home: bool,
 ) -> Judgement:
     """What a walk through the chains of one direction comes to."""
+    origins = (rule.origin for _, rule in found.passed)
+    tiers = tuple(dict.fromkeys(each for each in origins if each and each.tier))
+    told = replace(_outcome(asked, found, near, far, direction, policies, at_home), tiers=tiers)
+    passed = [f"{each.place} passes it on" for each in tiers if each.action is Action.PASS]
+    return replace(told, reason="; ".join((*passed, told.reason)))
+
+
+def _outcome(
+    asked: _Question,
+    found: Walk,
+    near: End,
+    far: End,
+    direction: Direction,
+    policies: tuple[Policy, ...],
+    at_home: bool,
+) -> Judgement:
     keys = tuple(policy.key for policy in policies)
     chain, rule = next(((chain, rule) for chain, rule in reversed(found.passed) if rule.origin), ("", None))
-    is_denied = rule is not None and rule.origin is not None and rule.origin.action is Action.DENY
-    if found.verdict == "DROP" and is_denied and rule is not None and not isinstance(rule.target, Log):
+    if found.verdict == "DROP" and rule and _denies(rule):
         line = text(rule, asked.packet.family)
-        reason = f"{rule.origin} denies it" if rule.origin else ""
+        reason = f"{rule.origin.place} denies it" if rule.origin else ""
         return Judgement("deny", keys, None, chain, line, reason, None, _sets(asked, [rule]), denied_by=rule.origin)
-    reported = next((each for each in found.passed if lets_through(each[1])), None)
-    if found.verdict == "DROP" or (reported and reported[1].origin is None):
+    reported = next((rule for _, rule in found.passed if lets_through(rule)), None)
+    if found.verdict == "DROP" or (reported and reported.origin is None):
         return _denial(asked, found, near, far, direction, policies)
-    told = _allowance(asked, found, near, direction, keys)
-    if reported:
-        origin = reported[1].origin
-        reason = f"audited: {origin} would deny it; {told.reason}"
-        return replace(told, reason=reason, audit=True, denied_by=origin)
+    told = _allowance(asked, found, near, direction, keys, at_home)
+    if reported and reported.origin:
+        then = told.reason if told.allowed_by else NOTHING_ELSE
+        reason = f"audited: {reported.origin.place} would deny it; {then}"
+        return replace(told, reason=reason, audit=True, denied_by=reported.origin)
     return told
+
+
+def _denies(rule: Rule) -> bool:
+    """Whether it is a tier's, and not only reports."""
+    return rule.origin is not None and rule.origin.action is Action.DENY and not isinstance(rule.target, Log)
 
 
 def _own(asked: _Question, direction: Direction) -> str:
@@ -238,22 +266,36 @@ def _free(reason: str) -> Judgement:
     return Judgement("allow", (), None, "", "", reason)
 
 
-def _allowance(asked: _Question, found: Walk, near: End, direction: Direction, isolating: tuple[str, ...]) -> Judgement:
+def _allowance(
+    asked: _Question, found: Walk, near: End, direction: Direction, isolating: tuple[str, ...], at_home: bool
+) -> Judgement:
     for chain, rule in found.passed:
         if rule.origin and rule.origin.action is Action.ACCEPT:
-            line, reason = text(rule, asked.packet.family), f"{rule.origin} allows it"
+            line, reason = text(rule, asked.packet.family), f"{rule.origin.place} allows it"
             return Judgement("allow", isolating, rule.origin, chain, line, reason, None, _sets(asked, [rule]))
-    if any(chain.startswith(RULES_CHAIN) for chain, _ in found.passed):
-        reason = f"no tier denies it, and no NetworkPolicy isolates {near.name} for {direction}"
-        return Judgement("allow", isolating, None, "", "", reason)
-    if found.rule is None:
-        where = f"on {near.pod.node}, its own node" if near.pod and near.pod.node else "on its own node"
-        what = "isolated" if isolating else "judged"
+    if not reaches_pod(found):
+        return Judgement("allow", isolating, None, "", "", elsewhere(near, direction, bool(isolating)))
+    if found.rule is not None and not found.chain.startswith(RULES_CHAIN):
         return Judgement(
-            "allow", isolating, None, "", "", f"{near.name} is {what} for {direction} {where}, which is not this one"
+            "allow", isolating, None, found.chain, text(found.rule, asked.packet.family), found.rule.comment
         )
-    line = text(found.rule, asked.packet.family)
-    return Judgement("allow", isolating, None, found.chain, line, found.rule.comment)
+    return Judgement("allow", isolating, None, "", "", unsaid(near, direction, bool(isolating), at_home))
+
+
+def elsewhere(near: End, direction: Direction, isolated: bool) -> str:
+    """Where this node judges nothing for it."""
+    where = f"on {near.pod.node}, its own node" if near.pod and near.pod.node else "on its own node"
+    what = "isolated" if isolated else "judged"
+    return f"{near.name} is {what} for {direction} {where}, which is not this one"
+
+
+def unsaid(near: End, direction: Direction, isolated: bool, at_home: bool) -> str:
+    """Of what no rule matches, and all the same passes."""
+    if at_home:
+        return "no tier denies it, and NetworkPolicies leave traffic between a node and its own pods free"
+    if isolated:
+        return f"no tier denies it, and the NetworkPolicies that isolate {near.name} for {direction} are only audited"
+    return f"no tier denies it, and no NetworkPolicy isolates {near.name} for {direction}"
 
 
 def _denial(

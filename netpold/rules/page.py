@@ -1,10 +1,11 @@
 """What `explain` says of every cell of a matrix, small enough to travel with it (docs/json.md, "explained").
 
-Of n ends there are n * n explanations for each port, but few different parts: what each clause of a policy rule
-(near.py) says of the far end, which does not depend on the port, and what it says of the port, which does not depend on
-the far end.  So these two are written down, and whoever shows a cell looks for the first clause of the pod's policies
-of which both parts hold, as the kernel does, or for the one that lacks least, as `near` does.  The page's own script
-does that; tests hold it against `explain` for each cell.
+Of n ends there are n * n explanations for each port, but few different parts.  Who judges a pod in a direction is a
+list of steps, rules of the kernel each with the ends and ports that it matches (page_steps.py): whoever shows a cell
+goes through them as the kernel does.  Where no NetworkPolicy allows it, the clauses of these (near.py) say what the far
+end lacks, which does not depend on the port, and what the port lacks, which does not depend on the far end; the one
+that lacks least is the nearest miss, as in `near`.  The page's own script does that; tests hold it against `explain`
+for each cell.
 
 Texts of lacks hold FAR (NEAR) where the name of the far (near) pod is to be put in.
 """
@@ -18,20 +19,23 @@ from itertools import product
 from typing import Any, Literal, TypeVar
 
 from netpold.policy.index import Index
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod, PodPeer, Policy, Position
 from netpold.policy.steps import Steps, finished
-from netpold.rules.audit import lets_through
-from netpold.rules.ends import End, first_packet
+from netpold.rules.answers import rule_json
+from netpold.rules.ends import End, first_packet, hook
+from netpold.rules.explain import AT_HOME, elsewhere, left_of, root, unsaid
 from netpold.rules.matrix import Matrix
 from netpold.rules.near import Clause, Far, Lack, clauses, peer_lack, port_lack
-from netpold.rules.ruleset import FAMILIES, Address, Goto, Jump, Origin, Rule, Ruleset
-from netpold.rules.walk import walk
+from netpold.rules.page_steps import KernelSteps, Program, Step, program
+from netpold.rules.ruleset import FAMILIES, Address, Goto, Jump, Origin, Ruleset
+from netpold.rules.walk import holds, walk
 
 FAR, NEAR = "\x01", "\x02"
 STEP = 8  # clauses between two pauses: a few milliseconds
 
 _NAMED = re.compile(f"[^ /]*/([{FAR}{NEAR}])")
-_ROOTS = {Direction.EGRESS: "NETPOLD-FROM", Direction.INGRESS: "NETPOLD-TO"}
+_PODS_OWN = ("NP-OUT-", "NP-IN-", "NP-HOST-")
 _Owners = tuple[tuple[ContainerPort, ...], ...]  # the ports of each pod that a port's name is looked up on
 _T = TypeVar("_T")
 Json = dict[str, Any]
@@ -63,6 +67,7 @@ def explained_in_steps(index: Index, ruleset: Ruleset, matrix: Matrix) -> Steps[
         "near": near,
         "far": {f"IPv{family}": tables.far(family) for family in FAMILIES},
         "judges": tables.judges,
+        "steps": [tables.step(each) for each in tables.steps],
         "clauses": told,
         "policies": [_policy(index, key) for key in tables.policies],
         "rules": [tables.rule(origin) for origin in tables.rules],
@@ -79,6 +84,7 @@ class _Tables:
         self._ruleset = ruleset
         self._matrix = matrix
         self.policies: dict[str, int] = {}
+        self.steps: dict[Step, int] = {}
         self.rules: dict[Origin, int] = {}
         self.clauses: dict[Clause, int] = {}
         self.lacks: dict[Lack, int] = {}
@@ -87,6 +93,8 @@ class _Tables:
         self._judges: dict[Any, int] = {}
         self._owners: dict[_Owners, int] = {}
         self._asking: dict[Clause, set[int]] = {}  # numbers of owners
+        self._kernel = KernelSteps(ruleset, matrix)
+        self._hosts = [(number, each) for number, each in enumerate(matrix.ends) if each.is_host]
         self._fars = {family: [self._far(each, family) for each in matrix.ends] for family in FAMILIES}
 
     def _far(self, end: End, family: Family) -> Far | None:
@@ -100,42 +108,72 @@ class _Tables:
 
     def near(self, end: End, family: Family, direction: Direction) -> Json | None:
         """What holds for an end in a direction: `free`, why nothing is judged; or who judges, with the reason that is
-        given for a denial (for letting pass what would be denied, where policies are audited)."""
-        address = end.address(family)
-        if address is None:
+        given for a denial (for letting pass what would be denied, where policies are audited), and with the one for
+        letting pass what nobody speaks of.  `home`: the same for what is between a pod and its own node (`ends`)."""
+        if end.address(family) is None:
             return None
-        pods = sorted(self._index.claimants(address), key=lambda pod: pod.key)
-        if not pods:
+        if end.lingerer is None and end.pod is None:
             return {"free": f"{end.name} is no pod that policies select"}
-        isolations = [(pod, self._index.isolation(pod, direction)) for pod in pods]
-        isolations = [(pod, isolation) for pod, isolation in isolations if isolation]
-        if not isolations:
-            return {"free": f"no policy isolates {end.name} for {direction}"}
-        keys = sorted({policy.key for _, isolation in isolations for policy in isolation.policies})
-        chains, own = self._leaf(address, family, direction, end)
+        if end.pod is not None and end.pod.host_network:
+            return {"free": f"{end.name} is on the host's network: policies do not select it"}
+        found = self._judged(end, family, direction, "FORWARD")
+        ways = {
+            number: way
+            for number, far in self._hosts
+            if (way := hook(*((end, far) if direction is Direction.EGRESS else (far, end)))) != "FORWARD"
+        }
+        if ways:
+            (way,) = set(ways.values())
+            mask = _number(self.masks, sum(1 << number for number in ways))
+            found["home"] = {"ends": mask, **self._judged(end, family, direction, way)}
+        return found
+
+    def _judged(self, end: End, family: Family, direction: Direction, way: str) -> Json:
+        """The same for what goes one way (`hook`)."""
+        address = end.address(family) or ""
+        chain, at_home = root(self._ruleset, family, way, direction)
+        pods = sorted(self._index.claimants(address), key=lambda pod: pod.key) or [each for each in (end.pod,) if each]
+        isolations = [self._index.isolation(pod, direction) for pod in pods]
+        before = f"{left_of(end, end.lingerer)}: " if end.lingerer else ""
+        if not end.lingerer:
+            if not chain or (at_home and not any(each.tiers for each in isolations)):
+                return {"free": AT_HOME}
+            if not any(isolations):
+                return {"free": f"no policy isolates {end.name} for {direction}"}
+        keys = sorted({policy.key for each in isolations for policy in each.policies} if not at_home else ())
+        if end.lingerer:
+            keys = sorted(end.lingerer.isolating.get(direction, ()))
+        leaf = self._leaf(chain, address, family, direction, end)
+        if leaf is None and end.lingerer:
+            return {"free": before + (AT_HOME if at_home else f"none isolates it for {direction}")}
+        isolating = [_number(self.policies, key) for key in keys]
+        if leaf is None:
+            return {"free": elsewhere(end, direction, bool(keys)), "isolating": isolating}
+        chains, own = leaf
+        granting = _granting(pods, isolations)
         judges = []
-        for (pod, isolation), rules in zip(isolations, chains, strict=False):
-            granting = isolation.policies if isolation.grants else ()
-            judges.append(
-                [self._judge(pod, granting, rules, direction), _reason(end, address, pods, keys, rules, direction)]
-            )
-        there = end.pod.node if end.pod else None
+        for name in chains:
+            found = program(self._ruleset.chains[family], name)
+            number = self._judge(found, family, granting, pods, direction)
+            judges.append([number, _reason(end, address, pods, keys, found, direction)])
         return {
-            "isolating": [_number(self.policies, key) for key in keys],
+            "isolating": isolating,
             "judges": judges,
-            "elsewhere": f"{end.name} is isolated for {direction} on {there or 'its own node'}, which is not this one",
             "self": own,
             "miss": len(pods) == 1 and not pods[0].quarantined,
+            "before": before,
+            "unsaid": unsaid(end, direction, bool(keys), at_home),
         }
 
     def _leaf(
-        self, address: str, family: Family, direction: Direction, end: End
-    ) -> tuple[list[tuple[Rule, ...]], list[str]]:
-        """The chains of rules that judge an address, and the addresses that are the pod itself."""
+        self, first: str, address: str, family: Family, direction: Direction, end: End
+    ) -> tuple[list[str], list[str]] | None:
+        """The chains of rules that judge an address, and the addresses that are the pod itself; None where it has no
+        chain."""
         packet = replace(first_packet(end, end, family, "TCP", 1), source=address, destination=address)
         chains = self._ruleset.chains[family]
-        for _, rule in walk(self._ruleset, _ROOTS[direction], packet).passed:
-            if isinstance(rule.target, Jump | Goto) and rule.target.chain.startswith(("NP-IN-", "NP-OUT-")):
+        for _, rule in walk(self._ruleset, first, packet).passed:
+            if isinstance(rule.target, Jump | Goto) and rule.target.chain.startswith(_PODS_OWN):
                 leaf = chains[rule.target.chain]
                 own = [
                     m.network
@@ -144,25 +182,44 @@ class _Tables:
                     for m in each.matches
                     if isinstance(m, Address)
                 ]
-                targets = [each.target.chain for each in leaf if isinstance(each.target, Jump | Goto)]
-                return [chains[name] for name in targets if name.startswith("NP-RULES-")], own
-        return [], []
+                judging = [each for each in leaf if all(holds(match, packet, self._ruleset) for match in each.matches)]
+                targets = [each.target.chain for each in judging if isinstance(each.target, Jump | Goto)]
+                return [name for name in targets if name.startswith("NP-RULES-")], own
+        return None
 
-    def _judge(self, pod: Pod, policies: Iterable[Policy], rules: tuple[Rule, ...], direction: Direction) -> int:
-        """The number of who says what these rules of the kernel say for a pod with these ports."""
-        found = [each for policy in policies if not policy.quarantined for each in clauses(policy, direction)]
-        numbers = tuple(_number(self.clauses, each) for each in found)
-        everything = rules[0].origin if len(rules) == 1 and not rules[0].matches else None
-        owner = _number(self._owners, (pod.ports,))
-        audit = lets_through(rules[-1])
-        key = numbers, owner, everything, audit
+    def _judge(
+        self, found: Program, family: Family, policies: Iterable[Policy], pods: Sequence[Pod], direction: Direction
+    ) -> int:
+        """The number of who says what these rules of the kernel say.  `policies`: those whose clauses are looked at for
+        the nearest miss."""
+        numbers = [
+            [_number(self.steps, each) for each in self._kernel.of(rules, family)]
+            for rules in (found.admin, found.policies, found.baseline)
+        ]
+        near = [each for policy in policies if found.otherwise for each in clauses(policy, direction)]
+        owner = _number(self._owners, (pods[0].ports,)) if near else None
+        value = {
+            **dict(zip(("admin", "policies", "baseline"), numbers, strict=True)),
+            "otherwise": found.otherwise,
+            "clauses": [_number(self.clauses, each) for each in near],
+            "owner": owner,
+        }
+        key = repr(value)
         if key not in self._judges:
             self._judges[key] = len(self.judges)
-            whole = None if everything is None else _number(self.rules, everything)
-            self.judges.append({"clauses": list(numbers), "owner": owner, "everything": whole, "audit": audit})
-            for each in found:
-                self._asking.setdefault(each, set()).add(owner)
+            self.judges.append(value)
+            for each in near:
+                self._asking.setdefault(each, set()).add(owner or 0)
         return self._judges[key]
+
+    def step(self, step: Step) -> Json:
+        """`ends`, `ports`: those that it matches, as the numbers of masks."""
+        return {
+            "rule": _number(self.rules, step.origin),
+            "ends": _number(self.masks, step.ends),
+            "ports": _number(self.masks, step.ports),
+            "audit": step.audit,
+        }
 
     # What clauses say -------------------------------------------------------------------------------------------------
 
@@ -235,19 +292,25 @@ class _Tables:
         return 0 if lack is None else 1 + _number(self.lacks, lack._replace(text=_NAMED.sub(r"\1", lack.text)))
 
     def rule(self, origin: Origin) -> Json:
-        policy = self._index.world.policies[origin.policy]
-        rule = (policy.rules(origin.direction) or ())[origin.index]
-        position = rule.position or policy.position
-        return {"policy": origin.policy, "direction": str(origin.direction), "rule": origin.index, **_place(position)}
+        return rule_json(self._index, origin)
+
+
+def _granting(pods: Sequence[Pod], isolations: Sequence[Isolation]) -> tuple[Policy, ...]:
+    """The policies whose rules may be the nearest miss: of a pod that shares its address with no other."""
+    if len(pods) != 1 or pods[0].quarantined:
+        return ()
+    return tuple(policy for policy in isolations[0].policies if not policy.quarantined)
 
 
 def _reason(
-    end: End, address: str, pods: Sequence[Pod], keys: Sequence[str], rules: tuple[Rule, ...], direction: Direction
+    end: End, address: str, pods: Sequence[Pod], keys: Sequence[str], found: Program, direction: Direction
 ) -> str:
-    """As `explain` says it."""
-    if lets_through(rules[-1]):
+    """As `explain` says it, where a NetworkPolicy denies it; '' where none does."""
+    why = found.why
+    if not found.otherwise:
+        return ""
+    if found.otherwise == "audit":
         return f"audited: {end.name} would be isolated for {direction}, and no rule of {' '.join(keys)} allows it"
-    why = rules[-1].comment
     if end.pod is not None and end.pod.quarantined:
         why = "its manifest failed the checks, so nothing is granted to it"
     if len(pods) > 1:

@@ -216,9 +216,14 @@ class Origin:
     tier: Tier | None = None
     action: Action = Action.ACCEPT
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """Of a ClusterNetworkPolicy with its tier."""
         where = f"{self.policy} {self.direction}[{self.index}]"
-        return f"{self.tier} {where} {self.action}" if self.tier else where
+        return f"{self.tier} {where}" if self.tier else where
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.action}" if self.tier else self.place
 
 
 def origin(policy: AnyPolicy, direction: Direction, index: int) -> Origin:
