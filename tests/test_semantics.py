@@ -230,7 +230,7 @@ def test_pods_known_by_address_agree_with_the_reference(world: World) -> None:
     """With every pod local by address, one node judges for both ends; pods that claim one address all have a say."""
     node = Node.of(world, dict.fromkeys(world.pods, "address"))
     for packet in sample_packets(world, 150):
-        if not _between_contested_addresses(world, packet):
+        if not between_contested_addresses(world, packet):
             agree(node, packet, all(verdicts(world, packet)))
 
 
@@ -313,7 +313,7 @@ def agree(node: Node, packet: Packet, verdict: bool) -> None:
         raise AssertionError(f"{packet} should {'pass' if verdict else 'be dropped'}; {dict(node.places)}\n{written}")
 
 
-def _between_contested_addresses(world: World, packet: Packet) -> bool:
+def between_contested_addresses(world: World, packet: Packet) -> bool:
     """From one address of a pod to another while another pod claims one of them: nothing is promised of that."""
     senders, receivers = claimants(world, packet.source), claimants(world, packet.destination)
     own = packet.source != packet.destination and any(pod in receivers for pod in senders)
