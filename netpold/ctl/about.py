@@ -93,8 +93,10 @@ def rules(found: Sequence[Json], *, with_policy: str = "") -> list[str]:
     lines = []
     for rule in found:
         head = f"{rule['policy']} {with_policy}[{rule['rule']}]" if with_policy else f"[{rule['rule']}]"
+        head += f" {rule['name']!r}" if rule["name"] else ""
         pods = f"; now {some(rule['peer_pods'])}" if rule["peer_pods"] is not None else ""
-        passed = f"; passed: {count(rule['passed'])}" if rule["passed"] is not None else ""
+        word = "passed" if rule["action"] == "Accept" else "matched"
+        passed = f"; {word}: {count(rule['passed'])}" if rule["passed"] is not None else ""
         text = printable(f"{rule['text']}{pods}{passed}")
         lines.append(f"    {paint(printable(head), 'bold')}{place(rule)}")
         lines += [f"      {line}" for line in wrapped(text, 6)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from netpold.ctl.client import DEFAULT_SOCKET, ask
 from netpold.ctl.failure import Exit, Failure
+from netpold.policy.model import policy_kind
 
 KINDS = ("pods", "policies", "namespaces")
 PATIENCE_S = 2.0
@@ -37,11 +38,16 @@ def candidates(kind: str, prefix: str, known: dict[str, Any]) -> list[str]:
     """The names of that kind that begin so; `known` as `GET /v1/names` gives it."""
     names: Iterable[str] = known[kind]
     if kind == "namespaces":
-        names = {*names, *(key.partition("/")[0] for each in ("pods", "policies") for key in known[each])}
+        names = {*names, *(_namespace(key) for each in ("pods", "policies") for key in known[each])} - {""}
     found = sorted(name for name in names if name.startswith(prefix))
     if len(found) > MOST_NAMES and "/" not in prefix and kind != "namespaces":
-        return sorted({f"{name.partition('/')[0]}/" for name in found})
+        return sorted({f"{_namespace(name)}/" if _namespace(name) else name for name in found})
     return found
+
+
+def _namespace(key: str) -> str:
+    """Of a pod or policy; '' for one of the cluster."""
+    return key.partition("/")[0] if policy_kind(key) == "NetworkPolicy" else ""
 
 
 def _socket(line: Sequence[str]) -> Path:

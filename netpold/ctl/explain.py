@@ -73,20 +73,15 @@ def _families(answer: Json) -> str:
 
 def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
     facts = [("because", str(judgement["reason"]))]
-    deciding = judgement["denied_by"] or judgement["allowed_by"]
-    if deciding and deciding["tier"] != "NetworkPolicy":
-        what = f"{deciding['tier']} {deciding['policy']} {deciding['direction']}[{deciding['rule']}]"
-        name = f" {deciding['name']!r}" if deciding["name"] else ""
-        facts.append(("denied by" if judgement["denied_by"] else "allowed by", _located(what + name, deciding)))
-    for each in judgement["tiers"]:
-        if each["action"] == "Pass":
-            what = f"{each['tier']} {each['policy']} {each['direction']}[{each['rule']}] passes it on"
-            facts.append(("on the way", _located(what, each)))
+    facts += [_met(judgement, rule) for rule in judgement["tiers"] if rule["tier"] == "Admin"]
+    decides = judgement["denied_by"] if judgement["verdict"] == "deny" else judgement["allowed_by"]
     if judgement["isolating"]:
-        facts.append(("isolated by", ", ".join(_located(each["policy"], each) for each in judgement["isolated_at"])))
+        asked = "" if not decides or decides["tier"] != "Admin" else "; not asked, for Admin rules come before"
+        policies = ", ".join(_located(each["policy"], each) for each in judgement["isolated_at"])
+        facts.append(("isolated by", policies + asked))
         rule, miss = judgement["allowed_by"], judgement["nearest_miss"]
-        if deciding and deciding["tier"] != "NetworkPolicy":
-            pass  # NetworkPolicies were not asked
+        if decides and decides["tier"] != "NetworkPolicy":
+            pass  # it is told with its tier
         elif rule:
             facts.append(("allowed by", _located(f"{rule['policy']} {rule['direction']}[{rule['rule']}]", rule)))
         elif judgement["verdict"] == "deny" or judgement["audit"]:
@@ -94,6 +89,7 @@ def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
             facts.append(
                 ("nearest miss", _located(miss["text"], miss) if miss else "none: no rule lacks just one thing")
             )
+    facts += [_met(judgement, rule) for rule in judgement["tiers"] if rule["tier"] == "Baseline"]
     if not judgement.get("in_force", True):
         node = judgement.get("node")
         facts.append(("judged", f"as {node} does, its own node" if node else "as its own node does"))
@@ -106,6 +102,19 @@ def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
         members = f"{each['members']} member{'' if each['members'] == 1 else 's'}"
         facts.append(("set", f"{each['name']}: {each['meaning']}; {members}, {far['address']} {is_member}"))
     return facts
+
+
+def _met(judgement: Json, rule: Json) -> tuple[str, str]:
+    """A rule of a tier that it meets, and what that does."""
+    name = f" {rule['name']!r}" if rule["name"] else ""
+    what = f"{rule['tier']} {rule['policy']} {rule['direction']}[{rule['rule']}]{name}"
+    if rule["action"] == "Pass":
+        return "on the way", _located(f"{what} passes it on", rule)
+    if rule["action"] == "Accept":
+        return "allowed by", _located(what, rule)
+    if rule == judgement["denied_by"] and judgement["verdict"] == "deny":
+        return "denied by", _located(what, rule)
+    return "audited", _located(f"{what} would deny it", rule)
 
 
 def _located(what: str, place: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from netpold.ctl import about
 from netpold.ctl.about import Json
@@ -64,24 +65,41 @@ def _elsewhere(pod: Json) -> str:
 
 def _direction(found: Json, direction: Direction, elsewhere: str) -> list[str]:
     name = paint(direction, "bold")
-    if not found["isolated"]:
+    policies, tiers = found["policies"], found["tiers"]
+    if not policies and not tiers:
         return [f"{name}: {paint('free', 'green')}, no policy isolates it"]
-    policies = found["policies"]
     state = paint("audited only, NOT ENFORCED", "yellow") if found["audited"] else paint("isolated", "red")
-    lines = [f"{name}: {state}, by {number(len(policies), 'policy')}"]
-    facts = [
-        (
-            "policies",
-            ", ".join(
-                f"{each['policy']}{about.place(each)}{' (audited)' if each['audited'] else ''}" for each in policies
-            ),
-        )
-    ]
+    by = [f"{state}, by {number(len(policies), 'policy')}" if policies else "no NetworkPolicy isolates it"]
+    by += [f"judged by {number(len(tiers), 'policy')} of the cluster"] if tiers else []
+    lines = [f"{name}: {'; '.join(by)}"]
+    facts = [("policies", ", ".join(map(_named, policies)))] if policies else []
     if not elsewhere:
         facts += [("judged", about.count(found["judged"])), ("dropped", about.count(found["dropped"]))]
         facts += about.chains(found["chains"])
     else:
         facts.append(("where", elsewhere))
     lines += pairs([(name, printable(value)) for name, value in facts])
-    allowed = "  allowed" if found["rules"] else "  allowed: nothing"
-    return [*lines, allowed, *about.rules(found["rules"], with_policy=direction)]
+    lines += _tier([each for each in tiers if each["tier"] == "Admin"], direction)
+    if policies:
+        lines.append("  allowed" if found["rules"] else "  allowed: nothing")
+        lines += about.rules(found["rules"], with_policy=direction)
+    baseline = [each for each in tiers if each["tier"] == "Baseline"]
+    if baseline and policies and not found["audited"]:
+        return [*lines, f"  Baseline: not asked ({', '.join(each['policy'] for each in baseline)})"]
+    return [*lines, *_tier(baseline, direction)]
+
+
+def _named(policy: Json) -> str:
+    return f"{policy['policy']}{about.place(policy)}{' (audited)' if policy['audited'] else ''}"
+
+
+def _tier(policies: Sequence[Json], direction: Direction) -> list[str]:
+    """The rules of a tier, in the order in which they count."""
+    lines = [f"  {policies[0]['tier']}, the first of these that matches counts"] if policies else []
+    for each in policies:
+        notes = ["audited: what it denies passes"] if each["audited"] else []
+        notes += ["it may be about this pod, so what it denies counts"] if each["only_denies"] else []
+        about_it = "".join(f", {note}" for note in (f"priority {each['priority']}", *notes))
+        lines.append(f"   {printable(each['policy'])}{about_it}")
+        lines += about.rules(each["rules"], with_policy=direction)
+    return lines

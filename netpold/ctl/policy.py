@@ -23,6 +23,7 @@ def text(policy: Json) -> list[str]:
     lines = [about.title(policy["policy"], policy)]
     facts = [
         *_place(policy),
+        ("subject", policy["subject"]),
         ("selects", about.some(policy["selects"])),
         ("on this node", f"{'selects' if policy['tier'] else 'isolates'} {policy['here']} of them"),
         ("in force", about.in_force(policy)),
@@ -48,7 +49,7 @@ def _place(policy: Json) -> list[tuple[str, str]]:
 def _direction(found: Json | None, direction: Direction, *, in_tier: bool) -> list[str]:
     name = paint(direction, "bold")
     if found is None:
-        return [f"{name}: not its business"]
+        return [f"{name}: {'no rules' if in_tier else 'not its business'}"]
     says = f"isolates, and allows {'nothing' if not found['rules'] else 'what follows'}"
     lines = [f"{name}: {'the first of these that matches counts' if in_tier else says}"]
     if found["pods_here"]["count"]:

@@ -17,8 +17,10 @@ from netpold.daemon.questions import Facts, NoAnswer, Why
 from netpold.daemon.status import finding_json
 from netpold.host.drops import DropTotals
 from netpold.policy.groups import EVERY_POD, PodGroup
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import (
     EVERYTHING,
+    Action,
     AnyPolicy,
     ClusterPolicy,
     Direction,
@@ -31,9 +33,9 @@ from netpold.policy.model import (
     TierRule,
     policy_title,
 )
-from netpold.policy.words import peers_text, ports_text, rule_text
+from netpold.policy.words import peer_text, peers_text, ports_text, rule_text
 from netpold.rules.count import Count, Isolated
-from netpold.rules.counted import RULES_PREFIX, PodChains, rules_chain
+from netpold.rules.counted import RULES_PREFIX, PodChains, rules_chains
 from netpold.rules.ends import MOST_SIMILAR
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES, InSet, Origin, origin
@@ -92,6 +94,9 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
             "judged": _count(tally.judged.get((name, direction))),
             "dropped": _count(tally.dropped.pods.get((name, direction))),
             "chains": _pod_chains(facts, chains.get((name, direction), ())),
+            "tiers": [_in_tier(facts, held, tally, each, isolating, direction) for each in isolating.tiers]
+            if isolating
+            else [],
         }
         yield
     return {
@@ -112,6 +117,21 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
         "in_force_as": _as(f"Pod {name}", pod, held),
         **directions,
         "findings": _findings(held, f"Pod {name}"),
+    }
+
+
+def _in_tier(
+    facts: Facts, held: Held, tally: Tally, policy: ClusterPolicy, isolation: Isolation, direction: Direction
+) -> Json:
+    """What a policy of the cluster says to a pod."""
+    sure = isolation.grants and policy.key not in isolation.denying
+    rules = _rules(facts, tally, policy, direction)
+    return {
+        **_policy_place(policy, held),
+        "tier": str(policy.tier),
+        "priority": policy.priority,
+        "only_denies": not sure,
+        "rules": [rule for rule in rules if sure or rule["action"] == str(Action.DENY)],
     }
 
 
@@ -136,12 +156,13 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
             "pods_here": _some(here),
             "rules": list(_rules(facts, tally, policy, direction)),
             "dropped": _count(tally.dropped.policies.get((name, direction))),
-            "chains": _policy_chains(facts, found),
+            "chains": _policy_chains(facts, name, found),
         }
         yield
     return {
         "policy": name,
         **_place(policy.position),
+        "subject": _subject(policy),
         "selects": _some(selected),
         "here": len({pod for pod, _ in isolated}),
         "audited": name in held.audited,
@@ -157,6 +178,13 @@ def _selects(policy: AnyPolicy) -> PodGroup:
     if isinstance(policy, ClusterPolicy):
         return PodGroup.of(policy.subject, policy)
     return PodGroup(policy.namespace, EVERYTHING, policy.selector)
+
+
+def _subject(policy: AnyPolicy) -> str:
+    """Whom it selects, in words."""
+    if isinstance(policy, ClusterPolicy):
+        return peer_text(policy.subject, "")
+    return peer_text(PodPeer(policy.selector), policy.namespace)
 
 
 def _tier(policy: AnyPolicy) -> Json:
@@ -212,6 +240,8 @@ def _rules(facts: Facts, tally: Tally, policy: AnyPolicy, direction: Direction) 
         yield {
             "policy": policy.key,
             "rule": number,
+            "action": str(rule.action if isinstance(rule, TierRule) else Action.ACCEPT),
+            "name": rule.name if isinstance(rule, TierRule) else "",
             **_place(rule.position or policy.position),
             "text": rule_text(rule, direction, namespace),
             "peers": peers_text(rule, direction, namespace),
@@ -237,19 +267,20 @@ def _pod_chains(facts: Facts, names: Iterable[str]) -> Json:
     for family in FAMILIES:
         chains = facts.ruleset.chains[family]
         own = [name for name in names if name in chains]
-        shared = {each for name in own if (each := rules_chain(chains[name]))}
+        shared = {each for name in own for each in rules_chains(chains, name)}
         found[f"IPv{family}"] = [*own, *sorted(shared)]
     return found
 
 
-def _policy_chains(facts: Facts, names: Iterable[str]) -> Json:
+def _policy_chains(facts: Facts, policy: str, names: Iterable[str]) -> Json:
     """By family, the chains with its rules."""
     return {
         f"IPv{family}": sorted(
             {
                 each
                 for name in names
-                if name in facts.ruleset.chains[family] and (each := rules_chain(facts.ruleset.chains[family][name]))
+                for each in rules_chains(facts.ruleset.chains[family], name)
+                if any(rule.origin and rule.origin.policy == policy for rule in facts.ruleset.chains[family][each])
             }
         )
         for family in FAMILIES
@@ -318,5 +349,8 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> NoAnswer:
     near = [key for key in keys if key.endswith(f"/{bare}")]
     near = near or difflib.get_close_matches(name, own or islice(keys, MOST_SIMILAR), n=3)
     near = near or [key for key in islice(keys, MOST_SIMILAR) if bare and bare in key]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else "write it as namespace/name, as the manifests do"
+    form = "write it as namespace/name, as the manifests do"
+    if what == "policy":
+        form += ", and one of the cluster by its name"
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else form
     return NoAnswer(Why.UNKNOWN, f"no manifest declares the {what} {name}", hint)

@@ -44,7 +44,13 @@ def ports_text(rule: PolicyRule | TierRule) -> str:
     """`every port and protocol`, `80/TCP, 1000-2000/UDP, http/TCP`."""
     if rule.ports is None:
         return "every port and protocol"
-    return ", ".join(port_text(each) for each in rule.ports)
+    shown = (str(each.port) if _of_any_protocol(rule, each) else port_text(each) for each in rule.ports)
+    return ", ".join(dict.fromkeys(shown))
+
+
+def _of_any_protocol(rule: PolicyRule | TierRule, port: PolicyPort) -> bool:
+    """A port's name in a rule of the cluster, which comes once for each protocol."""
+    return isinstance(rule, TierRule) and isinstance(port.port, str)
 
 
 def port_text(port: PolicyPort) -> str:

@@ -73,9 +73,16 @@ def by_pod(ruleset: Ruleset, readings: Readings, chains: PodChains) -> dict[tupl
     return found
 
 
-def rules_chain(rules: Iterable[Rule]) -> str | None:
-    """The chain with the policies' rules that a pod's own chain leads to; None where it leads to none."""
-    return next((rule.target.chain for rule in rules if _judges(rule) and isinstance(rule.target, Jump | Goto)), None)
+def rules_chains(chains: Mapping[str, Sequence[Rule]], first: str) -> list[str]:
+    """The chains with the policies' rules that a pod's own chain leads to, in the order in which they are met."""
+    found: dict[str, None] = {}
+    coming = [first]
+    while coming:
+        targets = (rule.target for rule in chains.get(coming.pop(0), ()) if _judges(rule))
+        new = [each.chain for each in targets if isinstance(each, Jump | Goto) and each.chain not in found]
+        found.update(dict.fromkeys(new))
+        coming += dict.fromkeys(new)
+    return list(found)
 
 
 def add(one: Count, other: Count) -> Count:
