@@ -14,9 +14,9 @@ from typing import NamedTuple
 from netpold.policy.classes import Isolations
 from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
-from netpold.policy.model import AnyPolicy, ClusterPolicy, ContainerPort, Direction, Family, Mode, Pod
+from netpold.policy.model import Action, AnyPolicy, ClusterPolicy, ContainerPort, Direction, Family, Mode, Pod
 from netpold.rules.audit import is_audited
-from netpold.rules.peers import PolicyRules, Targets
+from netpold.rules.peers import PolicyRules
 from netpold.rules.ruleset import IPSet, Rule, sets_used
 from netpold.rules.sets import Sets
 
@@ -51,8 +51,6 @@ class Judges:
 
 _Key = tuple[Direction, Family, tuple[tuple[tuple[str, ...], bool, tuple[ContainerPort, ...]], ...], frozenset[str]]
 _FREE = Isolation(())
-_ALL = Targets("RETURN", "DROP", "RETURN")
-_DENY_ALONE = Targets(None, "DROP", None)
 _NO_PORTS: tuple[ContainerPort, ...] = ()
 
 
@@ -184,8 +182,10 @@ class Judged:
         ports = pod.ports if isolation.grants else None
         for policy in policies:
             sure = isolation.grants and policy.key not in isolation.denying and not policy.quarantined
-            targets = _ALL if sure else _DENY_ALONE
-            if not self._holds(policy):
-                targets = targets._replace(deny=None)
-            rules += self._rules.of(policy, direction, ports, family, targets)
+            holds = self._holds(policy)
+            rules += (
+                rule
+                for rule in self._rules.of(policy, direction, ports, family)
+                if rule.origin and (holds if rule.origin.action is Action.DENY else sure)
+            )
         return tuple(rules)

@@ -41,7 +41,6 @@ from netpold.rules.ruleset import (
     Proto,
     Rule,
     Side,
-    Target,
     origin,
     sets_used,
 )
@@ -49,27 +48,13 @@ from netpold.rules.sets import Sets
 
 Alternative = tuple[Match, ...]
 Ranges = list[tuple[int, int]]
-_Key = tuple[str, Direction, tuple[ContainerPort, ...] | None, Family, "Targets"]
+_Key = tuple[str, Direction, tuple[ContainerPort, ...] | None, Family]
 
 MULTIPORT_SLOTS = 15  # XT_MULTI_PORTS: a port takes one, a range two
 
 
 # What more members of a set mean to packets, where a rule that does this looks a peer up in it.
 _LARGER: Mapping[Action, Larger] = {Action.ACCEPT: "allows", Action.DENY: "forbids", Action.PASS: None}
-
-
-class Targets(NamedTuple):
-    """What a kernel rule does for each action; None: rules with that action are left out."""
-
-    accept: Target | None
-    deny: Target | None
-    passes: Target | None
-
-    def of(self, action: Action) -> Target | None:
-        return {Action.ACCEPT: self.accept, Action.DENY: self.deny, Action.PASS: self.passes}[action]
-
-
-_ACCEPTS = Targets("RETURN", None, None)  # a NetworkPolicy's rules
 
 
 class _Made(NamedTuple):
@@ -91,15 +76,14 @@ class PolicyRules:
         direction: Direction,
         pod_ports: tuple[ContainerPort, ...] | None,
         family: Family,
-        targets: Targets = _ACCEPTS,
     ) -> tuple[Rule, ...]:
         """The kernel rules of a policy for a pod with these ports (None: they are not known, and a port name may stand
-        for any) that it isolates or is about, each with the target of its action."""
+        for any) that it isolates or is about.  Each is a RETURN: what its action is, its origin says."""
         ports = pod_ports if direction is Direction.INGRESS and _uses_named_ports(policy) else ()
-        key = (policy.key, direction, ports, family, targets)
+        key = (policy.key, direction, ports, family)
         made = self._made.get(key)
         if made is None or made.policy != policy:
-            rules = tuple(_kernel_rules(policy, direction, ports, family, targets, self._sets))
+            rules = tuple(_kernel_rules(policy, direction, ports, family, self._sets))
             made = self._made[key] = _Made(policy, rules, sets_used([rules]))
         return made.rules
 
@@ -113,19 +97,15 @@ def _kernel_rules(
     direction: Direction,
     ports: tuple[ContainerPort, ...] | None,
     family: Family,
-    targets: Targets,
     sets: Sets,
 ) -> Iterator[Rule]:
     """The kernel rules of one policy in one direction; `ports`: the named ports of the pod that it is about."""
     entries: Iterable[PolicyRule | TierRule] = policy.rules(direction) or ()
     for number, rule in enumerate(entries):
         came_from = origin(policy, direction, number)
-        target = targets.of(came_from.action)
-        if target is None:
-            continue
         comment = str(came_from)[-COMMENT_LIMIT:]
         for matches in _combinations(_Subject(policy, rule, came_from.action), direction, ports, family, sets):
-            yield Rule(matches, target, comment, came_from)
+            yield Rule(matches, "RETURN", comment, came_from)
 
 
 def _uses_named_ports(policy: AnyPolicy) -> bool:
