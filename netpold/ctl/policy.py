@@ -55,7 +55,7 @@ def _direction(found: Json | None, direction: Direction, *, in_tier: bool) -> li
     if found["pods_here"]["count"]:
         facts = [
             ("pods here", about.some(found["pods_here"])),
-            ("dropped", about.count(found["dropped"])),
+            *([("dropped", about.count(found["dropped"]))] if found["dropped"] or not in_tier else []),
             *about.chains(found["chains"]),
         ]
         lines += pairs([(name, printable(value)) for name, value in facts])
