@@ -507,3 +507,35 @@ def test_a_server_on_a_nodes_network_is_a_node(lab: Lab, backend: Backend, wirin
         reached(f"{isolated}---\n{baseline}", 36364, (True, False), **linux)
         reached(f"{isolated}---\n{ON_NODES}", 36364, (False, False), **linux)
         reached(f"{isolated}---\n{ON_NODES}", 36363, (True, True), **linux)
+
+
+@OTHERWISE
+def test_all_addresses_are_those_of_the_own_node_too(lab: Lab, backend: Backend, wiring: str) -> None:
+    """A gateway, too, which no Node object names; what the pod is asked it may answer."""
+    scene = Scene(lab, backend, wiring)
+    everywhere = """apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: nowhere}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {podSelector: {matchLabels: {app: a}}}}
+  egress:
+  - action: Accept
+    to: [{networks: [0.0.0.0/0]}]
+    protocols: [{tcp: {destinationPort: {number: 53}}}]
+  - action: Deny
+    to: [{networks: [0.0.0.0/0, "::/0"]}]
+"""
+    gateways = {"routed": ["10.99.0.1", "fd99::1"], "bridged": ["10.99.0.1", "fd99::1", "10.72.8.1", "fd72:0:0:8::1"]}
+    with scene.daemon:
+        scene.enforce(nowhere=everywhere)
+        expected = {
+            Probe(pod, address, protocol, port, family_of(address), arrives_at=scene.node): pod is scene.b
+            or (protocol, port, family_of(address)) == ("TCP", 53, 4)
+            for pod in (scene.a, scene.b)
+            for address in gateways[wiring]
+            for protocol, port in (("TCP", 53), ("UDP", 53), ("TCP", 80), ("ICMP", 0))
+        }
+        assert not lab.differences(expected)
+        scene.expect("ba bc ca cb")
