@@ -341,7 +341,7 @@ VERBS = (
         "policy",
         "netpold.ctl.policy",
         "everything about one policy",
-        (_OUTPUT, _SOCKET, _argument("name", metavar="POLICY", help="namespace/policy")),
+        (_OUTPUT, _SOCKET, _argument("name", metavar="POLICY", help="namespace/policy, or of the cluster its name")),
         "Where it is written, whom it selects, what its rules allow and have let pass, its chains and sets.",
     ),
     Verb(
