@@ -184,3 +184,33 @@ def matrix_differences(daemon: Daemon, cluster: Cluster, objects: list[Object]) 
                 wrong.append(f"{row['source']} -> {row['destination']} {asked}: matrix says {verdict}")
     assert seen > len(addresses) ** 2 * len(PORTS)
     return wrong[:20]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("number", (3000, 3010, 3020))
+def test_open_connections_end_where_the_next_mixture_denies_them(
+    backend: Backend, number: int, grounds: dict[Key, Ground]
+) -> None:
+    ground = ground_of((backend, ""), grounds)
+    ended = 0
+    for step in range(number, number + 6):
+        before, after = (Cluster.of(ground.objects(each)) for each in (step, step + 1))
+        ground.enforce(ground.objects(step))
+        flows = {}
+        for source, destination in itertools.permutations(ground.pods, 2):
+            for family in (4, 6):
+                asked = Question(source.address(family), destination.address(family), "TCP", 80)
+                if before.allows(asked):
+                    flows[asked] = ground.lab.flow(source, destination, port=80, family=family, interval=0.05)
+        for daemon in ground.daemons:
+            daemon.write("all.yaml", *ground.objects(step + 1))
+        for daemon in ground.daemons:
+            daemon.wait(30)
+        still = [str(asked) for asked, flow in flows.items() if not after.allows(asked) and flow.stopped() is None]
+        assert not still, f"{step}: still open: {still}"
+        cut = [str(asked) for asked, flow in flows.items() if after.allows(asked) and not flow.moving()]
+        assert not cut, f"{step}: cut: {cut}"
+        ended += sum(not after.allows(asked) for asked in flows)
+        ground.lab.close_flows()
+    assert ended > 20
