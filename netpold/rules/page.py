@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, Literal, TypeVar
 
+from netpold.policy.classes import Isolations
 from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod, PodPeer, Policy, Position
@@ -55,8 +56,7 @@ def explained_in_steps(index: Index, ruleset: Ruleset, matrix: Matrix) -> Steps[
         found = near[f"IPv{family}"][str(direction)] = []
         for number, each in enumerate(matrix.ends):
             found.append(tables.near(each, family, direction))
-            if number % STEP == 0:
-                yield (part + number / len(matrix.ends)) / len(around) / 2
+            yield (part + number / len(matrix.ends)) / len(around) / 2
     # the table of clauses is complete only now
     told = []
     for number, clause in enumerate(tables.clauses):
@@ -93,6 +93,7 @@ class _Tables:
         self._judges: dict[Any, int] = {}
         self._owners: dict[_Owners, int] = {}
         self._asking: dict[Clause, set[int]] = {}  # numbers of owners
+        self._isolations = Isolations(index)
         self._kernel = KernelSteps(ruleset, matrix)
         self._hosts = [(number, each) for number, each in enumerate(matrix.ends) if each.is_host]
         self._fars = {family: [self._far(each, family) for each in matrix.ends] for family in FAMILIES}
@@ -133,7 +134,7 @@ class _Tables:
         address = end.address(family) or ""
         chain, at_home = root(self._ruleset, family, way, direction)
         pods = sorted(self._index.claimants(address), key=lambda pod: pod.key) or [each for each in (end.pod,) if each]
-        isolations = [self._index.isolation(pod, direction) for pod in pods]
+        isolations = [self._isolations.of(pod, direction) for pod in pods]
         before = f"{left_of(end, end.lingerer)}: " if end.lingerer else ""
         if not end.lingerer:
             if not chain or (at_home and not any(each.tiers for each in isolations)):

@@ -80,6 +80,7 @@ class KernelSteps:
             family: [(number, address) for number, each in enumerate(matrix.ends) if (address := each.address(family))]
             for family in FAMILIES
         }
+        self._all = {family: sum(1 << number for number, _ in self._ends[family]) for family in FAMILIES}
         self._matched: dict[tuple[Family, Match], int] = {}
         self._made: dict[tuple[Family, int], tuple[tuple[Step, ...], Rule]] = {}  # by rule, which is kept
 
@@ -93,27 +94,27 @@ class KernelSteps:
 
     def _steps(self, rule: Rule, family: Family) -> Iterator[Step]:
         assert rule.origin is not None
-        ends, ports = self._all(family), (1 << len(self._every_port)) - 1
+        ports = (1 << len(self._every_port)) - 1
+        for match in rule.matches:
+            if ports and not isinstance(match, InSet | Address):
+                ports &= self._of_port(match, family)
+        ends = self._all[family] if ports else 0
         named = None
         for match in rule.matches:
             if isinstance(match, InSet) and match.side == "dst,dst":
                 named = match
-            elif isinstance(match, InSet | Address):
+            elif ends and isinstance(match, InSet | Address):
                 ends &= self._of_address(match, family)
-            else:
-                ports &= self._of_port(match, family)
         audit = isinstance(rule.target, Log)
+        if not ends:
+            return
         if named is None:
-            if ends and ports:
-                yield Step(rule.origin, ends, ports, audit)
+            yield Step(rule.origin, ends, ports, audit)
             return
         for port in self._every_port:
             found = ends & self._having(named, family, port) if ports >> port & 1 else 0
             if found:
                 yield Step(rule.origin, found, 1 << port, audit)
-
-    def _all(self, family: Family) -> int:
-        return sum(1 << number for number, _ in self._ends[family])
 
     def _of_address(self, match: InSet | Address, family: Family) -> int:
         """The ends that a match is met by, whatever the port."""
