@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from netpold.config import Settings
+from netpold.ctl.explain import text as explained
 from netpold.ctl.main import VERBS
 from netpold.daemon.control import Control
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status
@@ -233,6 +234,21 @@ class TestCommandLine:
             done = ctl("status", "--socket", tmp_path / "s")
         assert done.returncode == 3
         assert "does not answer as netpold does" in done.stderr
+
+    def test_a_daemon_that_ends_before_it_has_answered(self, tmp_path: Path) -> None:
+        import socket as sockets
+
+        def hang_up() -> None:
+            with server.accept()[0] as client:
+                client.recv(1000)
+
+        with sockets.socket(sockets.AF_UNIX) as server:
+            server.bind(str(tmp_path / "s"))
+            server.listen()
+            threading.Thread(target=hang_up, daemon=True).start()
+            done = ctl("monitor", "--follow", "--socket", tmp_path / "s")
+        assert done.returncode == 3
+        assert "netpold has ended, or was restarted" in done.stderr
 
 
 class TestStatus:
@@ -492,6 +508,13 @@ class TestExplain:
             "allow",
         )
 
+    def test_by_whom_it_is_judged(self, manifests: Path) -> None:
+        done = ctl("explain", "shop/web", "shop/db", "5432/TCP", "--manifests", manifests, "-o", "json")
+        value = json.loads(done.stdout)
+        for node, words in (("n9", "by its own node, n9, not by this one"), (None, "by its own node, not by this one")):
+            value["ingress"] |= {"in_force": False, "node": node}
+            assert f"  judged       {words}" in explained(value)
+
     def test_audited(self, manifests: Path) -> None:
         text = MANIFESTS.replace(
             "{name: db, namespace: shop}\nspec:", "{name: db, namespace: shop, annotations: AUDIT}\nspec:"
@@ -499,7 +522,7 @@ class TestExplain:
         (manifests / "shop.yaml").write_text(text.replace("AUDIT", "{netpold.io/mode: audit}"))
         done = ctl("explain", "shop/web", "shop/db", "80/TCP", "--manifests", manifests)
         assert done.returncode == 0, done.stderr
-        assert "ingress: allow, but for audit mode deny\n" in done.stdout
+        assert "ingress: allow (audit mode; else it would be denied)\n" in done.stdout
         assert "nearest miss  shop/db ingress[1] would allow it but for the port: it has 5432/TCP" in done.stdout
 
     @pytest.mark.parametrize(
