@@ -63,11 +63,12 @@ def some(found: Json, most: int = MOST_NAMED) -> str:
     return number(found["count"], "pod") + (f": {names}{more}" if names else "")
 
 
-def count(found: Json | None) -> str:
-    """`12 packets, 3.4 kB`."""
+def count(found: Json | None, since: str = "") -> str:
+    """`12 packets, 3.4 kB`; `since`: of what, or since when."""
     if found is None:
         return "not counted here"
-    return f"{number(found['packets'], 'packet')}, {size(found['bytes'])}" if found["packets"] else "nothing"
+    counted = f"{number(found['packets'], 'packet')}, {size(found['bytes'])}" if found["packets"] else "nothing"
+    return f"{counted}, {since}" if since else counted
 
 
 def size(octets: float) -> str:
@@ -94,7 +95,8 @@ def rules(found: Sequence[Json], *, with_policy: str = "") -> list[str]:
     for rule in found:
         head = f"{rule['policy']} {with_policy}[{rule['rule']}]" if with_policy else f"[{rule['rule']}]"
         pods = f"; now {some(rule['peer_pods'])}" if rule["peer_pods"] is not None else ""
-        passed = f"; passed: {count(rule['passed'])}" if rule["passed"] is not None else ""
+        whose = " of all pods here" if with_policy else ""
+        passed = f"; passed{whose}: {count(rule['passed'])}" if rule["passed"] is not None else ""
         text = printable(f"{rule['text']}{pods}{passed}")
         lines.append(f"    {paint(printable(head), 'bold')}{place(rule)}")
         lines += [f"      {line}" for line in wrapped(text, 6)]

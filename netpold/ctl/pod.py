@@ -69,19 +69,21 @@ def _direction(found: Json, direction: Direction, elsewhere: str) -> list[str]:
     policies = found["policies"]
     state = paint("audited only, NOT ENFORCED", "yellow") if found["audited"] else paint("isolated", "red")
     lines = [f"{name}: {state}, by {number(len(policies), 'policy')}"]
-    facts = [
-        (
-            "policies",
-            ", ".join(
-                f"{each['policy']}{about.place(each)}{' (audited)' if each['audited'] else ''}" for each in policies
-            ),
-        )
-    ]
+    facts = [("policies", ", ".join(_policy(each) for each in policies))]
     if not elsewhere:
-        facts += [("judged", about.count(found["judged"])), ("dropped", about.count(found["dropped"]))]
+        facts += [
+            ("judged", about.count(found["judged"], "since its rules were written")),
+            ("dropped", about.count(found["dropped"], "since netpold started")),
+        ]
         facts += about.chains(found["chains"])
     else:
         facts.append(("where", elsewhere))
     lines += pairs([(name, printable(value)) for name, value in facts])
     allowed = "  allowed" if found["rules"] else "  allowed: nothing"
     return [*lines, allowed, *about.rules(found["rules"], with_policy=direction)]
+
+
+def _policy(each: Json) -> str:
+    audited = " (audited)" if each["audited"] else ""
+    version = "" if each["in_force_as"] == "written" else f" ({about.in_force(each)})"
+    return f"{each['policy']}{about.place(each)}{audited}{version}"

@@ -23,7 +23,7 @@ def text(policy: Json) -> list[str]:
     lines = [about.title(policy["policy"], policy)]
     facts = [
         ("selects", about.some(policy["selects"])),
-        ("on this node", f"isolates {policy['here']} of them"),
+        ("on this node", f"{'would isolate' if policy['audited'] else 'isolates'} {policy['here']} of them"),
         ("in force", about.in_force(policy)),
     ]
     if policy["audited"]:
@@ -33,19 +33,20 @@ def text(policy: Json) -> list[str]:
     ]
     lines += pairs([(name, printable(value)) for name, value in facts])
     for direction in Direction:
-        lines += ["", *_direction(policy[direction], direction)]
+        lines += ["", *_direction(policy[direction], direction, audited=policy["audited"])]
     return lines
 
 
-def _direction(found: Json | None, direction: Direction) -> list[str]:
+def _direction(found: Json | None, direction: Direction, *, audited: bool) -> list[str]:
     name = paint(direction, "bold")
     if found is None:
-        return [f"{name}: not its business"]
-    lines = [f"{name}: isolates, and allows {'nothing' if not found['rules'] else 'what follows'}"]
+        return [f"{name}: does not isolate"]
+    isolates = "would isolate, and allow" if audited else "isolates, and allows"
+    lines = [f"{name}: {isolates} {'nothing' if not found['rules'] else 'what follows'}"]
     if found["pods_here"]["count"]:
         facts = [
             ("pods here", about.some(found["pods_here"])),
-            ("dropped", about.count(found["dropped"])),
+            ("dropped", about.count(found["dropped"], "of these pods, by whichever policy, since netpold started")),
             *about.chains(found["chains"]),
         ]
         lines += pairs([(name, printable(value)) for name, value in facts])
