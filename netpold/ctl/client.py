@@ -71,6 +71,9 @@ def _asked(path: Path, method: str, url: str, timeout: float, body: bytes | None
     except TimeoutError as error:
         hint = "see the daemon's log: `journalctl -u netpold`"
         raise Failure(f"no answer from {path} within {timeout:g} s", hint, Exit.TIMED_OUT) from error
+    except (http.client.RemoteDisconnected, ConnectionResetError) as error:
+        hint = "ask again when it runs: `systemctl status netpold`"
+        raise Failure("netpold has ended, or was restarted, before it answered", hint, Exit.NOT_RUNNING) from error
     except (OSError, http.client.HTTPException) as error:
         hint = "see whether --socket names the socket of netpold"
         raise Failure(f"{path} does not answer as netpold does: {error}", hint, Exit.NOT_RUNNING) from error
