@@ -260,6 +260,27 @@ def pods_with(**match: str) -> dict[str, Any]:
             "the address: 192.0.2.1 is not in 10.9.0.0/16",
         ),
         (
+            "shop/a",
+            ("TCP", 80),
+            {"from": [{"ipBlock": {"cidr": "10.9.0.0/16"}}]},
+            "address",
+            "the address: that of shop/a is not in 10.9.0.0/16",
+        ),
+        (
+            "shop/a",
+            ("TCP", 80),
+            {"from": [{"ipBlock": {"cidr": "::/0"}}]},
+            "address",
+            "the address: that of shop/a is IPv4, and it has ::/0",
+        ),
+        (
+            "shop/a",
+            ("TCP", 80),
+            {"ports": [{"port": "http"}, {"port": 8080}, {"port": 8080, "protocol": "TCP"}]},
+            "port",
+            "the port: it has http/TCP, which is 8080 on shop/b, 8080/TCP",
+        ),
+        (
             "192.0.2.1",
             ("TCP", 80),
             {"from": [pods_with(app="web")]},
