@@ -192,9 +192,10 @@ class _Comparison:
         """Put the changes there."""
         effects: dict[_Effect, list[_Rectangle]] = defaultdict(list)
         senders, receivers = self._sides(Direction.EGRESS), self._sides(Direction.INGRESS)
+        changing = [each for each in receivers if each.changed]
         for number, sender in enumerate(senders):
             yield number / len(senders)
-            for receiver in receivers:
+            for receiver in receivers if sender.changed else changing:
                 if sender.may_change(receiver):
                     self._meet(sender, receiver, effects)
         for effect, rectangles in effects.items():
