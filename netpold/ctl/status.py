@@ -73,9 +73,10 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
         lines += _rolled_back(status["rollback"])
     lines += _audited(status["audited"])
     lines += pairs(_facts(status, now))
-    if status["warnings"] or status["findings"]:
+    warnings = [each for each in status["warnings"] if each != status["error"]]
+    if warnings or status["findings"]:
         lines.append("")
-    for warning in status["warnings"]:
+    for warning in warnings:
         lines += _item("warning", str(warning))
     ordered = sorted(status["findings"], key=lambda each: each["severity"])  # errors first
     lines += [findings.line(each) for each in ordered[:FINDINGS_SHOWN]]
@@ -115,16 +116,16 @@ def _audited(audited: dict[str, Any]) -> list[str]:
     if not (audited["count"] or audited["namespaces"] or audited["by_settings"]):
         return []
     by = []
-    if audited["by_settings"]:
-        by.append("as the settings say of all that say nothing")
     if audited["namespaces"]:
         more = f" and {len(audited['namespaces']) - MOST_NAMED} more" if len(audited["namespaces"]) > MOST_NAMED else ""
         names = ", ".join(audited["namespaces"][:MOST_NAMED])
         one = len(audited["namespaces"]) == 1
         by.append(f"as namespace {names} says" if one else f"as the namespaces {names}{more} say")
+    if audited["by_settings"]:
+        by.append("as the settings say of all that say nothing")
     more = ", ..." if audited["count"] > MOST_NAMED else ""
     names = f": {', '.join(audited['policies'][:MOST_NAMED])}{more}" if audited["count"] else ""
-    why = f" ({'; '.join(by)})" if by else ""
+    why = f" (as they say themselves, or {', or '.join(by)})" if by else ""
     what = (
         f"{number(audited['count'], 'policy')} in audit mode{names}{why}; `netpoldctl audit` shows what they would drop"
     )
