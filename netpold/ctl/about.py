@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from netpold.ctl import findings
-from netpold.ctl.client import ask
+from netpold.ctl.client import ask, warn
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import paint, say, say_json, wrapped
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace, what: str, text: Callable[[Json], list[st
     """Show what the daemon says of a pod or a policy; `text`: its lines for a person.  Raises Failure."""
     with progress("asking the daemon"):
         found: Json = ask(arguments.socket, "GET", f"/v1/{what}?{urlencode({'name': arguments.name})}")
+    warn(found)
     if arguments.output == "json":
         say_json(found)
         return Exit.FINE

@@ -41,7 +41,10 @@ def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S, body: byte
 
 
 def warn(answer: Any) -> None:
-    """Say on standard error where packets go past the rules that an answer is about."""
+    """Say on standard error where other policies than the manifests' are what an answer is about, and where packets go
+    past their rules."""
+    if answer.get("instead"):
+        print(f"netpoldctl: {printable(answer['instead'])}: it is not the manifests that are in force", file=sys.stderr)
     for each in answer.get("unfiltered", ()):
         print(f"netpoldctl: the answer does not hold for all packets: {printable(each)}", file=sys.stderr)
 

@@ -62,7 +62,8 @@ class Facts:
     """What is in force at a moment, for the loop's thread alone: it changes some of it in place.
 
     `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.  `unfiltered`: in
-    words, which packets of this node's pods do not pass netpold's rules at all.
+    words, which packets of this node's pods do not pass netpold's rules at all.  `instead`: what is in force instead of
+    the manifests, in words.
     """
 
     moment: tuple[int, int]
@@ -74,6 +75,7 @@ class Facts:
     endpoints: Mapping[str, Endpoint]
     settings: CompileSettings
     unfiltered: tuple[str, ...] = ()
+    instead: str | None = None
 
     @property
     def world(self) -> World:
@@ -97,7 +99,7 @@ def answer(
                 yield
         except StopIteration as end:
             head = {"version": 1, "revision": facts.revision, "state": facts.state, "node": facts.node}
-            return {**head, "unfiltered": list(facts.unfiltered), **end.value}
+            return {**head, "instead": facts.instead, "unfiltered": list(facts.unfiltered), **end.value}
     raise NoAnswer(
         Why.BUSY, "what is in force changes faster than this can be answered", "try again when less is changing"
     )

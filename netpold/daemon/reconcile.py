@@ -367,6 +367,7 @@ class Reconciler:
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
             unfiltered=known.unfiltered,
+            instead=status.tried.words() if status.tried else None,
         )
 
     def _held(self) -> Held:
