@@ -85,8 +85,9 @@ def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
         facts.append(("rule", judgement["rule"]))
     for each in judgement["sets"]:
         is_member = "is one of them" if each["has_peer"] else "is not one of them"
-        members = f"{each['members']} member{'' if each['members'] == 1 else 's'}"
-        facts.append(("set", f"{each['name']}: {each['meaning']}; {members}, {far['address']} {is_member}"))
+        count = each["members"]  # null: of a set of another node
+        members = "" if count is None else f"{count} member{'' if count == 1 else 's'}, "
+        facts.append(("set", f"{each['name']}: {each['meaning']}; {members}{far['address']} {is_member}"))
     return facts
 
 

@@ -25,7 +25,7 @@ from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ends import End, UnknownEndpoint, end, judges
 from netpold.rules.matrix import matrix_in_steps
-from netpold.rules.offline import offline_ruleset
+from netpold.rules.offline import between
 from netpold.rules.page import explained_in_steps
 from netpold.rules.port import NoPort, as_json, parse
 from netpold.rules.ruleset import Ruleset
@@ -116,7 +116,9 @@ def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
         yield
         if not any(away):
             return _told(facts, here, here, away)
-        return _told(facts, here, explain_json(facts.index, _elsewhere(facts, away), *asked), away)
+        # what other nodes make of the same manifests for these pods
+        ruleset = yield from between(facts.index, sorted(set().union(*away)), ends, facts.settings)
+        return _told(facts, here, explain_json(facts.index, ruleset, *asked), away)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
 
@@ -128,11 +130,6 @@ def _own(facts: Facts, source: End, destination: End) -> Interface | None:
     return next(iter(facts.endpoints[source.pod.key].interfaces), None)
 
 
-def _elsewhere(facts: Facts, away: Iterable[Set[str]]) -> Ruleset:
-    """What other nodes make of the same manifests for these pods."""
-    return offline_ruleset(facts.index, set().union(*away), facts.settings)
-
-
 def _told(facts: Facts, here: Json, there: Json, away: Sequence[Set[str]]) -> Json:
     """One answer of both: each end's pod is judged on its own node."""
     told = dict(here)
@@ -140,9 +137,17 @@ def _told(facts: Facts, here: Json, there: Json, away: Sequence[Set[str]]) -> Js
         denies = here[direction]["verdict"] == "deny"
         of = there if pods and not denies else here
         told[direction] = {**of[direction], "in_force": of is here, "node": _node(facts, pods)}
+        if of is not here:
+            told[direction]["sets"] = [_elsewhere(facts, each) for each in of[direction]["sets"]]
     denied = any(told[direction]["verdict"] == "deny" for direction in ("egress", "ingress"))
     told["verdict"] = "deny" if denied else "allow"
     return told
+
+
+def _elsewhere(facts: Facts, told: Json) -> Json:
+    """A set of another node, of which only the members that were asked about are known, unless it is here as well."""
+    here = facts.ruleset.sets.get(told["name"])
+    return {**told, "members": len(here.members) if here else None}
 
 
 def _node(facts: Facts, pods: Set[str]) -> str | None:
@@ -170,9 +175,12 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     wanted = [_port(each) for each in _listed(parameters, "ports")]
     ports, left_out = (wanted, []) if wanted else asked.ports(world, pods)
     in_force = facts.endpoints.keys() >= set(pods)
-    ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
+    others, ruleset = _listed(parameters, "addresses"), facts.ruleset
     try:
-        found = yield from matrix_in_steps(facts.index, ruleset, pods, _listed(parameters, "addresses"), ports)
+        if not in_force:
+            ends = [end(facts.index, name) for name in [*pods, *others]]
+            ruleset = yield from between(facts.index, pods, ends, facts.settings)
+        found = yield from matrix_in_steps(facts.index, ruleset, pods, others, ports)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
     what = f"what node {facts.node} enforces" if in_force else f"what node {facts.node} knows"
