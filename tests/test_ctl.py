@@ -250,6 +250,19 @@ class TestCommandLine:
         assert done.returncode == 3
         assert "netpold has ended, or was restarted" in done.stderr
 
+    def test_too_little_memory_is_no_verdict(self, tmp_path: Path) -> None:
+        pod = "{apiVersion: v1, kind: Pod, metadata: {name: p%d, namespace: x}}"
+        (tmp_path / "pods.yaml").write_text("\n---\n".join(pod % number for number in range(30_000)))
+        program = f"""import resource, sys
+from netpold.ctl import check, main
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {5 << 20},) * 2)
+sys.exit(main.main(["check", {str(tmp_path)!r}]))"""
+        words = [CTL[0], "-c", program]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert done.stderr.splitlines()[-2] == "netpoldctl: there is not enough memory for this"
+
 
 class TestStatus:
     def test_json(self, socket: Path, daemon: Daemon) -> None:

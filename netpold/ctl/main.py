@@ -477,6 +477,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failure as failure:
         print(f"netpoldctl: {failure}\nhint: {failure.hint}", file=sys.stderr)
         return failure.code
+    except MemoryError:
+        hint = "ask about less at once, or where there is more memory"
+        print(f"netpoldctl: there is not enough memory for this\nhint: {hint}", file=sys.stderr)
+        return Exit.USAGE  # no verdict
     except KeyboardInterrupt:
         return 130
     except streams.OutputError as error:
