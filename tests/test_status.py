@@ -44,8 +44,12 @@ def said(status: Status) -> str:
 
 
 def test_what_makes_it_degraded_is_told_once() -> None:
-    status = replace(Status.starting(Settings(), "nft"), state="degraded", error="the bridge", warnings=("the bridge",))
+    start = Status.starting(Settings(), "nft")
+    status = replace(start, state="degraded", error="the bridge", warnings=("the bridge",))
     assert said(status).count("the bridge") == 1
+    failed = replace(status, error="ipset failed")
+    states = (start, replace(start, state="enforcing"), status, failed)
+    assert [each.is_in_force for each in states] == [False, True, True, False], "the host's doing is none of netpold's"
 
 
 def test_who_says_that_policies_are_audited() -> None:

@@ -190,6 +190,12 @@ class Status:
             },
         }
 
+    @property
+    def is_in_force(self) -> bool:
+        """Whether what the manifests say is in the kernel.  Degraded it is too where packets go past it for what is the
+        host's doing: then the error is one of the warnings."""
+        return self.state == "enforcing" or (self.state == "degraded" and self.error in self.warnings)
+
     def line(self) -> str:
         """What is enforced, or why it is not, in one line: the service's STATUS."""
         text = f"{self.state}, revision {self.revision}: {self.summary()}"

@@ -63,8 +63,7 @@ class Trials:
 
     def _put_in_force(self, trial: Trial) -> None:
         waited, status = self._inbox.wait(TRY_S), self._status()
-        in_force = status.state != "degraded" or status.error in status.warnings  # what the host's fault is was before
-        if waited and self._tryout.current is trial and in_force:
+        if waited and self._tryout.current is trial and status.is_in_force:
             return
         error = status.error or "the manifests changed, or it could not be put in force in time"
         self._tryout.end("it did not come into force")
