@@ -115,8 +115,9 @@ def mended(world: World, miss: Miss, far: str, pod: Pod | None, protocol: str, p
 def allows(world: World, policy: Policy, miss: Miss, peer: PodPeer, pod: Pod) -> bool:
     """Whether the peer means the pod now."""
     space = world.namespace(pod.namespace)
-    here = policy.namespace == pod.namespace if peer.namespaces is None else matches(peer.namespaces, space.labels)
-    return here and not space.quarantined | pod.quarantined
+    if peer.namespaces is None:
+        return policy.namespace == pod.namespace and not pod.quarantined
+    return matches(peer.namespaces, space.labels) and not space.quarantined | pod.quarantined
 
 
 def with_rule(world: World, policy: Policy, miss: Miss, **fields: Any) -> World:
