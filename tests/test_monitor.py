@@ -20,7 +20,7 @@ from netpold.daemon.wording import line, reason
 from netpold.host.nflog import Group, Heading, Logged
 from netpold.policy.manifest import parse
 from netpold.policy.model import Direction, Pod
-from tests.lab import Backend, Lab
+from tests.lab import Backend, Lab, Outcome, Probe
 from tests.lab.daemon import CHECKOUT
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
 
@@ -66,6 +66,12 @@ def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
     assert (first["protocol"], first["port"]) == ("UDP", 80) and ":" in first["source"]["address"]
     assert {first["interface_in"], first["interface_out"]} == {scene.a.interface, scene.b.interface}
     assert "dropped" in scene.daemon.log.read_text() and "x/b -> x/a 80/UDP" in scene.daemon.log.read_text()
+    scene.c.spoof(scene.a.address(4))
+    lie = Probe(scene.c, scene.b, "UDP", 80, 4, source_address=scene.a.address(4))
+    assert scene.lab.probe([lie])[lie] is not Outcome.OK
+    assert eventually(lambda: any(each["why"] == "spoofed" and ends(each)[0] == "x/a" for each in events(scene)))
+    spoofed = next(each for each in events(scene) if each["why"] == "spoofed" and ends(each)[0] == "x/a")
+    assert (spoofed["sender"], spoofed["interface_in"], spoofed["judged"]) == ("x/c", scene.c.interface, None)
     assert not answer(scene, "audit")["rows"]
 
     scene.enforce(audit=AUDIT)
