@@ -306,6 +306,19 @@ def test_two_things_are_no_near_miss() -> None:
         assert near_b("monitoring/prom", ("TCP", 80), rule).nearest_miss is None
 
 
+def test_a_namespace_whose_manifest_is_faulty_lacks_that_too() -> None:
+    """No namespaceSelector selects it."""
+    spec = {"podSelector": {"matchLabels": {"app": "b"}}, "ingress": [{"from": [{"podSelector": {}}]}]}
+    metadata = {"namespace": "shop", "name": "b"}
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+    world = to_world([*SPACES, *PODS, policy])
+    words = ("ops/admin", "shop/b", "TCP", 80)
+    miss = judged(world, words, Direction.INGRESS).nearest_miss
+    assert miss is not None and miss.but_for == "namespace"
+    faulty = {**world.namespaces, "ops": replace(world.namespace("ops"), quarantined=True)}
+    assert judged(replace(world, namespaces=faulty), words, Direction.INGRESS).nearest_miss is None
+
+
 def test_the_nearest_is_the_one_that_was_meant() -> None:
     """A rule for this peer comes before one for anybody, fewer labels before more, and labels before blocks."""
     dns, labels_of = {"ports": [{"port": 53}]}, {"from": [pods_with(app="web")]}

@@ -252,10 +252,12 @@ def _pod_lack(world: World, clause: Clause, peer: PodPeer, pod: Pod) -> Lack | N
 
 def _namespace_lack(world: World, clause: Clause, selector: Selector | None, pod: Pod) -> Lack | None:
     name = pod.namespace
+    namespace = world.namespace(name)
+    if selector is None and namespace.quarantined:
+        return None  # with a namespaceSelector, its manifest would be lacking
     if selector is None:
         text = f"the namespace: it has no namespaceSelector, so it means pods of {clause.namespace} alone"
         return Lack((_NAMESPACE, 0), "namespace", text)
-    namespace = world.namespace(name)
     if namespace.quarantined:
         text = f"the manifest of the namespace {name}: it failed the checks, so its labels are unknown"
         return (
