@@ -7,6 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netpold.daemon.questions import Texts
 from netpold.daemon.routes import AT_ONCE, _pieces, as_json
 
 VALUES = st.recursive(
@@ -23,6 +24,12 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_an_answer_in_pieces_is_the_answer(value: object) -> None:
     assert as_json(value) == json.dumps(value).encode() + b"\n"
+
+
+@given(st.lists(VALUES, max_size=5), st.integers(0, AT_ONCE))
+def test_what_is_written_already_is_not_written_again(values: list[object], times: int) -> None:
+    values *= times
+    assert json.loads(as_json({"a": Texts(map(json.dumps, values))})) == {"a": values}
 
 
 def test_no_piece_is_long() -> None:

@@ -38,6 +38,10 @@ TRIES = 5  # how often to begin again
 Json = dict[str, Any]
 
 
+class Texts(list[str]):
+    """Values in an answer that are written as JSON already: ten thousand of them are no work for the collector."""
+
+
 class Why(Enum):
     """There is no answer: the question is wrong, asks for what is not there, comes at a bad time, or
     after a flush, when nothing is in force any more."""
@@ -204,14 +208,13 @@ def names(facts: Facts, parameters: Parameters) -> Question[Json]:
 
 def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
     """The world in force, as the manifests that say it."""
-    found: list[Any] = []
-    where: list[Json] = []
+    found, where = Texts(), Texts()
     for number, each in enumerate(_objects(facts.world)):
-        found.append(json.loads(written(each)))
+        found.append(written(each))
         at = each.position
         name = f"{KINDS[type(each)]} {each.key}"
         place = {"file": at and at.file, "line": at and at.line, "rules": rule_lines(each)}
-        where.append({"object": name, **place, "quarantined": each.quarantined})
+        where.append(json.dumps({"object": name, **place, "quarantined": each.quarantined}))
         if number % STEP == 0:
             yield
     return {"manifests": found, "where": where}
