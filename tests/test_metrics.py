@@ -77,7 +77,11 @@ class Figures:
 FIGURES = Figures(rules={"IPv4": 20, "IPv6": 10})
 DROPS = DropTotals(
     pods={("shop/web", IN): Count(5, 500), ("shop/web", OUT): Count(0, 0), ("shop/db", IN): Count(2**53, 2**60)},
-    policies={("shop/deny-all", IN): Count(5, 500)},
+    policies={
+        ("shop/deny-all", IN): Count(5, 500),
+        ("deny-metadata", IN): Count(7, 700),
+        ("AdminNetworkPolicy/old", IN): Count(8, 800),
+    },
     spoofed={4: Count(3, 180), 6: Count(0, 0)},
     failures=2,
 )
@@ -143,6 +147,9 @@ def test_drops_are_told_by_pod_and_policy_and_direction() -> None:
     assert value(text, "netpold_dropped_bytes_total", namespace="shop", pod="db", direction="ingress") == 2**60
     named = {"namespace": "shop", "policy": "deny-all", "direction": "ingress"}
     assert value(text, "netpold_policy_dropped_packets_total", **named) == 5
+    for name, packets in (("deny-metadata", 7), ("AdminNetworkPolicy/old", 8)):
+        of_cluster = {"namespace": "", "policy": name, "direction": "ingress"}
+        assert value(text, "netpold_policy_dropped_packets_total", **of_cluster) == packets
     assert value(text, "netpold_spoofed_packets_total", family="ipv4") == 3
     assert value(text, "netpold_drop_read_failures_total") == 2
 

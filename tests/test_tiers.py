@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
 from netpold.policy.manifest import parse
-from netpold.policy.model import Finding, World
-from netpold.rules.explain import explain
+from netpold.policy.model import Finding, World, policy_title
+from netpold.rules.explain import Judgement, explain
 from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
 from tests.cases import Case, all_cases
@@ -20,7 +20,7 @@ from tests.objects import to_manifests, to_world
 from tests.reference import Packet, verdicts
 from tests.strategies import Shape, sample_packets, worlds
 from tests.tiers.mixtures import PORTS, Object, Place, mixture
-from tests.tiers.oracle import Cluster, Question
+from tests.tiers.oracle import Cluster, Question, Side
 
 WHOLE = Shape(tiers=5, policies=4, contested=False)
 CASES = [case for case in all_cases() if case.name.startswith("tiers-")]
@@ -80,6 +80,19 @@ def test_a_mixture_is_read_as_it_is_written(number: int) -> None:
     assert world == to_world(objects(number))
 
 
+def shown(judgement: Judgement) -> Side:
+    """What an explanation says, as the oracle says it."""
+    met = [(policy_title(each.policy), each.index) for each in judgement.tiers]
+    decides = judgement.denied_by or judgement.allowed_by
+    by: tuple[str, int] | str | None = None
+    if decides is not None and decides.tier:
+        by = met.pop()
+        assert by == (policy_title(decides.policy), decides.index)
+    elif decides is not None or (judgement.verdict == "deny" and judgement.isolating):
+        by = "NetworkPolicy"
+    return Side(judgement.verdict == "allow", by, tuple(met))
+
+
 @pytest.mark.parametrize("number", MIXTURES)
 def test_matrix_and_explain_of_a_mixture_say_what_the_oracle_says(number: int) -> None:
     cluster, index = Cluster.of(objects(number)), Index(read(number)[0])
@@ -98,6 +111,5 @@ def test_matrix_and_explain_of_a_mixture_say_what_the_oracle_says(number: int) -
             assert (verdict == "allow") == (said[0].allowed and said[1].allowed), f"{asked}: {said}"
             if place % 3 == number % 3:
                 told = explain(index, ruleset, *ends, row.protocol, row.port)
-                sides = told.egress.verdict == "allow", told.ingress.verdict == "allow"
-                assert sides == (said[0].allowed, said[1].allowed), f"{asked}: {said}"
+                assert [shown(each) for each in (told.egress, told.ingress)] == list(said), str(asked)
     assert len(rows) > 400

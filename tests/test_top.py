@@ -16,10 +16,12 @@ from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene
 
 def reading(at: float, passed: int, dropped: int) -> dict[str, Any]:
     count = {"packets": passed, "bytes": 100 * passed}
-    rule = {"policy": "x/p", "direction": "ingress", "rule": 0, "file": "p.yaml", "line": 7, "passed": count}
+    of = {"policy": "x/p", "direction": "ingress", "rule": 0, "action": "Accept"}
+    rule = {**of, "file": "p.yaml", "line": 7, "passed": count}
+    denies = {**rule, "rule": 2, "action": "Deny"}  # no sum of what passes has it
     return {
         "at": at,
-        "rules": [rule, {**rule, "rule": 1}],
+        "rules": [rule, {**rule, "rule": 1}, denies],
         "policies": [
             {"policy": "x/p", "direction": "ingress", "dropped": {"packets": dropped, "bytes": dropped}},
             {"policy": "x/q", "direction": "egress", "dropped": None},
@@ -30,7 +32,7 @@ def reading(at: float, passed: int, dropped: int) -> dict[str, Any]:
 
 def test_rates_are_of_what_came_between() -> None:
     before, now = reading(100.0, 10, 4), reading(102.0, 40, 5)
-    first, second = rates(before, now, "rule")
+    first, second, _ = rates(before, now, "rule")
     assert (first["packets_per_s"], first["bytes_per_s"], first["packets"]) == (15.0, 1500.0, 40)
     assert (first["file"], first["line"], second["rule"]) == ("p.yaml", 7, 1)
     policy, other = rates(before, now, "policy")
@@ -41,7 +43,7 @@ def test_rates_are_of_what_came_between() -> None:
 
 
 def test_a_rule_that_was_written_anew_counts_from_zero() -> None:
-    first, _ = rates(reading(100.0, 1000, 0), reading(101.0, 7, 0), "rule")
+    first, *_ = rates(reading(100.0, 1000, 0), reading(101.0, 7, 0), "rule")
     assert first["packets_per_s"] == 7.0
 
 

@@ -74,17 +74,19 @@ def _direction(found: Json, direction: Direction, elsewhere: str) -> list[str]:
     lines = [f"{name}: {'; '.join(by)}"]
     facts = [("policies", ", ".join(map(_policy, policies)))] if policies else []
     if not elsewhere:
-        facts += [
-            ("judged", about.count(found["judged"], "since its rules were written")),
-            ("dropped", about.count(found["dropped"], "since netpold started")),
-        ]
+        if policies or found["judged"]:  # who is denied nothing is not counted
+            facts += [
+                ("judged", about.count(found["judged"], "since its rules were written")),
+                ("dropped", about.count(found["dropped"], "since netpold started")),
+            ]
         facts += about.chains(found["chains"])
     else:
         facts.append(("where", elsewhere))
     lines += pairs([(name, printable(value)) for name, value in facts])
     lines += _tier([each for each in tiers if each["tier"] == "Admin"], direction)
     if policies:
-        lines.append("  allowed" if found["rules"] else "  allowed: nothing")
+        what = "NetworkPolicies, allowed" if tiers else "allowed"
+        lines.append(f"  {what}" if found["rules"] else f"  {what}: nothing")
         lines += about.rules(found["rules"], with_policy=direction)
     baseline = [each for each in tiers if each["tier"] == "Baseline"]
     if baseline and policies and not found["audited"]:

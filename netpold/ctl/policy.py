@@ -12,6 +12,8 @@ from netpold.ctl.output import paint, pairs
 from netpold.policy.model import Direction
 from netpold.printable import printable
 
+_DROPPED = "of these pods, by whichever policy, since netpold started"
+
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
@@ -62,7 +64,7 @@ def _direction(found: Json | None, direction: Direction, policy: Json) -> list[s
     if found["pods_here"]["count"]:
         facts = [
             ("pods here", about.some(found["pods_here"])),
-            ("dropped", about.count(found["dropped"], "of these pods, by whichever policy, since netpold started")),
+            *([("dropped", about.count(found["dropped"], _DROPPED))] if found["dropped"] or not policy["tier"] else []),
             *about.chains(found["chains"]),
         ]
         lines += pairs([(name, printable(value)) for name, value in facts])

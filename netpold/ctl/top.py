@@ -105,11 +105,11 @@ def _sums(reading: Json, by: By) -> Iterable[tuple[Key, Json, Json, Json]]:
             yield (each["pod"], each["direction"], None), {}, each["judged"], each["dropped"] or none
     elif by == "rule":
         for each in reading["rules"]:
-            where = {"file": each["file"], "line": each["line"]}
+            where = {"action": each["action"], "file": each["file"], "line": each["line"]}
             yield (each["policy"], each["direction"], each["rule"]), where, each["passed"], none
     else:
         passed: dict[tuple[str, str], dict[str, int]] = {}
-        for each in reading["rules"]:
+        for each in (rule for rule in reading["rules"] if rule["action"] == "Accept"):
             total = passed.setdefault((each["policy"], each["direction"]), dict(none))
             for what in total:
                 total[what] += each["passed"][what]
@@ -127,7 +127,7 @@ def _text(answer: Json, arguments: argparse.Namespace) -> list[str]:
     room = (height() - 2 if is_terminal() else ROWS_WITHOUT_TERMINAL) if arguments.n is None else arguments.n
     rows = [_row(each, arguments.by) for each in answer["rows"][: max(room, 1)]]
     more = len(answer["rows"]) - len(rows)
-    what = "judged" if arguments.by == "pod" else "passed"
+    what = {"pod": "judged", "policy": "passed", "rule": "matched"}[arguments.by]
     said = (
         f"{answer['node']}: revision {answer['revision']}; {what} within {answer['seconds']:.1f} s, by {arguments.by}"
     )
@@ -141,7 +141,9 @@ def _row(each: Json, by: By) -> list[str]:
     cells = [cell.rjust(len(name)) for cell, name in zip(cells, HEADS[by], strict=False)]
     if by == "rule":
         place = f"{each['file']}:{each['line']}" if each["file"] else ""
-        return [*cells, printable(f"{each['policy']} {each['direction']}[{each['rule']}]"), printable(place)]
+        rule = f"{each['policy']} {each['direction']}[{each['rule']}]"
+        what = f"{rule} {each['action']}" if each["action"] != "Accept" else rule
+        return [*cells, printable(what), printable(place)]
     drops = [f"{each['dropped_per_s']:.1f}".rjust(9), str(each["dropped"]).rjust(7)]
     return [*cells, *drops, printable(each[by]), each["direction"]]
 

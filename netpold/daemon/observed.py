@@ -95,6 +95,12 @@ def _judged(facts: Facts, pair: Pair) -> Judgement | None:
     return answer.ingress if pair.direction is Direction.INGRESS else answer.egress
 
 
+def _denied(facts: Facts, pair: Pair) -> bool:
+    """Whether a tier denies it now, so that no NetworkPolicy could allow it."""
+    judgement = _judged(facts, pair) if facts.index.has_tiers else None
+    return judgement is not None and judgement.denied_by is not None
+
+
 def _row(pair: Pair, times: Times | None, isolating: tuple[str, ...]) -> Json:
     return {
         "direction": pair.direction and str(pair.direction),
@@ -168,7 +174,7 @@ def suggested(facts: Facts, wanted: Wanted, flows: Iterable[Flow], sums: Sums, o
         if number % STEP == 0:
             yield
     for number, (pair, (times, _)) in enumerate(sums.items()):
-        if pair.verdict != "drop" or wanted.dropped:
+        if pair.verdict != "drop" or (wanted.dropped and not _denied(facts, pair)):
             for use in _uses(pair, ""):  # one packet may have been seen as it was sent, and as it came
                 seen[use][pair.verdict] = max(seen[use][pair.verdict], times.packets)
         if number % STEP == 0:

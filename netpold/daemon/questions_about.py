@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -35,7 +36,7 @@ from netpold.policy.model import (
 )
 from netpold.policy.words import peer_text, peers_text, ports_text, rule_text
 from netpold.rules.count import Count, Isolated
-from netpold.rules.counted import RULES_PREFIX, PodChains, rules_chains
+from netpold.rules.counted import RULES_PREFIX, PodChains, add, rules_chains
 from netpold.rules.ends import MOST_SIMILAR
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES, InSet, Origin, origin
@@ -155,7 +156,7 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
         directions[str(direction)] = {
             "pods_here": _some(here),
             "rules": list(_rules(facts, tally, policy, direction)),
-            "dropped": _count(tally.dropped.policies.get((name, direction))),
+            "dropped": _count(_dropped(held, tally, policy, direction)),
             "chains": _policy_chains(facts, name, found),
         }
         yield
@@ -206,12 +207,13 @@ def counted(facts: Facts, held: Held, tally: Tally, at: float) -> Question[Json]
         if number % STEP == 0:
             yield
     isolated = {(key, each.direction) for each in held.isolated for key in each.policies}
+    known = facts.world.policies
     policies = [
         {
             "policy": key,
             "direction": str(direction),
             "audited": key in held.audited,
-            "dropped": _count(tally.dropped.policies.get((key, direction))),
+            "dropped": _count(_dropped(held, tally, known.get(key), direction, key)),
         }
         for key, direction in sorted(isolated)
     ]
@@ -226,6 +228,18 @@ def counted(facts: Facts, held: Held, tally: Tally, at: float) -> Question[Json]
         for (key, direction), count in sorted(tally.judged.items())
     ]
     return {"at": at, "rules": rules, "policies": policies, "pods": pods}
+
+
+def _dropped(held: Held, tally: Tally, policy: AnyPolicy | None, direction: Direction, key: str = "") -> Count | None:
+    """By a policy: of the cluster what its rules deny; a NetworkPolicy denies by what it leaves out, so it is all that
+    was dropped for the pods that it isolates."""
+    if not isinstance(policy, ClusterPolicy):
+        return tally.dropped.policies.get((policy.key if policy else key, direction))
+    if policy.key in held.audited:
+        return None
+    rules = ((origin(policy, direction, number), rule) for number, rule in enumerate(policy.rules(direction)))
+    counts = [tally.rules.get(each) for each, rule in rules if rule.action is Action.DENY]
+    return reduce(add, (each for each in counts if each), Count())
 
 
 def _by_origin(each: tuple[Origin, Count]) -> tuple[str, Direction, int]:

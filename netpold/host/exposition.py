@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from netpold.host.drops import DropTotals
 from netpold.host.metrics import BUCKETS, Figures, Tally
+from netpold.policy.model import policy_kind
 
 STATES = ("starting", "enforcing", "degraded")
 
@@ -129,10 +130,10 @@ def _drops(drops: DropTotals) -> Iterator[Metric]:
     )
     yield _counter(
         "netpold_policy_dropped_packets_total",
-        "Packets that were dropped for a pod, counted for each policy that isolates the pod in that direction.",
+        "Packets that were dropped for a pod, for each policy that isolates it in that direction, or may deny.",
         ("namespace", "policy", "direction"),
         [
-            ((*key.split("/", 1), str(direction)), count.packets)
+            ((*_policy(key), str(direction)), count.packets)
             for (key, direction), count in sorted(drops.policies.items())
         ],
     )
@@ -144,3 +145,9 @@ def _drops(drops: DropTotals) -> Iterator[Metric]:
     )
     failures = "How often the kernel could not be asked what it dropped."
     yield CounterMetricFamily("netpold_drop_read_failures_total", failures, value=drops.failures)
+
+
+def _policy(key: str) -> tuple[str, str]:
+    """Namespace and name; '' for the namespace of a policy of the cluster."""
+    namespace, slash, name = key.partition("/")
+    return (namespace, name) if slash and policy_kind(key) == "NetworkPolicy" else ("", key)

@@ -18,7 +18,7 @@ from netpold.rules.audit import Audited, is_audited, modes_changed
 from netpold.rules.chains import Chains
 from netpold.rules.count import Isolated, counting_sets
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.local import Local, drops
+from netpold.rules.local import Local
 from netpold.rules.past import NO_PAST, Past
 from netpold.rules.peers import PolicyRules
 from netpold.rules.revoke import REVOKED, revoked_set
@@ -196,9 +196,8 @@ class Compiler:
 
 def _isolated(local: Iterable[Local]) -> Iterator[Isolated]:
     for each in local:
-        for direction, isolation in each.isolation.items():
-            policies = tuple(policy.key for policy in isolation.all if drops(policy, direction))
-            if policies:
+        for direction in Direction:
+            if policies := each.dropping(direction):
                 yield Isolated(each.key, direction, each.endpoint.addresses, policies)
 
 

@@ -23,10 +23,15 @@ class Local:
 
     def closes(self, direction: Direction) -> bool:
         """Whether it is isolated or anything denied to it, and not in name only."""
+        return not self.audited.issuperset(self.dropping(direction))
+
+    def dropping(self, direction: Direction) -> tuple[str, ...]:
+        """The keys of the policies that may have packets dropped, audited ones included; of the Baseline tier none
+        where NetworkPolicies decide."""
         isolation = self.isolation[direction]
-        return not all_audited(isolation.policies, self.audited) or any(
-            policy.key not in self.audited and drops(policy, direction) for policy in isolation.tiers
-        )
+        asked = isolation.baseline if all_audited(isolation.policies, self.audited) else ()
+        found: tuple[AnyPolicy, ...] = (*isolation.admin, *isolation.policies, *asked)
+        return tuple(policy.key for policy in found if _drops(policy, direction))
 
     @property
     def has_tiers(self) -> bool:
@@ -37,8 +42,7 @@ class Local:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
 
 
-def drops(policy: AnyPolicy, direction: Direction) -> bool:
-    """Whether the policy, if it is about a pod, may have packets dropped."""
+def _drops(policy: AnyPolicy, direction: Direction) -> bool:
     if isinstance(policy, ClusterPolicy):
         return any(rule.action is Action.DENY for rule in policy.rules(direction))
     return policy.rules(direction) is not None

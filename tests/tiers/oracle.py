@@ -31,10 +31,12 @@ class Question(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One direction's verdict and what decided: of a NetworkPolicy without a rule's number; None: nothing did."""
+    """One direction's verdict and what decided: of a NetworkPolicy without a rule's number; None: nothing did.
+    `passed`: the rules that left their tier before."""
 
     allowed: bool
     by: tuple[str, int] | str | None
+    passed: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,21 @@ class Cluster:
         pod = self._pod_at(near)
         if pod is None or (asked.source in _addresses(pod) and asked.destination in _addresses(pod)):
             return Side(True, None)
+        passed: tuple[tuple[str, int], ...] = ()
         admin = self._tier("Admin", pod, direction, far, asked)
         if admin and admin[0] != "Pass":
             return Side(admin[0] == "Accept", admin[1])
+        if admin:
+            passed = (admin[1],)
         if at_home and any(_isolates(each, pod, direction) for each in self._all("NetworkPolicy")):
-            return Side(True, None)
+            return Side(True, None, passed)
         middle = self._network_policies(pod, direction, far, asked)
         if middle:
-            return middle
+            return middle._replace(passed=passed)
         baseline = self._tier("Baseline", pod, direction, far, asked)
         if baseline and baseline[0] != "Pass":
-            return Side(baseline[0] == "Accept", baseline[1])
-        return Side(True, None)
+            return Side(baseline[0] == "Accept", baseline[1], passed)
+        return Side(True, None, (*passed, baseline[1]) if baseline else passed)
 
     # Policies of the cluster ------------------------------------------------------------------------------------------
 
