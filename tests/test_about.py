@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlencode
@@ -110,6 +111,9 @@ def test_pods_and_policies_say_what_packets_met(lab: Lab, backend: Backend) -> N
             *asked(scene, "policy", "x/a-to-b")["ingress"]["chains"]["IPv4"],
         ):
             assert f":{chain} " in saved
+        told = scene.daemon.ctl("pod", "x/b").stdout
+        assert "; passed of all pods here: " in told and ", since netpold started" in told
+        assert "of these pods, by whichever policy" in scene.daemon.ctl("policy", "x/deny-all").stdout
         deny = asked(scene, "policy", "x/deny-all")
         assert deny["selects"]["count"] == deny["here"] == 3
         assert (
@@ -135,6 +139,11 @@ def test_what_is_not_in_force_as_it_is_written_says_so(lab: Lab) -> None:
         assert [each["severity"] for each in (*allow["findings"], *new["findings"])] == ["error", "error"]
         text = scene.daemon.ctl("policy", "x/a-to-b").stdout
         assert "in its last good version" in text and "allow.yaml" in text
+        shown = scene.daemon.ctl("pod", "x/b").stdout
+        assert re.search(r"x/new \(\S*new.yaml:\d+\) \(closed: the manifest failed the checks", shown)
+        assert re.search(r"x/a-to-b \(\S*allow.yaml:\d+\) \(in its last good version", shown)
+        said = scene.daemon.ctl("status").stdout
+        assert "quarantined  1 policy of which no good version is known: all that it may select is closed\n" in said
         done = scene.daemon.ctl("pod", "x/bb")
         assert done.returncode == 2 and "did you mean x/b?" in done.stderr
         printed = json.loads(scene.daemon.ctl("pod", "x/b", "-o", "json").stdout)

@@ -39,6 +39,16 @@ def test_warnings_leave_the_exit_status_0(manifests: Path) -> None:
     assert done.stdout.endswith(": 0 errors, 1 warning\n")
 
 
+def test_many_findings_are_summed_up_by_code(manifests: Path) -> None:
+    assert "what they are" not in ctl("check", manifests).stdout
+    (manifests / "bad.yaml").write_text(BAD)
+    for number in range(25):
+        (manifests / f"{number}.yaml").write_text(IDLE.replace("idle", f"idle-{number}"))
+    *_, head, errors, warnings, _, _ = ctl("check", manifests).stdout.splitlines()
+    assert head == "what they are"
+    assert errors.split()[:2] == ["1", "unknown-field"] and warnings.split()[:2] == ["26", "selects-no-pod"]
+
+
 def test_strict(manifests: Path) -> None:
     assert ctl("check", "--strict", manifests).returncode == 1
     (manifests / "idle:1.yaml").unlink()

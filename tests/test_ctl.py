@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from netpold.config import Settings
+from netpold.ctl.explain import text as explained
 from netpold.ctl.main import VERBS
 from netpold.daemon.control import Control
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status
@@ -182,24 +183,30 @@ class TestCommandLine:
             assert ctl(verb.name, "--help").returncode == 0
 
     @pytest.mark.parametrize(
-        "words",
+        ("line", "sentence", "hint"),
         [
-            (),
-            ("unknown",),
-            ("status", "-o", "xml"),
-            ("wait", "--timeout", "soon"),
-            ("wait", "--timeout", "-1"),
-            ("check",),
-            ("matrix", "-o", "xml"),
-            ("explain", "a/b", "c/d"),
+            ("", "the following arguments are required: COMMAND", "`netpoldctl --help` shows what it takes"),
+            ("staus", "there is no command 'staus'", "did you mean status?"),
+            ("-o json status", "there is no command 'json'", "`netpoldctl status -o json`"),
+            ("status -o xml", "-o/--output can't be 'xml'", "it is one of text, json"),
+            ("matrix -o mardkown", "-o/--output can't be 'mardkown'", "did you mean markdown?"),
+            ("status now", "netpoldctl status takes no argument 'now'", "`netpoldctl status --help`"),
+            ("status --wacht", "netpoldctl status takes no option '--wacht'", "did you mean --watch?"),
+            ("wait --timeout soon", "--timeout: 'soon' is not a number of seconds from 0 to 3600", "wait --help"),
+            ("wait --timeout -1", "--timeout: '-1' is not a number of seconds from 0 to 3600", "wait --help"),
+            ("top --interval 0", "--interval: '0' is not a number of seconds from 0.5 to 3600", "top --help"),
+            ("top --interval -1", "--interval: '-1' is not a number of seconds from 0.5 to 3600", "top --help"),
+            ("check", "the following arguments are required: DIR", "`netpoldctl check --help`"),
+            ("explain a/b c/d", "the following arguments are required: PORT/PROTO", "`netpoldctl explain --help`"),
+            ("explain a/b c/d 80-90/TCP", "'80-90/TCP' is no port", "ask about one port of the range"),
         ],
     )
-    def test_wrong_usage(self, words: tuple[str, ...]) -> None:
-        done = ctl(*words)
-        assert done.returncode == 2
-        assert "usage: netpoldctl" in done.stderr
-        assert "Traceback" not in done.stderr
-        assert not done.stdout
+    def test_wrong_usage(self, line: str, sentence: str, hint: str) -> None:
+        done = ctl(*line.split())
+        assert (done.returncode, done.stdout) == (2, "")
+        first, second = done.stderr.splitlines()
+        assert first == f"netpoldctl: {sentence}"
+        assert second.startswith("hint: ") and hint in second
 
     @pytest.mark.parametrize("verb", ["status", "wait"])
     def test_no_daemon(self, verb: str, tmp_path: Path) -> None:
@@ -227,6 +234,34 @@ class TestCommandLine:
             done = ctl("status", "--socket", tmp_path / "s")
         assert done.returncode == 3
         assert "does not answer as netpold does" in done.stderr
+
+    def test_a_daemon_that_ends_before_it_has_answered(self, tmp_path: Path) -> None:
+        import socket as sockets
+
+        def hang_up() -> None:
+            with server.accept()[0] as client:
+                client.recv(1000)
+
+        with sockets.socket(sockets.AF_UNIX) as server:
+            server.bind(str(tmp_path / "s"))
+            server.listen()
+            threading.Thread(target=hang_up, daemon=True).start()
+            done = ctl("monitor", "--follow", "--socket", tmp_path / "s")
+        assert done.returncode == 3
+        assert "netpold has ended, or was restarted" in done.stderr
+
+    def test_too_little_memory_is_no_verdict(self, tmp_path: Path) -> None:
+        pod = "{apiVersion: v1, kind: Pod, metadata: {name: p%d, namespace: x}}"
+        (tmp_path / "pods.yaml").write_text("\n---\n".join(pod % number for number in range(30_000)))
+        program = f"""import resource, sys
+from netpold.ctl import check, main
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {5 << 20},) * 2)
+sys.exit(main.main(["check", {str(tmp_path)!r}]))"""
+        words = [CTL[0], "-c", program]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert done.stderr.splitlines()[-2] == "netpoldctl: there is not enough memory for this"
 
 
 class TestStatus:
@@ -349,6 +384,23 @@ class TestCheck:
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout == "1 file, 1 policy, 3 pods, 0 namespaces: 0 errors, 0 warnings\n"
 
+    def test_what_is_not_there(self, tmp_path: Path) -> None:
+        done = ctl("check", tmp_path / "nowhere")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines() == [
+            f"netpoldctl: {tmp_path}/nowhere is not there",
+            "hint: name a directory or a file of manifests",
+        ]
+
+    @needs_root
+    def test_what_may_not_be_read(self, tmp_path: Path) -> None:
+        closed = tmp_path / "closed"
+        closed.mkdir(0o700)
+        words = [*AS_NOBODY, *CTL, "check", str(closed)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.returncode == 4
+        assert done.stderr.startswith(f"netpoldctl: not permitted to read {closed}\nhint: ")
+
     def test_bad(self, manifests: Path) -> None:
         bad = manifests / "bad.yaml"
         bad.write_text(BAD)
@@ -379,11 +431,12 @@ class TestCheck:
         assert ctl("check", manifests / "shop.yaml").returncode == 0
         assert ctl("check", manifests / "shop.yaml", manifests / "bad.txt").returncode == 1
 
-    def test_missing(self, tmp_path: Path) -> None:
-        done = ctl("check", tmp_path / "absent")
-        assert done.returncode == 2
-        assert f"{tmp_path / 'absent'}: " in done.stderr
-        assert "\nhint: " in done.stderr
+    def test_a_name_that_cannot_be_printed(self, manifests: Path) -> None:
+        (manifests / "shop.yaml").rename(manifests / "a\tb.yaml")
+        done = ctl("check", manifests)
+        assert done.returncode == 1
+        cure = "rename it to printable UTF-8; until then a running netpold goes by what it said before"
+        assert cure in done.stdout
 
     def test_a_git_hook_may_check(self, manifests: Path) -> None:
         """git holds its lock while a pre-commit hook runs."""
@@ -471,6 +524,13 @@ class TestExplain:
             "allow",
         )
 
+    def test_by_whom_it_is_judged(self, manifests: Path) -> None:
+        done = ctl("explain", "shop/web", "shop/db", "5432/TCP", "--manifests", manifests, "-o", "json")
+        value = json.loads(done.stdout)
+        for node, words in (("n9", "by its own node, n9, not by this one"), (None, "by its own node, not by this one")):
+            value["ingress"] |= {"in_force": False, "node": node}
+            assert f"  judged       {words}" in explained(value)
+
     def test_audited(self, manifests: Path) -> None:
         text = MANIFESTS.replace(
             "{name: db, namespace: shop}\nspec:", "{name: db, namespace: shop, annotations: AUDIT}\nspec:"
@@ -478,7 +538,7 @@ class TestExplain:
         (manifests / "shop.yaml").write_text(text.replace("AUDIT", "{netpold.io/mode: audit}"))
         done = ctl("explain", "shop/web", "shop/db", "80/TCP", "--manifests", manifests)
         assert done.returncode == 0, done.stderr
-        assert "ingress: allow, but for audit mode deny\n" in done.stdout
+        assert "ingress: allow (audit mode; else it would be denied)\n" in done.stdout
         assert "nearest miss  shop/db ingress[1] would allow it but for the port: it has 5432/TCP" in done.stdout
 
     @pytest.mark.parametrize(

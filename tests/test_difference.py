@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netpold.policy.index import Index
-from netpold.policy.model import Family, IPBlock, World
+from netpold.policy.model import Family, IPBlock, Namespace, World
 from netpold.rules.difference import Change, Party, difference
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.ruleset import FAMILIES, Ruleset
@@ -105,6 +106,14 @@ def test_any_two_worlds(old: World, new: World) -> None:
     assert_right(old, moved(old, new))
 
 
+@settings(max_examples=20, deadline=None)
+@given(old=worlds(EVERYTHING_GOES), new=worlds(EVERYTHING_GOES))
+def test_ends_are_looked_up_as_they_are_where_there_are_many(old: World, new: World) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("netpold.rules.difference._MANY", 1)
+        assert_right(old, moved(old, new))
+
+
 @settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES), data=st.data())
 def test_a_policy_less(world: World, data: st.DataObject) -> None:
@@ -116,4 +125,5 @@ def test_a_policy_less(world: World, data: st.DataObject) -> None:
 @settings(max_examples=20, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_nothing_changes_between_a_world_and_itself(world: World) -> None:
-    assert difference(Index(world), Index(world)) == []
+    empty = replace(world, namespaces={**world.namespaces, "nobodys": Namespace("nobodys", {})})  # else none is judged
+    assert difference(Index(world), Index(world)) == difference(Index(world), Index(empty)) == []

@@ -567,6 +567,7 @@ def test_a_policy_whose_namespace_is_unknown_is_none(namespace: str):
         ("{name: p, annotations: {yes: a}}", "not-text"),
         ("{name: p, annotations: {a b: c}}", "annotation-key"),
         ("{name: p, annotations: {a: %s}}" % ("x" * 300_000), "annotations-too-large"),
+        ("{name: p, annotations: {a: %s}}" % ("é" * 200_000), "annotations-too-large"),
         ("{name: p, labels: {a: b, a: b}}", "duplicate-key"),
     ],
 )

@@ -202,6 +202,19 @@ def test_text_with_dots_is_a_line_an_end(monkeypatch: pytest.MonkeyPatch) -> Non
     ] or lines[2].endswith("●●●●")
 
 
+def test_many_grids_are_summed_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = reach_of(to_world(shop()))
+    assert next(iter(text(reach))) == "80/TCP  10 of 12 pairs pass"
+    monkeypatch.setattr("netpold.ctl.matrix_text.MOST_IN_WORDS", 3)
+    assert list(text(reach))[:5] == [
+        "80/TCP  10 of 12 pairs pass",
+        "80/UDP  10 of 12 pairs pass",
+        "ICMP    10 of 12 pairs pass",
+        "",
+        "80/TCP  10 of 12 pairs pass",
+    ]
+
+
 def test_the_ports_that_are_named() -> None:
     world = to_world(shop())
     assert asked.ports(world, asked.pods(world)) == ([("TCP", 80), ("TCP", 6379)], [])

@@ -20,7 +20,7 @@ from netpold.daemon.wording import line, reason
 from netpold.host.nflog import Group, Heading, Logged
 from netpold.policy.manifest import parse
 from netpold.policy.model import Direction, Pod
-from tests.lab import Backend, Lab
+from tests.lab import Backend, Lab, Outcome, Probe
 from tests.lab.daemon import CHECKOUT
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
 
@@ -66,6 +66,12 @@ def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
     assert (first["protocol"], first["port"]) == ("UDP", 80) and ":" in first["source"]["address"]
     assert {first["interface_in"], first["interface_out"]} == {scene.a.interface, scene.b.interface}
     assert "dropped" in scene.daemon.log.read_text() and "x/b -> x/a 80/UDP" in scene.daemon.log.read_text()
+    scene.c.spoof(scene.a.address(4))
+    lie = Probe(scene.c, scene.b, "UDP", 80, 4, source_address=scene.a.address(4))
+    assert scene.lab.probe([lie])[lie] is not Outcome.OK
+    assert eventually(lambda: any(each["why"] == "spoofed" and ends(each)[0] == "x/a" for each in events(scene)))
+    spoofed = next(each for each in events(scene) if each["why"] == "spoofed" and ends(each)[0] == "x/a")
+    assert (spoofed["sender"], spoofed["interface_in"], spoofed["judged"]) == ("x/c", scene.c.interface, None)
     assert not answer(scene, "audit")["rows"]
 
     scene.enforce(audit=AUDIT)
@@ -154,8 +160,22 @@ def test_policies_from_flows(lab: Lab, backend: Backend) -> None:
         assert [each["pods"] for each in one["suggestions"]] == [["x/b"]]
         assert one["suggestions"][0]["policy"]["spec"]["policyTypes"] == ["Ingress"]
         assert len(one["suggestions"][0]["policy"]["spec"]["ingress"]) == 2
-        nobody = scene.daemon.ctl("suggest", "y")
-        assert nobody.returncode == 2 and "not on this node" in nobody.stderr
+        host = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "host", "namespace": "x"}}
+        away = {**host, "metadata": {"name": "away", "namespace": "x"}, "spec": {"nodeName": "n9"}}
+        scene.daemon.write(
+            "more.json",
+            {**host, "spec": {"hostNetwork": True}, "status": {"podIP": "10.99.0.1"}},
+            {**away, "status": {"podIP": "10.9.9.9"}},
+        )
+        scene.daemon.wait(20)
+        for of, said, hint in (
+            ("y", "no pod of the namespace y is on this node", "no manifest names that namespace"),
+            ("x/nobody", "no manifest declares the pod x/nobody", "as the manifests do"),
+            ("x/host", "the pod x/host is on its node's own network", "the pods that it talks to"),
+            ("x/away", "the pod x/away is not on this node", "ask on its own node"),
+        ):
+            nobody = scene.daemon.ctl("suggest", of)
+            assert nobody.returncode == 2 and said in nobody.stderr and hint in nobody.stderr
     finally:
         scene.daemon.kill()
 
@@ -284,6 +304,7 @@ def test_too_many_different_ones_are_counted() -> None:
         ({"isolating": ["x/p", "x/q"]}, "x/p, x/q isolate x/a for egress"),
         ({"nearest_miss": {"text": "x/p egress[0] would allow it but for the port"}}, "it; x/p egress[0] would allow"),
         ({"why": "spoofed"}, "not the sender's own"),
+        ({"why": "spoofed", "sender": "x/c", "interface_in": "veth7"}, "own: it came from x/c by veth7"),
         ({"why": "unclaimed"}, "no pod is known"),
         ({"verdict": "allow"}, "no policy isolates the sender"),
         ({"verdict": "allow", "allowed_by": [{"policy": "x/p", "direction": "egress", "rule": 2}]}, "by x/p egress[2]"),

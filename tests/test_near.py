@@ -115,8 +115,9 @@ def mended(world: World, miss: Miss, far: str, pod: Pod | None, protocol: str, p
 def allows(world: World, policy: Policy, miss: Miss, peer: PodPeer, pod: Pod) -> bool:
     """Whether the peer means the pod now."""
     space = world.namespace(pod.namespace)
-    here = policy.namespace == pod.namespace if peer.namespaces is None else matches(peer.namespaces, space.labels)
-    return here and not space.quarantined | pod.quarantined
+    if peer.namespaces is None:
+        return policy.namespace == pod.namespace and not pod.quarantined
+    return matches(peer.namespaces, space.labels) and not space.quarantined | pod.quarantined
 
 
 def with_rule(world: World, policy: Policy, miss: Miss, **fields: Any) -> World:
@@ -260,6 +261,27 @@ def pods_with(**match: str) -> dict[str, Any]:
             "the address: 192.0.2.1 is not in 10.9.0.0/16",
         ),
         (
+            "shop/a",
+            ("TCP", 80),
+            {"from": [{"ipBlock": {"cidr": "10.9.0.0/16"}}]},
+            "address",
+            "the address: that of shop/a is not in 10.9.0.0/16",
+        ),
+        (
+            "shop/a",
+            ("TCP", 80),
+            {"from": [{"ipBlock": {"cidr": "::/0"}}]},
+            "address",
+            "the address: that of shop/a is IPv4, and it has ::/0",
+        ),
+        (
+            "shop/a",
+            ("TCP", 80),
+            {"ports": [{"port": "http"}, {"port": 8080}, {"port": 8080, "protocol": "TCP"}]},
+            "port",
+            "the port: it has http/TCP, which is 8080 on shop/b, 8080/TCP",
+        ),
+        (
             "192.0.2.1",
             ("TCP", 80),
             {"from": [pods_with(app="web")]},
@@ -282,6 +304,19 @@ def test_two_things_are_no_near_miss() -> None:
         {"from": [FROM_OPS | pods_with(app="web")]},
     ):
         assert near_b("monitoring/prom", ("TCP", 80), rule).nearest_miss is None
+
+
+def test_a_namespace_whose_manifest_is_faulty_lacks_that_too() -> None:
+    """No namespaceSelector selects it."""
+    spec = {"podSelector": {"matchLabels": {"app": "b"}}, "ingress": [{"from": [{"podSelector": {}}]}]}
+    metadata = {"namespace": "shop", "name": "b"}
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+    world = to_world([*SPACES, *PODS, policy])
+    words = ("ops/admin", "shop/b", "TCP", 80)
+    miss = judged(world, words, Direction.INGRESS).nearest_miss
+    assert miss is not None and miss.but_for == "namespace"
+    faulty = {**world.namespaces, "ops": replace(world.namespace("ops"), quarantined=True)}
+    assert judged(replace(world, namespaces=faulty), words, Direction.INGRESS).nearest_miss is None
 
 
 def test_the_nearest_is_the_one_that_was_meant() -> None:

@@ -82,6 +82,6 @@ def test_what_is_told_of_a_change_is_what_becomes_of_packets(lab: Lab, backend: 
         assert "nothing opens and nothing closes between 3 pods" in same.stdout, same.stdout + same.stderr
         live = scene.daemon.ctl("test", "--live", str(tmp_path / "t.yaml"))
         assert live.returncode == 1
-        assert "x/a -> x/b: 80/TCP, 80/UDP does not pass" in live.stdout
+        assert "x/a -> x/b: should pass, and does not: 80/TCP, 80/UDP" in live.stdout
         assert "egress: x/a is isolated for egress" in live.stdout
         assert "3 tests: 1 passed, 2 failed" in live.stdout

@@ -14,9 +14,9 @@ from netpold.policy.model import Direction, World
 from netpold.policy.steps import finished
 from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.ends import NOWHERE, Home, end
-from netpold.rules.matrix import matrix_in_steps
+from netpold.rules.matrix import matrix, matrix_in_steps
 from netpold.rules.offline import offline_ruleset
-from netpold.rules.page import FAR, NEAR, explained
+from netpold.rules.page import FAR, NEAR, explained, explained_in_steps
 from netpold.rules.settings import CompileSettings
 from tests.strategies import EVERYTHING_GOES, NODES, OUTSIDE, worlds
 
@@ -192,3 +192,14 @@ def test_each_cell_is_what_explain_says(data: st.DataObject, world: World, compi
                     assert got[direction] == {key: expected[direction][key] for key in got[direction]}, expected
                 row = int(page["rows"][page["reach"][families[0]][port][source]], 16)
                 assert ("deny", "allow")[row >> destination & 1] == expected["verdict"]
+
+
+@settings(max_examples=5, deadline=None)
+@given(worlds())
+def test_a_step_is_about_one_end_or_one_clause(world: World) -> None:
+    """The loop that answers can see after what changed between any two of them."""
+    index, ruleset = Index(world), offline_ruleset(Index(world))
+    pods = sorted(key for key, pod in world.pods.items() if pod.takes_part and pod.addresses)
+    found = matrix(index, ruleset, pods, [OUTSIDE[0]], PORTS)
+    clauses = explained(index, ruleset, found)["clauses"]
+    assert len(list(explained_in_steps(index, ruleset, found))) == 4 * len(found.ends) + len(clauses)

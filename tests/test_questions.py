@@ -84,6 +84,16 @@ def test_who_asks_is_told_where_packets_go_past_the_rules(lab: Lab) -> None:
         assert scene.passes(scene.a, scene.b)
         for each in words:
             assert "does not hold for all packets: IPv4 packets between ports" in scene.daemon.ctl(*each).stderr, each
+        status = scene.daemon.ctl("status")
+        assert status.returncode == Exit.NO and "error: IPv4 packets between ports" in status.stdout
+        assert scene.daemon.ctl("try", str(scene.daemon.manifests), "--for", "30s").returncode == Exit.FINE
+        assert scene.daemon.ctl("try", "--end").returncode == Exit.FINE
+        (scene.daemon.manifests / "deny.yaml").unlink()
+        assert eventually(lambda: scene.state() == "enforcing"), "nobody is isolated"
+        scene.enforce(deny=DENY_ALL)
+        assert scene.state() == "degraded"
+        scene.node.netns.sysctl({"bridge/bridge-nf-call-iptables": 1})
+        assert eventually(lambda: scene.state() == "enforcing", 20)
 
 
 def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:

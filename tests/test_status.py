@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from netpold.config import Settings
 from netpold.ctl.status import text
-from netpold.daemon.status import Drifted, Status
+from netpold.daemon.status import Audited, Drifted, Status
 from netpold.host.git_commit import GitCommit, commit_of
 from tests.lab import Backend, Lab
 from tests.test_daemon import DENY_ALL, Scene, eventually
@@ -36,6 +37,29 @@ def repository(tmp_path: Path) -> Path:
     git(top, "add", ".")
     git(top, "commit", "-q", "-m", "first")
     return top
+
+
+def said(status: Status) -> str:
+    return "\n".join(text(json.loads(json.dumps(status.as_json())), datetime.now(UTC)))
+
+
+def test_what_makes_it_degraded_is_told_once() -> None:
+    start = Status.starting(Settings(), "nft")
+    status = replace(start, state="degraded", error="the bridge", warnings=("the bridge",))
+    assert said(status).count("the bridge") == 1
+    failed = replace(status, error="ipset failed")
+    states = (start, replace(start, state="enforcing"), status, failed)
+    assert [each.is_in_force for each in states] == [False, True, True, False], "the host's doing is none of netpold's"
+
+
+def test_who_says_that_policies_are_audited() -> None:
+    keys, start = ("x/a", "x/b"), Status.starting(Settings(), "nft")
+    assert "2 policies in audit mode: x/a, x/b;" in said(replace(start, audited=Audited(keys)))
+    for audited, words in (
+        (Audited(keys, ("x",)), "(as they say themselves, or as namespace x says)"),
+        (Audited(keys, ("x", "y"), True), "or as the namespaces x, y say, or as the settings say of all that say"),
+    ):
+        assert words in said(replace(start, audited=audited))
 
 
 def test_no_work_tree(tmp_path: Path) -> None:

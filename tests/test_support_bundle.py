@@ -74,6 +74,8 @@ def test_without_a_daemon_it_has_the_rest(tmp_path: Path) -> None:
     assert "status.json" in contents(file)["README.txt"] and "status.json" not in contents(file)
     again = ctl("support-bundle", file)
     assert again.returncode == 2 and "is there already" in again.stderr
+    directory = ctl("support-bundle", tmp_path)
+    assert directory.returncode == 2 and f"{tmp_path} is a directory\nhint: name a file in it" in directory.stderr
 
 
 @pytest.mark.kernel

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from netpold.ctl.client import ask
-from netpold.ctl.top import rates
+from netpold.ctl.output import table_width
+from netpold.ctl.top import HEADS, By, fitted, rates
 from tests.lab import Backend, Lab
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene
 
@@ -44,6 +45,18 @@ def test_rates_are_of_what_came_between() -> None:
 def test_a_rule_that_was_written_anew_counts_from_zero() -> None:
     first, *_ = rates(reading(100.0, 1000, 0), reading(101.0, 7, 0), "rule")
     assert first["packets_per_s"] == 7.0
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 40, 30])
+@pytest.mark.parametrize("by", ["rule", "pod"])
+def test_a_row_is_one_line_and_says_what_it_is_of(columns: int, by: By) -> None:
+    name = "guestbook/a-name egress[0]" if by == "rule" else "guestbook/a-name"
+    last = "/etc/netpold/guestbook/30-ui-to-api.yaml:13" if by == "rule" else "ingress"
+    drops = [] if by == "rule" else ["0.0", "12345"]
+    head, rows = fitted(HEADS[by], [["12345.6", "1.5 MB", "123456", "123 MB", *drops, name, last]], columns)
+    assert table_width(head, rows) <= columns and len(head) == len(rows[0])
+    assert name in rows[0] or (columns == 30 and name.startswith(rows[0][1]))
+    assert columns < 200 or last in rows[0]
 
 
 @pytest.mark.kernel

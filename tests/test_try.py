@@ -186,7 +186,11 @@ def test_status_is_loud_and_the_end_can_be_asked_for(lab: Lab) -> None:
         lines = (trial.directory / "policies.yaml").read_text().splitlines()
         told = json.loads(daemon.ctl("explain", "x/a", "x/c", "80/TCP", "-o", "json").stdout)
         assert "from:" in lines[told["ingress"]["allowed_by"]["line"] - 1], "where the rule is written, not its policy"
+        words = ("explain", "x/a", "x/c", "80/TCP"), ("matrix",), ("pod", "x/a"), ("verify",)
+        warning = f"TRYING {trial.directory}: it is not the manifests"
+        assert [warning in daemon.ctl(*each).stderr for each in words] == [True] * 4
         done = daemon.ctl("try", "--end", "-o", "json")
+        assert not [each for each in words if daemon.ctl(*each).stderr]
         assert json.loads(done.stdout)["done"] is True and trial.is_over() and trial.reaches() == "b"
         assert json.loads(daemon.ctl("try", "--end", "-o", "json").stdout)["done"] is False
 

@@ -54,9 +54,9 @@ def test_why_they_fail(failing: Path) -> None:
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[0] == f"FAIL  only the API reaches the database ({failing}:2)"
-    assert "      monitoring/prometheus -> guestbook/db: everything passes" in lines
+    assert "      monitoring/prometheus -> guestbook/db: passes, and should not: everything" in lines
     assert f"      ingress: guestbook/from-monitoring ingress[0] allows it ({GUESTBOOK}/40-monitoring.yaml:14)" in lines
-    assert "      guestbook/db -> guestbook/ui: 80/TCP does not pass" in lines
+    assert "      guestbook/db -> guestbook/ui: should pass, and does not: 80/TCP" in lines
     assert any(line.startswith("      egress: guestbook/db is isolated for egress") for line in lines)
     assert any(line.startswith("      nearest: guestbook/from-monitoring ingress[0]") for line in lines)
     assert "      `from` selects no pod that has an address, so nothing is tested" in lines
@@ -90,7 +90,7 @@ def test_junit(failing: Path) -> None:
     (suite,) = root
     assert suite.get("name") == str(failing)
     failure = suite[0].find("failure")
-    assert failure is not None and "everything passes" in failure.get("message", "")
+    assert failure is not None and "and should not: everything" in failure.get("message", "")
     assert "from-monitoring ingress[0] allows it" in (failure.text or "")
 
 
@@ -101,6 +101,20 @@ def test_a_wrong_file_runs_no_test(failing: Path, tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "wrong.yaml:2:3: error: tests[0].alow: there is no field `alow` here; write `allow`" in done.stderr
     assert "1 error in test files: no test was run" in done.stderr
+
+
+def test_a_manifest_is_no_file_of_tests() -> None:
+    done = ctl("test", "--manifests", GUESTBOOK, GUESTBOOK / "10-pods.yaml")
+    assert done.returncode == 2
+    assert "10-pods.yaml has manifests" in done.stderr and len(done.stderr.splitlines()) == 2
+
+
+def test_a_test_without_a_name_says_who_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(
+        "tests:\n- deny: {from: {any: 10.72.0.0/16, except: 10.72.10.0/24}, to: guestbook/ui}\n"
+    )
+    done = ctl("test", "--manifests", GUESTBOOK, tmp_path / "t.yaml")
+    assert "deny 10.72.0.0/16 except 10.72.10.0/24 -> guestbook/ui" in done.stdout
 
 
 @pytest.mark.parametrize("text", ["", "tests: []\n", "# nothing\n"])
@@ -146,7 +160,7 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[1:3] == [
-        "      x/a -> x/b (IPv6 only): 80/TCP does not pass",
-        "      as fd00::1 -> fd00::2: 80/TCP does not pass",
+        "      x/a -> x/b (IPv6 only): should pass, and does not: 80/TCP",
+        "      as x/a (fd00::1) -> x/b (fd00::2): should pass, and does not: 80/TCP",
     ]
     assert "is isolated for ingress" in lines[3]

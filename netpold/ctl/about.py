@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from netpold.ctl import findings
-from netpold.ctl.client import ask
+from netpold.ctl.client import ask, warn
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import number
 from netpold.ctl.output import paint, say, say_json, wrapped
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace, what: str, text: Callable[[Json], list[st
     """Show what the daemon says of a pod or a policy; `text`: its lines for a person.  Raises Failure."""
     with progress("asking the daemon"):
         found: Json = ask(arguments.socket, "GET", f"/v1/{what}?{urlencode({'name': arguments.name})}")
+    warn(found)
     if arguments.output == "json":
         say_json(found)
         return Exit.FINE
@@ -63,11 +64,12 @@ def some(found: Json, most: int = MOST_NAMED) -> str:
     return number(found["count"], "pod") + (f": {names}{more}" if names else "")
 
 
-def count(found: Json | None) -> str:
-    """`12 packets, 3.4 kB`."""
+def count(found: Json | None, since: str = "") -> str:
+    """`12 packets, 3.4 kB`; `since`: of what, or since when."""
     if found is None:
         return "not counted here"
-    return f"{number(found['packets'], 'packet')}, {size(found['bytes'])}" if found["packets"] else "nothing"
+    counted = f"{number(found['packets'], 'packet')}, {size(found['bytes'])}" if found["packets"] else "nothing"
+    return f"{counted}, {since}" if since else counted
 
 
 def size(octets: float) -> str:
@@ -96,7 +98,8 @@ def rules(found: Sequence[Json], *, with_policy: str = "") -> list[str]:
         head += f" {rule['name']!r}" if rule["name"] else ""
         pods = f"; now {some(rule['peer_pods'])}" if rule["peer_pods"] is not None else ""
         word = "passed" if rule["action"] == "Accept" else "matched"
-        passed = f"; {word}: {count(rule['passed'])}" if rule["passed"] is not None else ""
+        whose = " of all pods here" if with_policy else ""
+        passed = f"; {word}{whose}: {count(rule['passed'])}" if rule["passed"] is not None else ""
         text = printable(f"{rule['text']}{pods}{passed}")
         lines.append(f"    {paint(printable(head), 'bold')}{place(rule)}")
         lines += [f"      {line}" for line in wrapped(text, 6)]

@@ -6,6 +6,7 @@ For a person, and for CI: JSON, SARIF for code hosts, JUnit for test reports.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,16 @@ from netpold.ctl.failure import Exit
 from netpold.ctl.findings import count, line, number
 from netpold.ctl.junit import Case, Suite, junit
 from netpold.ctl.offline import Manifests, read, settings_of
-from netpold.ctl.output import say, say_json
+from netpold.ctl.output import paint, pairs, say, say_json
 from netpold.ctl.progress import progress
 from netpold.ctl.sarif import sarif
 from netpold.daemon.status import finding_json
+from netpold.policy.codes import CODES
 from netpold.policy.findings import MOST_IN_ALL, Findings
 from netpold.policy.lint import lint
 from netpold.printable import printable
+
+FEW = 20  # findings that one can count
 
 _Finding = Mapping[str, Any]
 
@@ -62,6 +66,8 @@ def _json(manifests: Manifests, found: Sequence[_Finding]) -> dict[str, Any]:
 
 def _text(manifests: Manifests, found: Sequence[_Finding]) -> Iterator[str]:
     yield from map(line, found)
+    if len(found) > FEW:
+        yield from ("", paint("what they are", "bold"), *pairs(_sums(found)), "")
     world = manifests.index.world
     counts = ((manifests.files, "file"), (world.policies, "policy"), (world.pods, "pod"))
     in_words = [number(len(many), what) for many, what in (*counts, (world.namespaces, "namespace"))]
@@ -69,6 +75,14 @@ def _text(manifests: Manifests, found: Sequence[_Finding]) -> Iterator[str]:
     if manifests.passed_over:
         kinds = ", ".join(f"{many} {kind}" for kind, many in manifests.passed_over.items())
         yield printable(f"passed over, netpold has no use for them: {kinds}")
+
+
+def _sums(found: Iterable[_Finding]) -> Iterator[tuple[str, str]]:
+    """How many there are of each code, and what it means: errors first, then what there is most of."""
+    sums = Counter((each["severity"], each["code"]) for each in found).most_common()
+    room = len(str(sums[0][1]))
+    for (_, code), many in sorted(sums, key=lambda each: each[0][0]):
+        yield f"{many:>{room}} {code}", CODES[code].meaning
 
 
 def _cases(manifests: Manifests, found: Iterable[_Finding], bad: set[str]) -> Iterator[Case]:

@@ -41,7 +41,10 @@ def ask(path: Path, method: str, url: str, timeout: float = ANSWER_S, body: byte
 
 
 def warn(answer: Any) -> None:
-    """Say on standard error where packets go past the rules that an answer is about."""
+    """Say on standard error where other policies than the manifests' are what an answer is about, and where packets go
+    past their rules."""
+    if answer.get("instead"):
+        print(f"netpoldctl: {printable(answer['instead'])}: it is not the manifests that are in force", file=sys.stderr)
     for each in answer.get("unfiltered", ()):
         print(f"netpoldctl: the answer does not hold for all packets: {printable(each)}", file=sys.stderr)
 
@@ -71,6 +74,9 @@ def _asked(path: Path, method: str, url: str, timeout: float, body: bytes | None
     except TimeoutError as error:
         hint = "see the daemon's log: `journalctl -u netpold`"
         raise Failure(f"no answer from {path} within {timeout:g} s", hint, Exit.TIMED_OUT) from error
+    except (http.client.RemoteDisconnected, ConnectionResetError) as error:
+        hint = "ask again when it runs: `systemctl status netpold`"
+        raise Failure("netpold has ended, or was restarted, before it answered", hint, Exit.NOT_RUNNING) from error
     except (OSError, http.client.HTTPException) as error:
         hint = "see whether --socket names the socket of netpold"
         raise Failure(f"{path} does not answer as netpold does: {error}", hint, Exit.NOT_RUNNING) from error

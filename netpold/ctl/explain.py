@@ -57,7 +57,7 @@ def text(answer: Json) -> list[str]:
     lines = [f"{word(answer['verdict'])}  {source} -> {destination} {port}{_families(answer)}"]
     for direction in (Direction.EGRESS, Direction.INGRESS):
         judgement = answer[direction]
-        audited = paint(", but for audit mode deny", "yellow") if judgement["audit"] else ""
+        audited = paint(" (audit mode; else it would be denied)", "yellow") if judgement["audit"] else ""
         lines += ["", f"{paint(direction, 'bold')}: {word(judgement['verdict'])}{audited}"]
         far = answer["destination" if direction is Direction.EGRESS else "source"]
         lines += pairs([(name, printable(value)) for name, value in _facts(judgement, far)])
@@ -92,15 +92,16 @@ def _facts(judgement: Json, far: Json) -> list[tuple[str, str]]:
     facts += [_met(judgement, rule) for rule in judgement["tiers"] if rule["tier"] == "Baseline"]
     if not judgement.get("in_force", True):
         node = judgement.get("node")
-        facts.append(("judged", f"as {node} does, its own node" if node else "as its own node does"))
+        facts.append(("judged", f"by its own node{f', {node}' if node else ''}, not by this one"))
     if judgement["chain"]:
         facts.append(("chain", judgement["chain"]))
     if judgement["rule"]:
         facts.append(("rule", judgement["rule"]))
     for each in judgement["sets"]:
         is_member = "is one of them" if each["has_peer"] else "is not one of them"
-        members = f"{each['members']} member{'' if each['members'] == 1 else 's'}"
-        facts.append(("set", f"{each['name']}: {each['meaning']}; {members}, {far['address']} {is_member}"))
+        count = each["members"]  # null: of a set of another node
+        members = "" if count is None else f"{count} member{'' if count == 1 else 's'}, "
+        facts.append(("set", f"{each['name']}: {each['meaning']}; {members}{far['address']} {is_member}"))
     return facts
 
 

@@ -18,6 +18,7 @@ from netpold import __version__
 from netpold.ctl import streams
 from netpold.ctl.client import DEFAULT_SOCKET
 from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.usage import Parser, parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +62,18 @@ def _argument(*names: str, **options: Any) -> Argument:
     return Argument(names, options)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, low: float = 0) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    if not low <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {low:g} to 3600")
     return seconds
 
 
 def _interval(text: str) -> float:
-    seconds = _seconds(text)
-    if seconds < 0.5:
-        raise argparse.ArgumentTypeError(f"{text!r} is too short: from 0.5 to 3600 seconds")
-    return seconds
+    return _seconds(text, 0.5)
 
 
 def _count(text: str) -> int:
@@ -445,7 +443,7 @@ VERBS = (
 
 def parser() -> argparse.ArgumentParser:
     """The parser that the table makes."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="netpoldctl",
         description="Questions about network policies on this node, to the daemon and to manifests.",
         epilog="Exit codes: 0 fine, 1 findings or a no, 2 usage, 3 no daemon runs, 4 not permitted, 5 timed out.",
@@ -464,21 +462,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.  Returns the exit code; argparse exits with 2 itself."""
+    """Run one command.  Returns the exit code; argparse exits with 0 itself where help is asked for."""
     if not streams.ready():
         return Exit.USAGE
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["complete"]:  # for the shells, on every press of a key
         return int(importlib.import_module("netpold.ctl.complete").run(words[1:]))
-    parsed = parser().parse_args(words)
     code: int | None = None
     try:
-        code = int(importlib.import_module(parsed.module).run(parsed))
+        given = parsed(parser(), words)
+        code = int(importlib.import_module(given.module).run(given))
         sys.stdout.flush()
         return code
     except Failure as failure:
         print(f"netpoldctl: {failure}\nhint: {failure.hint}", file=sys.stderr)
         return failure.code
+    except MemoryError:
+        hint = "ask about less at once, or where there is more memory"
+        print(f"netpoldctl: there is not enough memory for this\nhint: {hint}", file=sys.stderr)
+        return Exit.USAGE  # no verdict
     except KeyboardInterrupt:
         return 130
     except streams.OutputError as error:

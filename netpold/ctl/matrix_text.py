@@ -40,14 +40,17 @@ def text(reach: Reach) -> Iterator[str]:
     if not names:
         yield "There is no pod that has an address and that policies can select: there are no pairs."
         return
-    audited = False
-    for port in range(len(reach.ports)):
-        count = reach.count(port)
-        audited |= count.audited > 0
+    counts = [reach.count(port) for port in range(len(reach.ports))]
+    if len(names) > MOST_IN_WORDS and len(counts) > 1:
+        yield from pairs(
+            [(ports.show(port), counted(count)) for port, count in zip(reach.ports, counts, strict=True)], 0
+        )
+        yield ""
+    for port, count in enumerate(counts):
         yield f"{paint(ports.show(reach.ports[port]), 'bold')}  {counted(count)}"
         yield from _port(reach, port, names)
         yield ""
-    if audited:
+    if any(count.audited for count in counts):
         yield paint(f"NOT ENFORCED: {AUDITED}", "yellow")
     if reach.left_out:
         yield from wrapped(left_out(reach), 0)

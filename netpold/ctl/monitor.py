@@ -54,7 +54,9 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 def _say_nothing(arguments: argparse.Namespace, shown: int) -> None:
     if not shown and arguments.output == "text":
-        print(paint("nothing like that was seen", "dim"), file=sys.stderr)
+        asked = arguments.pod or arguments.namespace or arguments.direction or arguments.port
+        what = "nothing like that was seen" if asked else "nothing was dropped"
+        print(paint(f"{what}{'' if arguments.seconds else ', as far as is remembered'}", "dim"), file=sys.stderr)
 
 
 def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterator[Event]:

@@ -50,7 +50,7 @@ def read(paths: Iterable[Path], settings: Settings, name: str = "") -> Manifests
             with progress(f"reading {name or path}") as told:
                 reading = source.read_as_it_is(told.tell)
         except SourceError as error:
-            raise Failure(f"{error.directory}: {error.fault}", error.hint, Exit.USAGE) from error
+            raise _unreadable(error) from error
         files += reading.changed
         findings.update(reading.findings)
         assembly.update(reading.changed)
@@ -60,6 +60,16 @@ def read(paths: Iterable[Path], settings: Settings, name: str = "") -> Manifests
     return Manifests(
         index, tuple(files), [finding_json(each) for each in ordered], dict(sorted(assembly.passed_over.items()))
     )
+
+
+def _unreadable(error: SourceError) -> Failure:
+    """In words for who asks here, where nothing was in force before."""
+    if isinstance(error.__cause__, PermissionError):
+        hint = "ask as a user who may read it, such as root"
+        return Failure(f"not permitted to read {error.directory}", hint, Exit.NOT_PERMITTED)
+    if isinstance(error.__cause__, FileNotFoundError):
+        return Failure(f"{error.directory} is not there", "name a directory or a file of manifests", Exit.USAGE)
+    return Failure(f"{error.directory}: {error.fault}", "name a directory that can be read", Exit.USAGE)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

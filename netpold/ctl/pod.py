@@ -72,10 +72,13 @@ def _direction(found: Json, direction: Direction, elsewhere: str) -> list[str]:
     by = [f"{state}, by {number(len(policies), 'policy')}" if policies else "no NetworkPolicy isolates it"]
     by += [f"judged by {number(len(tiers), 'policy')} of the cluster"] if tiers else []
     lines = [f"{name}: {'; '.join(by)}"]
-    facts = [("policies", ", ".join(map(_named, policies)))] if policies else []
+    facts = [("policies", ", ".join(map(_policy, policies)))] if policies else []
     if not elsewhere:
         if policies or found["judged"]:  # who is denied nothing is not counted
-            facts += [("judged", about.count(found["judged"])), ("dropped", about.count(found["dropped"]))]
+            facts += [
+                ("judged", about.count(found["judged"], "since its rules were written")),
+                ("dropped", about.count(found["dropped"], "since netpold started")),
+            ]
         facts += about.chains(found["chains"])
     else:
         facts.append(("where", elsewhere))
@@ -91,8 +94,10 @@ def _direction(found: Json, direction: Direction, elsewhere: str) -> list[str]:
     return [*lines, *_tier(baseline, direction)]
 
 
-def _named(policy: Json) -> str:
-    return f"{policy['policy']}{about.place(policy)}{' (audited)' if policy['audited'] else ''}"
+def _policy(each: Json) -> str:
+    audited = " (audited)" if each["audited"] else ""
+    version = "" if each["in_force_as"] == "written" else f" ({about.in_force(each)})"
+    return f"{each['policy']}{about.place(each)}{audited}{version}"
 
 
 def _tier(policies: Sequence[Json], direction: Direction) -> list[str]:

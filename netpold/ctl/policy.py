@@ -12,6 +12,8 @@ from netpold.ctl.output import paint, pairs
 from netpold.policy.model import Direction
 from netpold.printable import printable
 
+_DROPPED = "of these pods, by whichever policy, since netpold started"
+
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
@@ -25,7 +27,7 @@ def text(policy: Json) -> list[str]:
         *_place(policy),
         ("subject", policy["subject"]),
         ("selects", about.some(policy["selects"])),
-        ("on this node", f"{'selects' if policy['tier'] else 'isolates'} {policy['here']} of them"),
+        ("on this node", f"{_does(policy)} {policy['here']} of them"),
         ("in force", about.in_force(policy)),
     ]
     if policy["audited"]:
@@ -35,7 +37,7 @@ def text(policy: Json) -> list[str]:
     ]
     lines += pairs([(name, printable(value)) for name, value in facts])
     for direction in Direction:
-        lines += ["", *_direction(policy[direction], direction, in_tier=policy["tier"] is not None)]
+        lines += ["", *_direction(policy[direction], direction, policy)]
     return lines
 
 
@@ -46,16 +48,23 @@ def _place(policy: Json) -> list[tuple[str, str]]:
     return [("kind", policy["kind"]), ("tier", f"{policy['tier']}, priority {policy['priority']}")]
 
 
-def _direction(found: Json | None, direction: Direction, *, in_tier: bool) -> list[str]:
+def _does(policy: Json) -> str:
+    if policy["tier"]:
+        return "selects"
+    return "would isolate" if policy["audited"] else "isolates"
+
+
+def _direction(found: Json | None, direction: Direction, policy: Json) -> list[str]:
     name = paint(direction, "bold")
     if found is None:
-        return [f"{name}: {'no rules' if in_tier else 'not its business'}"]
-    says = f"isolates, and allows {'nothing' if not found['rules'] else 'what follows'}"
-    lines = [f"{name}: {'the first of these that matches counts' if in_tier else says}"]
+        return [f"{name}: {'no rules' if policy['tier'] else 'does not isolate'}"]
+    isolates = "would isolate, and allow" if policy["audited"] else "isolates, and allows"
+    says = f"{isolates} {'nothing' if not found['rules'] else 'what follows'}"
+    lines = [f"{name}: {'the first of these that matches counts' if policy['tier'] else says}"]
     if found["pods_here"]["count"]:
         facts = [
             ("pods here", about.some(found["pods_here"])),
-            *([("dropped", about.count(found["dropped"]))] if found["dropped"] or not in_tier else []),
+            *([("dropped", about.count(found["dropped"], _DROPPED))] if found["dropped"] or not policy["tier"] else []),
             *about.chains(found["chains"]),
         ]
         lines += pairs([(name, printable(value)) for name, value in facts])

@@ -73,9 +73,10 @@ def text(status: dict[str, Any], now: datetime) -> list[str]:
         lines += _rolled_back(status["rollback"])
     lines += _audited(status["audited"])
     lines += pairs(_facts(status, now))
-    if status["warnings"] or status["findings"]:
+    warnings = [each for each in status["warnings"] if each != status["error"]]
+    if warnings or status["findings"]:
         lines.append("")
-    for warning in status["warnings"]:
+    for warning in warnings:
         lines += _item("warning", str(warning))
     ordered = sorted(status["findings"], key=lambda each: each["severity"])  # errors first
     lines += [findings.line(each) for each in ordered[:FINDINGS_SHOWN]]
@@ -115,14 +116,16 @@ def _audited(audited: dict[str, Any]) -> list[str]:
     if not (audited["count"] or audited["namespaces"] or audited["by_settings"]):
         return []
     by = []
-    if audited["by_settings"]:
-        by.append("as the settings say of all that say nothing")
     if audited["namespaces"]:
         more = f" and {len(audited['namespaces']) - MOST_NAMED} more" if len(audited["namespaces"]) > MOST_NAMED else ""
-        by.append(f"as the namespaces {', '.join(audited['namespaces'][:MOST_NAMED])}{more} say")
+        names = ", ".join(audited["namespaces"][:MOST_NAMED])
+        one = len(audited["namespaces"]) == 1
+        by.append(f"as namespace {names} says" if one else f"as the namespaces {names}{more} say")
+    if audited["by_settings"]:
+        by.append("as the settings say of all that say nothing")
     more = ", ..." if audited["count"] > MOST_NAMED else ""
     names = f": {', '.join(audited['policies'][:MOST_NAMED])}{more}" if audited["count"] else ""
-    why = f" ({'; '.join(by)})" if by else ""
+    why = f" (as they say themselves, or {', or '.join(by)})" if by else ""
     what = (
         f"{number(audited['count'], 'policy')} in audit mode{names}{why}; `netpoldctl audit` shows what they would drop"
     )
@@ -142,6 +145,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         ("manifests", status["manifests"]),
         *([("commit", _commit(status["git"]))] if status["git"] else []),
         ("policies", f"{policies['accepted']} accepted, {policies['rejected']} rejected"),
+        *([("quarantined", _quarantined(status["quarantined"]))] if status["quarantined"] else []),
         (
             "pods",
             f"{pods['total']} known, {pods['local']} on this node, {pods['isolated']} of them isolated, "
@@ -172,6 +176,11 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     if kinds:
         facts.append(("passed over", ", ".join(f"{count} {kind}" for kind, count in kinds)))
     return [(name, printable(str(value))) for name, value in facts]
+
+
+def _quarantined(count: int) -> str:
+    they = "it may select" if count == 1 else "they may select"
+    return f"{number(count, 'policy')} of which no good version is known: all that {they} is closed"
 
 
 def _commit(git: dict[str, Any]) -> str:

@@ -150,6 +150,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     parts = [*PARTS, *([MANIFESTS] if arguments.with_manifests else [])]
     file = arguments.file or Path(f"netpold-{platform.node()}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.gz")
+    if file.exists():
+        raise _taken(file)
     with progress("gathering") as told:
         made: dict[Part, tuple[str, bool]] = {}
         for count, part in enumerate(parts):
@@ -169,6 +171,12 @@ def run(arguments: argparse.Namespace) -> Exit:
         for name, why in missing.items():
             say(f"  not in it: {name}: {why}")
     return Exit.FINE
+
+
+def _taken(file: Path) -> Failure:
+    what = "a directory" if file.is_dir() else "there already"
+    hint = f"name a file in it: {file / 'netpold.tar.gz'}" if file.is_dir() else "name another file, or delete that one"
+    return Failure(f"{file} is {what}", hint, Exit.USAGE)
 
 
 def _made(part: Part, socket: Path) -> tuple[str, bool]:
@@ -191,7 +199,7 @@ def _write(file: Path, made: dict[Part, tuple[str, bool]]) -> None:
                     if there:
                         _add(archive, f"{top}/{part.name}", text)
     except FileExistsError as error:
-        raise Failure(f"{file} is there already", "name another file, or delete that one", Exit.USAGE) from error
+        raise _taken(file) from error
     except OSError as error:
         raise Failure(
             f"{file} can't be written: {error.strerror}", "name a file in another directory", Exit.USAGE

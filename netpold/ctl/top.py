@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NoReturn
 
 from netpold.ctl.about import size
 from netpold.ctl.client import ask
 from netpold.ctl.failure import Exit
-from netpold.ctl.output import is_terminal, paint, say, say_json, table, width
+from netpold.ctl.output import is_terminal, paint, say, say_json, table, table_width, width
 from netpold.ctl.progress import progress
 from netpold.ctl.screen import draw, height, page
 from netpold.printable import printable
@@ -25,11 +25,12 @@ Json = Mapping[str, Any]
 By = Literal["rule", "policy", "pod"]
 Key = tuple[str, str, int | None]  # policy or pod, direction, number of the rule
 
-_HEADS: Mapping[By, tuple[str, ...]] = {
+HEADS: Mapping[By, tuple[str, ...]] = {
     "rule": ("PACKETS/S", "BYTES/S", "PACKETS", "BYTES", "POLICY RULE", "WRITTEN AT"),
     "policy": ("PACKETS/S", "BYTES/S", "PACKETS", "BYTES", "DROPPED/S", "DROPPED", "POLICY", "DIRECTION"),
     "pod": ("PACKETS/S", "BYTES/S", "PACKETS", "BYTES", "DROPPED/S", "DROPPED", "POD", "DIRECTION"),
 }
+_SPARE = ("WRITTEN AT", "BYTES", "PACKETS", "DROPPED", "BYTES/S", "DROPPED/S")  # left out first where it is narrow
 ROWS_WITHOUT_TERMINAL = 20
 
 
@@ -122,7 +123,7 @@ def _rate(before: int, now: int, seconds: float) -> float:
 
 
 def _text(answer: Json, arguments: argparse.Namespace) -> list[str]:
-    head = _HEADS[arguments.by]
+    head = HEADS[arguments.by]
     room = (height() - 2 if is_terminal() else ROWS_WITHOUT_TERMINAL) if arguments.n is None else arguments.n
     rows = [_row(each, arguments.by) for each in answer["rows"][: max(room, 1)]]
     more = len(answer["rows"]) - len(rows)
@@ -130,13 +131,14 @@ def _text(answer: Json, arguments: argparse.Namespace) -> list[str]:
     said = (
         f"{answer['node']}: revision {answer['revision']}; {what} within {answer['seconds']:.1f} s, by {arguments.by}"
     )
-    lines = [paint(printable(f"{said}{f'; {more} more rows' if more > 0 else ''}"), "dim")]
-    return lines + [_cut(line) for line in table(head, rows)] if rows else [*lines, "No pod of this node is isolated."]
+    first = printable(f"{said}{f'; {more} more rows' if more > 0 else ''}")
+    lines = [paint(first[: width()], "dim")]
+    return lines + table(*fitted(head, rows, width())) if rows else [*lines, "No pod of this node is isolated."]
 
 
 def _row(each: Json, by: By) -> list[str]:
     cells = [f"{each['packets_per_s']:.1f}", size(each["bytes_per_s"]), str(each["packets"]), size(each["bytes"])]
-    cells = [cell.rjust(len(name)) for cell, name in zip(cells, _HEADS[by], strict=False)]
+    cells = [cell.rjust(len(name)) for cell, name in zip(cells, HEADS[by], strict=False)]
     if by == "rule":
         place = f"{each['file']}:{each['line']}" if each["file"] else ""
         rule = f"{each['policy']} {each['direction']}[{each['rule']}]"
@@ -146,7 +148,19 @@ def _row(each: Json, by: By) -> list[str]:
     return [*cells, *drops, printable(each[by]), each["direction"]]
 
 
-def _cut(line: str) -> str:
-    """To the terminal's width, so that a row is one line."""
-    columns = width()
-    return line if columns is None or len(line) <= columns or "\x1b" in line else line[:columns]
+def fitted(
+    head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The table so that each row is one line on a terminal of that width: without columns that can be spared, and where
+    that is not enough, with shorter names."""
+    for spare in _SPARE:
+        if columns is None or table_width(head, rows) <= columns:
+            return head, rows
+        kept = [number for number, name in enumerate(head) if name != spare]
+        head, rows = [head[each] for each in kept], [[row[each] for each in kept] for row in rows]
+    excess = table_width(head, rows) - (columns or 0)
+    if excess > 0:
+        names = 1  # behind PACKETS/S
+        room = max(max(len(row[names]) for row in rows) - excess, len(head[names]))
+        rows = [[*row[:names], row[names][:room], *row[names + 1 :]] for row in rows]
+    return head, rows

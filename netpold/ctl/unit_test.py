@@ -30,6 +30,7 @@ from netpold.ctl.progress import progress
 from netpold.ctl.services_text import services
 from netpold.ctl.sides import in_force
 from netpold.daemon.status import finding_json
+from netpold.policy import manifest
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Family, IPBlock
 from netpold.printable import printable
@@ -127,6 +128,12 @@ def _read(files: Iterable[Path]) -> dict[str, list[Expectation]]:
         findings += wrong
     errors = [each for each in findings if each.severity == "error"]
     if errors:
+        for file in files:
+            if (found := manifest.parse(file.read_bytes(), str(file))).objects:
+                hint = "name a file of tests, and the directory of manifests with --manifests DIR"
+                raise Failure(
+                    f"{file} has manifests ({number(len(found.objects), 'object')}), no tests", hint, Exit.USAGE
+                )
         print(*(line(finding_json(each)) for each in findings), sep="\n", file=sys.stderr)
         fault = f"{number(len(errors), 'error')} in test files: no test was run"
         raise Failure(fault, "the format is shown in docs/testing-policies.md", Exit.USAGE)
@@ -153,7 +160,7 @@ def _judged(reach: Reach, asked: _Asked, test: Expectation) -> _Done:
 def _reasons(asked: _Asked, wrong: Wrong, test: Expectation) -> Iterator[str]:
     """What is wrong, and for one pair what `explain` says of it."""
     source, destination = _parties(wrong)
-    passes = "does not pass" if test.verdict == "allow" else "passes"
+    passes = "should pass, and does not" if test.verdict == "allow" else "passes, and should not"
     ends = f"{asked.names.party(source)} -> {asked.names.party(destination)}"
     if len(wrong.families) == 1 and all(asked.names.could(_OTHER[wrong.families[0]], each) for each in _parties(wrong)):
         ends += f" (IPv{wrong.families[0]} only)"
@@ -162,7 +169,8 @@ def _reasons(asked: _Asked, wrong: Wrong, test: Expectation) -> Iterator[str]:
         asked.index, Party(destination.pods - set(sorted(source.pods)[:1]), destination.outside), wrong.families
     )
     port = _port(wrong.services[0])
-    told = [f"{ends}: {services(wrong.services)} {passes}", f"{one} -> {other}: {show(port)} {passes}"]
+    shown = [_shown(asked.index, each) for each in (one, other)]
+    told = [f"{ends}: {passes}: {services(wrong.services)}", f"{shown[0]} -> {shown[1]}: {passes}: {show(port)}"]
     yield told[0]
     if told[0] != told[1]:
         yield f"as {told[1]}"
@@ -181,6 +189,12 @@ def _one_of(index: Index, party: Party, families: tuple[Family, ...]) -> str:
     addresses = index.world.pods[key].addresses
     meant = [each for each in addresses if (6 if ":" in each else 4) in families]
     return key if meant == list(addresses) else meant[0]
+
+
+def _shown(index: Index, name: str) -> str:
+    """An address with the pod whose it is."""
+    claimants = [] if "/" in name else index.claimants(name)
+    return f"{claimants[0].key} ({name})" if len(claimants) == 1 else name
 
 
 def _free_address(index: Index, block: IPBlock, family: Family) -> str:

@@ -61,6 +61,7 @@ class Account:
         self._followers = followers
         self._report = Report()
         self.round_since: float | None = None  # time.monotonic(), while the loop is in a round
+        self._past_the_rules: tuple[str, float] | None = None  # what goes there, in words, and since when
         self._metrics = Metrics(__version__, drops.totals)
         self._status = Status.starting(settings, backend)
         self._manifests = settings.manifests
@@ -85,6 +86,8 @@ class Account:
             )
         elif (since := self._enforcer.fight.open_since) is not None:
             error = self._enforcer.fight.warning
+        elif self._past_the_rules is not None:
+            error, since = self._past_the_rules
         if since is None or error is None:
             return status
         began = timestamp(datetime.now(UTC) - timedelta(seconds=now - since))
@@ -108,6 +111,11 @@ class Account:
         """All that is known is in force; None: it was.  `failed`: the files could not be read, so it may be what they
         said before."""
         self._found()  # the kernel may refuse some, or no more
+        past = self._known.past_the_rules
+        if past is None:
+            self._past_the_rules = None
+        elif self._past_the_rules is None or self._past_the_rules[0] != past:
+            self._past_the_rules = past, time.monotonic()
         fields = self._fields(applied) if applied else {}
         if failed:
             self._publish(state=self._status.state, error=self._status.error, **fields)

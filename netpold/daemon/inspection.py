@@ -27,6 +27,7 @@ from netpold.rules.ruleset import FAMILIES, Ruleset
 
 TRIES = 5  # at reading the kernel while it stays as it is
 LEAST_PAUSE_S = 0.2  # between two readings of the kernel's counters
+TURN_S = 30.0  # how long who asks waits for those who asked before
 
 Json = dict[str, Any]
 
@@ -50,12 +51,19 @@ class Inspection:
         self._backend = backend
         self._drops = drops
         self._inbox, self._look, self._hold = inbox, look, hold
-        self._lock = threading.Lock()  # one reading at a time; guards the next
+        self._turn = threading.Lock()  # guards the next
         self._read: tuple[float, Readings] = (0.0, {})
 
     def ask(self, question: str, parameters: Parameters) -> Json:
-        """The answer to one of INSPECTIONS.  Raises NoAnswer."""
-        return INSPECTIONS[question](self, parameters)
+        """The answer to one of INSPECTIONS, one at a time: the loop does not have to share the interpreter with all who
+        ask.  Raises NoAnswer."""
+        if not self._turn.acquire(timeout=TURN_S):
+            fault = f"others ask for so much that this was not begun within {TURN_S:g} s"
+            raise NoAnswer(Why.BUSY, fault, "try again in a moment")
+        try:
+            return INSPECTIONS[question](self, parameters)
+        finally:
+            self._turn.release()
 
     def pod(self, parameters: Parameters) -> Json:
         """Everything about one pod."""
@@ -111,15 +119,14 @@ class Inspection:
 
     def _readings(self) -> tuple[float, Readings]:
         """When the kernel's counters were read, at most LEAST_PAUSE_S ago, and what they said."""
-        with self._lock:
-            at, readings = self._read
-            if time.monotonic() - at >= LEAST_PAUSE_S:
-                try:
-                    readings = {family: self._backend.counters(family) for family in FAMILIES}
-                except KernelError as error:
-                    raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
-                self._read = time.monotonic(), readings
-            return self._read
+        at, readings = self._read
+        if time.monotonic() - at >= LEAST_PAUSE_S:
+            try:
+                readings = {family: self._backend.counters(family) for family in FAMILIES}
+            except KernelError as error:
+                raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
+            self._read = time.monotonic(), readings
+        return self._read
 
     def _ask(self, question: Callable[[Facts, Parameters], Question[Json]]) -> Json:
         return in_time(self._inbox, answer(question, self._look, {}))

@@ -21,7 +21,17 @@ from netpold.policy.changes import Changes, then
 from netpold.policy.index import Index
 from netpold.policy.instead import Instead
 from netpold.policy.manifest import MOST_KINDS
-from netpold.policy.model import AnyPolicy, ClusterPolicy, Direction, Finding, Policy, World, policy_kind, policy_title
+from netpold.policy.model import (
+    AnyPolicy,
+    ClusterPolicy,
+    Direction,
+    Family,
+    Finding,
+    Policy,
+    World,
+    policy_kind,
+    policy_title,
+)
 from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
@@ -267,6 +277,16 @@ class Known:
         """What a person should look at on the host, one sentence each."""
         return [*self.places.warnings, *self._lingering.warnings(), *self.unfiltered]
 
+    @property
+    def past_the_rules(self) -> str | None:
+        """The packets of isolated pods that iptables does not see at all, in the words of the warning."""
+        off = _off(self._view)
+        isolated = {each.pod for each in self._isolated} if off else set()
+        places = [self.endpoints[key] for key in isolated if key in self.endpoints]
+        bridged = [each for each in places if any(interface.bridged for interface in each.interfaces)]
+        has = {6 if ":" in address else 4 for each in bridged for address in each.addresses}
+        return next((_not_filtered(family) for family in off if family in has), None)
+
 
 def _links(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, int]]:
     """The interfaces of pods, with their indexes."""
@@ -283,10 +303,18 @@ def _without_pod(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[str]
 
 def _unfiltered(view: HostView) -> Iterator[str]:
     """The packets between ports of a bridge that iptables does not see, and what to do about it."""
-    for family in sorted(set(FAMILIES) - view.bridge_nf_call):
-        sysctl = f"net.bridge.bridge-nf-call-ip{'6' if family == 6 else ''}tables"
-        yield f"IPv{family} packets between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"
+    yield from map(_not_filtered, _off(view))
     for kind in sorted(view.bridge_nf_misses):
         what = "VLAN tags" if kind == "vlan" else "PPPoE headers"
         sysctl = f"net.bridge.bridge-nf-filter-{kind}-tagged"
         yield f"packets with {what} between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"
+
+
+def _off(view: HostView) -> list[Family]:
+    """The families in which iptables sees no bridged packet."""
+    return [family for family in FAMILIES if family not in view.bridge_nf_call]
+
+
+def _not_filtered(family: Family) -> str:
+    sysctl = f"net.bridge.bridge-nf-call-ip{'6' if family == 6 else ''}tables"
+    return f"IPv{family} packets between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"

@@ -225,7 +225,7 @@ class _Process:
         some time later all the same.  Not while the settings are about to change: what begins anew says so."""
         overdue = time.monotonic() > self._ready_anyway_at
         status = reconciler.current  # degraded, it may enforce everything but what the kernel refuses
-        self._ready = self._ready or status.state == "enforcing" or status.revision > 0 or overdue
+        self._ready = self._ready or status.is_in_force or status.revision > 0 or overdue
         if self._reloading is not None and (reconciler.is_done(self._reloading) or overdue):
             self._reloading = None
         return self._ready and self._reloading is None and not self._other_settings

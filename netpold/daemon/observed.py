@@ -14,6 +14,7 @@ from typing import Any
 
 from netpold.daemon.inbox import Question
 from netpold.daemon.questions import Facts, NoAnswer, Why
+from netpold.daemon.questions_about import unknown
 from netpold.daemon.seen import Pair, Party, Times, moment
 from netpold.daemon.sights import PROTOCOLS, WITH_PORTS
 from netpold.policy.model import Direction
@@ -124,6 +125,26 @@ def suggestion_json(found: Suggestion) -> Json:
     }
 
 
+def _not_here(facts: Facts, wanted: Wanted) -> NoAnswer:
+    """Why nothing can be seen of what is wanted."""
+    elsewhere = "ask on its own node: flows are seen there alone"
+    if not wanted.pod:
+        fault = f"no pod of the namespace {wanted.namespace} is on this node"
+        known = wanted.namespace in facts.world.namespaces or any(map(wanted.covers, facts.world.pods))
+        hint = elsewhere.replace("its own node", "its pods' nodes") if known else "no manifest names that namespace"
+        return NoAnswer(Why.UNKNOWN, fault, hint)
+    pod = facts.world.pods.get(wanted.pod)
+    if pod is None:
+        return unknown("pod", wanted.pod, facts.world.pods)
+    if pod.host_network:
+        fault, hint = "is on its node's own network: policies do not select it", "ask about the pods that it talks to"
+    elif not pod.takes_part or not pod.addresses:
+        fault, hint = "has no address", "ask again when its manifest has status.podIPs"
+    else:
+        fault, hint = "is not on this node", elsewhere
+    return NoAnswer(Why.UNKNOWN, f"the pod {wanted.pod} {fault}", hint)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Of which pods policies are wanted (`pod`: a key; `namespace`: all of it; one of them is empty), for which
@@ -145,9 +166,7 @@ def suggested(facts: Facts, wanted: Wanted, flows: Iterable[Flow], sums: Sums, o
     """
     here = [key for key in facts.endpoints if wanted.covers(key) and key in facts.world.pods]
     if not here:
-        what = f"the pod {wanted.pod}" if wanted.pod else f"a pod of the namespace {wanted.namespace}"
-        hint = "ask on its own node, for flows are seen there alone; `netpoldctl status` counts the pods of this one"
-        raise NoAnswer(Why.UNKNOWN, f"{what} is not on this node", hint)
+        raise _not_here(facts, wanted)
     seen: dict[Use, Counter[str]] = defaultdict(Counter)
     for number, flow in enumerate(flows):
         for use in _uses(_of_flow(facts, flow), ""):

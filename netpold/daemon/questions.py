@@ -25,7 +25,7 @@ from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, end, judges
 from netpold.rules.matrix import matrix_in_steps
-from netpold.rules.offline import offline_ruleset
+from netpold.rules.offline import between
 from netpold.rules.page import explained_in_steps
 from netpold.rules.port import NoPort, as_json, parse
 from netpold.rules.ruleset import Ruleset
@@ -36,6 +36,10 @@ ANSWER_S = 10.0  # how long who asks waits for the loop
 TRIES = 5  # how often to begin again
 
 Json = dict[str, Any]
+
+
+class Texts(list[str]):
+    """Values in an answer that are written as JSON already: ten thousand of them are no work for the collector."""
 
 
 class Why(Enum):
@@ -62,7 +66,8 @@ class Facts:
     """What is in force at a moment, for the loop's thread alone: it changes some of it in place.
 
     `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.  `unfiltered`: in
-    words, which packets of this node's pods do not pass netpold's rules at all.
+    words, which packets of this node's pods do not pass netpold's rules at all.  `instead`: what is in force instead of
+    the manifests, in words.
     """
 
     moment: tuple[int, int]
@@ -75,6 +80,7 @@ class Facts:
     settings: CompileSettings
     home: Home = NOWHERE
     unfiltered: tuple[str, ...] = ()
+    instead: str | None = None
 
     @property
     def world(self) -> World:
@@ -98,7 +104,7 @@ def answer(
                 yield
         except StopIteration as end:
             head = {"version": 1, "revision": facts.revision, "state": facts.state, "node": facts.node}
-            return {**head, "unfiltered": list(facts.unfiltered), **end.value}
+            return {**head, "instead": facts.instead, "unfiltered": list(facts.unfiltered), **end.value}
     raise NoAnswer(
         Why.BUSY, "what is in force changes faster than this can be answered", "try again when less is changing"
     )
@@ -115,8 +121,9 @@ def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
         yield
         if not any(away):
             return _told(facts, here, here, away)
-        there = explain_json(facts.index, _elsewhere(facts, away), *asked, home=facts.home)
-        return _told(facts, here, there, away)
+        # what other nodes make of the same manifests for these pods
+        ruleset = yield from between(facts.index, sorted(set().union(*away)), ends, facts.settings)
+        return _told(facts, here, explain_json(facts.index, ruleset, *asked, home=facts.home), away)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
 
@@ -128,11 +135,6 @@ def _own(facts: Facts, source: End, destination: End) -> Interface | None:
     return next(iter(facts.endpoints[source.pod.key].interfaces), None)
 
 
-def _elsewhere(facts: Facts, away: Iterable[Set[str]]) -> Ruleset:
-    """What other nodes make of the same manifests for these pods."""
-    return offline_ruleset(facts.index, set().union(*away), facts.settings)
-
-
 def _told(facts: Facts, here: Json, there: Json, away: Sequence[Set[str]]) -> Json:
     """One answer of both: each end's pod is judged on its own node."""
     told = dict(here)
@@ -140,11 +142,19 @@ def _told(facts: Facts, here: Json, there: Json, away: Sequence[Set[str]]) -> Js
         denies = here[direction]["verdict"] == "deny"
         of = there if pods and not denies else here
         told[direction] = {**of[direction], "in_force": of is here, "node": _node(facts, pods)}
+        if of is not here:
+            told[direction]["sets"] = [_elsewhere(facts, each) for each in of[direction]["sets"]]
     denied = any(told[direction]["verdict"] == "deny" for direction in ("egress", "ingress"))
     told["verdict"] = "deny" if denied else "allow"
     both = ((family, {each["families"][family] for each in (here, there)}) for family in here["families"])
     told["families"] = {family: "deny" if "deny" in verdicts else "allow" for family, verdicts in both}
     return told
+
+
+def _elsewhere(facts: Facts, told: Json) -> Json:
+    """A set of another node, of which only the members that were asked about are known, unless it is here as well."""
+    here = facts.ruleset.sets.get(told["name"])
+    return {**told, "members": len(here.members) if here else None}
 
 
 def _node(facts: Facts, pods: Set[str]) -> str | None:
@@ -172,9 +182,11 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     wanted = [_port(each) for each in _listed(parameters, "ports")]
     ports, left_out = (wanted, []) if wanted else asked.ports(world, pods)
     in_force = facts.endpoints.keys() >= set(pods)
-    ruleset = facts.ruleset if in_force else offline_ruleset(facts.index, pods, facts.settings)
+    others, ruleset = _listed(parameters, "addresses"), facts.ruleset
     try:
-        ends = [end(facts.index, name, facts.home) for name in (*pods, *_listed(parameters, "addresses"))]
+        ends = [end(facts.index, name, facts.home) for name in (*pods, *others)]
+        if not in_force:
+            ruleset = yield from between(facts.index, pods, ends, facts.settings)
         found = yield from matrix_in_steps(facts.index, ruleset, ends, ports)
     except UnknownEndpoint as error:
         raise NoAnswer(Why.UNKNOWN, str(error), error.hint) from error
@@ -199,14 +211,13 @@ def names(facts: Facts, parameters: Parameters) -> Question[Json]:
 
 def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
     """The world in force, as the manifests that say it."""
-    found: list[Any] = []
-    where: list[Json] = []
+    found, where = Texts(), Texts()
     for number, each in enumerate(_objects(facts.world)):
-        found.append(json.loads(written(each)))
+        found.append(written(each))
         at = each.position
         name = title(each)
         place = {"file": at and at.file, "line": at and at.line, "rules": rule_lines(each)}
-        where.append({"object": name, **place, "quarantined": each.quarantined})
+        where.append(json.dumps({"object": name, **place, "quarantined": each.quarantined}))
         if number % STEP == 0:
             yield
     return {"manifests": found, "where": where}

@@ -76,7 +76,7 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
     """Raises NoAnswer where no manifest declares it."""
     pod = facts.world.pods.get(name)
     if pod is None:
-        raise _unknown("pod", name, facts.world.pods)
+        raise unknown("pod", name, facts.world.pods)
     yield
     endpoint, namespace = facts.endpoints.get(name), facts.world.namespace(pod.namespace)
     directions = {}
@@ -140,7 +140,7 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
     """Raises NoAnswer where no manifest declares it."""
     policy = facts.world.policies.get(name)
     if policy is None:
-        raise _unknown("policy", name, facts.world.policies)
+        raise unknown("policy", name, facts.world.policies)
     yield
     selected = sorted(facts.index.members(_selects(policy)))
     isolated = {(each.pod, each.direction): each for each in held.isolated if name in each.policies}
@@ -355,7 +355,8 @@ def _some(names: Sequence[str]) -> Json:
     return {"count": len(names), "names": list(names[:MOST_NAMED])}
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> NoAnswer:
+def unknown(what: str, name: str, known: Iterable[str]) -> NoAnswer:
+    """No manifest declares the pod or policy of that name; with names that are near."""
     namespace = name.partition("/")[0] + "/"
     keys = list(known)
     own = [key for key in keys if key.startswith(namespace)][:MOST_SIMILAR]

@@ -369,6 +369,7 @@ class Reconciler:
             settings=compile_settings(self.settings),
             home=Home(self.settings.node, enforced.own, enforced.endpoints.keys(), known.lingering),
             unfiltered=known.unfiltered,
+            instead=status.tried.words() if status.tried else None,
         )
 
     def _held(self) -> Held:

@@ -137,6 +137,7 @@ def _event(number: int, each: Described, times: Times, names: Mapping[int, str])
         "icmp_type": sight.icmp_type,
         "interface_in": names.get(sight.incoming),
         "interface_out": names.get(sight.outgoing),
+        "sender": each.sender and each.sender.key,
         "judged": each.judged and each.judged.key,
         "isolating": list(each.isolating),
         "nearest_miss": each.miss,

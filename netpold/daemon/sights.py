@@ -67,8 +67,9 @@ class Sight:
 @dataclass(frozen=True, slots=True)
 class Described:
     """A sight with what the model says of it.  `source`, `destination`: the pods, where each is one; `judged`: the one
-    of which policies judge it.  `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`, `denied_by` (the
-    rule of a tier): as in JSON."""
+    of which policies judge it; `sender`: of what has another's address, the one by whose interface it came.
+    `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`, `denied_by` (the rule of a tier): as in JSON.
+    """
 
     sight: Sight
     source: Pod | None
@@ -77,6 +78,7 @@ class Described:
     isolating: tuple[str, ...] = ()
     miss: Json | None = None
     allowed_by: tuple[Json, ...] = ()
+    sender: Pod | None = None
     denied_by: Json | None = None
 
     @property
@@ -112,7 +114,8 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
     index = model.index
     source, destination = _pod(index, sight.source), _pod(index, sight.destination)
     if sight.direction is None:
-        return Described(sight, source, destination)
+        sender = _behind(model, names.get(sight.incoming)) if sight.why == "spoofed" else None
+        return Described(sight, source, destination, sender=sender)
     near, far, there = source, destination, sight.destination
     if sight.direction is Direction.INGRESS:
         near, far, there = destination, source, sight.source

@@ -106,7 +106,7 @@ class Status:
     """The daemon at one moment.
 
     `state`: `starting` until the first round is done; `enforcing`: what the manifests say is in the kernel;
-    `degraded`: it is not, `error` says why, and the rules from before stay in force.  `since`: when it came to that
+    `degraded`: it is not, or packets of isolated pods go past it; `error` says why.  `since`: when it came to that
     state (ISO 8601, UTC).  `revision` goes up with every change of the kernel.  `passed_over`: objects of other kinds,
     counted by kind.  `rules`: by "IPv4" and "IPv6".  `git`: what the manifests are a work tree of, as of the last time
     that they were read.  `without_interface`: local pods that are enforced by address; `without_pod`: interfaces that
@@ -189,6 +189,12 @@ class Status:
                 "by_settings": self.audited.by_settings,
             },
         }
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether what the manifests say is in the kernel.  Degraded it is too where packets go past it for what is the
+        host's doing: then the error is one of the warnings."""
+        return self.state == "enforcing" or (self.state == "degraded" and self.error in self.warnings)
 
     def line(self) -> str:
         """What is enforced, or why it is not, in one line: the service's STATUS."""

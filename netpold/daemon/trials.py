@@ -62,8 +62,9 @@ class Trials:
         return ended
 
     def _put_in_force(self, trial: Trial) -> None:
-        if self._inbox.wait(TRY_S) and self._tryout.current is trial and self._status().state != "degraded":
+        waited, status = self._inbox.wait(TRY_S), self._status()
+        if waited and self._tryout.current is trial and status.is_in_force:
             return
-        error = self._status().error or "the manifests changed, or it could not be put in force in time"
+        error = status.error or "the manifests changed, or it could not be put in force in time"
         self._tryout.end("it did not come into force")
         raise NoAnswer(Why.BUSY, f"{trial} fails: {error}", "see `netpoldctl status`, and try again")

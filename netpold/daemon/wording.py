@@ -33,7 +33,10 @@ def port(event: Json) -> str:
 def reason(event: Json) -> str:
     """Why it was dropped or let through, in words."""
     if event["why"] == "spoofed":
-        return "the source address is not the sender's own"
+        by = f" by {event['interface_in']}" if event["interface_in"] else ""
+        sender = f" from {event['sender']}" if event.get("sender") else ""
+        came = f": it came{sender}{by}" if sender or by else ""
+        return f"the source address is not the sender's own{came}"
     if event["why"] == "unclaimed":
         return "no pod is known to have this interface"
     if event["verdict"] == "allow":

@@ -22,7 +22,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netpold.host.trust import Fault, Trust, Trustees, held, is_read_only, real_path
+from netpold.host.trust import KEPT, Fault, Trust, Trustees, held, is_read_only, real_path
 from netpold.policy.findings import MOST_IN_ALL, Findings
 from netpold.policy.model import Finding, Position
 from netpold.printable import printable
@@ -97,7 +97,7 @@ def problem(path: str, code: str, fault: str, cure: str, severity: Literal["erro
 
 def unreadable_problem(path: str, code: str, error: OSError) -> Finding:
     """A finding about a file or directory that the system does not let us read."""
-    cure = "make it readable for netpold; until then what it said before stays in force"
+    cure = f"make it readable for netpold; {KEPT}"
     return problem(path, code, f"can't be read: {error.strerror}", cure)
 
 
@@ -128,7 +128,7 @@ def look(path: str, max_file_size: int, is_link: bool = False, trust: Trust = AN
 
 
 def _unprintable(path: str) -> Finding:
-    cure = "rename it to printable UTF-8; until then what it said before stays in force"
+    cure = f"rename it to printable UTF-8; {KEPT}"
     return problem(path, "unprintable-name", "the name can't be printed", cure)
 
 

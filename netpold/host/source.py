@@ -21,7 +21,7 @@ from netpold.host.looking import Looking
 from netpold.host.parsed_cache import ParsedCache
 from netpold.host.remembered import Remembered
 from netpold.host.scan import SourceError, Tree, problem, size_of
-from netpold.host.trust import Trustees
+from netpold.host.trust import KEPT, Trustees
 from netpold.host.waiting import Ripe, Waiting
 from netpold.policy.manifest import Parsed
 from netpold.policy.model import Finding
@@ -212,5 +212,5 @@ class Source:
 
 
 def _still_changing(path: str) -> Finding:
-    cure = "let the program that writes to it finish; until then what it said before stays in force"
+    cure = f"let the program that writes to it finish; {KEPT}"
     return problem(path, "still-changing", "is being written to", cure)

@@ -28,7 +28,7 @@ from netpold.config import Settings
 log = logging.getLogger("netpold")
 
 ROOT = 0
-_NOT_OURS = "what it said before stays in force"
+KEPT = "until then a running netpold goes by what it said before"  # behind the cure of what can't be read as it is
 
 
 class Fault(NamedTuple):
@@ -52,7 +52,7 @@ class Trust:
         if self.owners is None:
             return None
         if status.st_uid not in self.owners:
-            cure = f"give it to root (`chown`), or name the user in trusted_users; until then {_NOT_OURS}"
+            cure = f"give it to root (`chown`), or name the user in trusted_users; {KEPT}"
             return Fault(f"foreign-{what}", f"belongs to {_user(status.st_uid)}, who is not trusted", cure)
         return None if what == "symlink" else self.open_to_all(what, status)
 
@@ -62,7 +62,7 @@ class Trust:
         shared = what == "directory" and status.st_mode & stat.S_ISVTX
         if self.owners is None or shared or not status.st_mode & stat.S_IWOTH:
             return None
-        cure = f"take that right away: `chmod o-w`; until then {_NOT_OURS}"
+        cure = f"take that right away: `chmod o-w`; {KEPT}"
         return Fault(f"world-writable-{what}", "may be written to by everybody", cure)
 
     def leads_out(self, real: str) -> Fault | None:
@@ -70,7 +70,7 @@ class Trust:
         if self.trees is None or f"{real}/".startswith(self.trees):
             return None
         cure = "put a copy there, or name the directory that it leads into in linked_trees"
-        return Fault("link-out-of-tree", "leads out of the directory of manifests", f"{cure}; until then {_NOT_OURS}")
+        return Fault("link-out-of-tree", "leads out of the directory of manifests", f"{cure}; {KEPT}")
 
 
 def _user(uid: int) -> str:

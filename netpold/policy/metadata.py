@@ -139,8 +139,8 @@ def _annotations(fields: Fields, node: object) -> dict[str, str]:
             text = fields.text(value)
             if text is not None:
                 right[key] = text
-    size = sum(map(len, right)) + sum(map(len, right.values()))
+    size = sum(len(each.encode(errors="surrogatepass")) for pair in right.items() for each in pair)
     if size > _MOST_ANNOTATIONS:
-        fault = f"the annotations have {size} characters, the limit is {_MOST_ANNOTATIONS}"
+        fault = f"the annotations have {size} bytes, the limit is {_MOST_ANNOTATIONS}"
         fields.error(found, "annotations-too-large", fault, "make them shorter")
     return right

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Literal, NamedTuple
 
 from netpold.policy.index import Index
@@ -81,6 +83,8 @@ def difference(old: Index, new: Index, mode: Mode = "enforce") -> list[Change]:
 
 def difference_in_steps(old: Index, new: Index, mode: Mode = "enforce") -> Steps[list[Change]]:
     """The same in steps."""
+    if old.world == new.world:
+        return []
     before, after = Judged(old, mode), Judged(new, mode)
     both: dict[Family, list[End]] = {}
     for number, family in enumerate(FAMILIES):  # the shares are those of time, with 10,000 pods and 1,000 policies
@@ -107,7 +111,8 @@ def difference_in_steps(old: Index, new: Index, mode: Mode = "enforce") -> Steps
     return [_change(same, shapes, services) for same, shapes in found.items()]
 
 
-_FEW = 8  # ends or parts that are looked at one by one
+_FEW = 8  # ends that are looked at one by one
+_MANY = 32  # parts; with more of them, they are looked up
 _Causes = frozenset[Cause]
 _NONE: _Causes = frozenset()
 
@@ -164,16 +169,24 @@ class _Side:
         self.direction, self.mask, self.before, self.after = direction, mask, before, after
         self._says = list(says)
         self.changed = [each for each in self._says if each.before != each.after]
-        self._at: dict[int, _Between] | None = None
+        self._touched = reduce(or_, (each.ends for each in self.changed), 0)
+        self._at: dict[int, _Between] | None = None  # by the number of an end, but for those of the largest part
+        self._largest = _Between(0, 0, 0)
+
+    def may_change(self, other: _Side) -> bool:
+        """Whether anything may be another one between the two: what one of them says of any of the other's ends is."""
+        return bool(self._touched & other.mask or other._touched & self.mask)
 
     def parts(self, ends: int) -> Iterable[_Between]:
         """The parts that any of these ends is in."""
-        if len(self._says) <= _FEW or ends.bit_count() > _FEW:
+        if len(self._says) <= _MANY or ends.bit_count() > _FEW:
             return [part for part in self._says if part.ends & ends]
         if self._at is None:
-            self._at = {bit: part for part in self._says for bit in ones(part.ends)}
-        found = {id(part): part for bit in ones(ends) if (part := self._at.get(bit))}
-        return found.values()
+            # most ends are in the largest part: to hold them one by one, for each side, would take gigabytes
+            self._largest, *rest = sorted(self._says, key=lambda part: -part.ends.bit_count())
+            self._at = {bit.bit_length(): part for part in rest for bit in ones(part.ends)}
+        at = (self._at.get(bit.bit_length(), self._largest) for bit in ones(ends))
+        return {id(part): part for part in at if part.ends & ends}.values()
 
 
 class _Comparison:
@@ -193,7 +206,8 @@ class _Comparison:
         for number, sender in enumerate(senders):
             yield number / len(senders)
             for receiver in receivers if sender.changed else changing:
-                self._meet(sender, receiver, effects)
+                if sender.may_change(receiver):
+                    self._meet(sender, receiver, effects)
         for effect, rectangles in effects.items():
             for rectangle in _joined(rectangles):
                 self._note(effect, rectangle, found)

@@ -130,6 +130,8 @@ def _short(node: Node | None) -> str:
         return shown(node.value)
     if isinstance(node, Seq):
         return ", ".join(map(_short, node))
+    if isinstance(node, Map) and "any" in node:
+        return f"{_short(node['any'])} except {_short(node['except'])}" if "except" in node else _short(node["any"])
     return "..." if node is None else "/".join(_short(each) for each in node.values()) if isinstance(node, Map) else "?"
 
 

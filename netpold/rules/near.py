@@ -48,7 +48,7 @@ class Lack(NamedTuple):
 
 
 # How far away each thing is: a rule that was written for this peer, or this port, is what its author thought of.
-_MANIFEST, _PROTOCOL, _PORT, _LABELS, _ANYBODYS_PORT, _EXCEPT, _NAMESPACE, _BLOCK, _NO_POD = range(9)
+_MANIFEST, _PROTOCOL, _PORT, _LABELS, _ANYBODYS_PORT, _EXCEPT, _NAMESPACE, _BLOCK, _NO_POD, _PODS_BLOCK = range(10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def _port(port: PolicyPort, owners: Sequence[Pod]) -> str:
 
 
 def _listed(parts: Iterable[str]) -> str:
-    every = list(parts)
+    every = list(dict.fromkeys(parts))
     more = len(every) - MOST_NAMED
     return ", ".join(every[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -252,10 +252,12 @@ def _pod_lack(world: World, clause: Clause, peer: PodPeer, pod: Pod) -> Lack | N
 
 def _namespace_lack(world: World, clause: Clause, selector: Selector | None, pod: Pod) -> Lack | None:
     name = pod.namespace
+    namespace = world.namespace(name)
+    if selector is None and namespace.quarantined:
+        return None  # with a namespaceSelector, its manifest would be lacking
     if selector is None:
         text = f"the namespace: it has no namespaceSelector, so it means pods of {clause.namespace} alone"
         return Lack((_NAMESPACE, 0), "namespace", text)
-    namespace = world.namespace(name)
     if namespace.quarantined:
         text = f"the manifest of the namespace {name}: it failed the checks, so its labels are unknown"
         return (
@@ -272,16 +274,21 @@ def _namespace_lack(world: World, clause: Clause, selector: Selector | None, pod
 
 
 def _block_lack(far: Far, blocks: list[IPBlock], holding: list[IPBlock]) -> list[Lack]:
-    """What the address lacks; for a pod only where it is excepted from a block."""
+    """What the address lacks.  Blocks are mostly written for what is no pod, so a pod's address lacks more."""
     if holding:
         block = holding[0]
         excepted = next(each for each in block.excepts if ip_address(far.address) in each)
         text = f"the address: {far.address} is in {excepted}, which is excepted from {block.cidr}"
         return [Lack((_EXCEPT, 0), "address", text)]
-    if far.pods:
-        return []  # blocks are written for what is no pod
     if blocks:
-        text = f"the address: {far.address} is not in {_listed(str(block.cidr) for block in blocks)}"
-        return [Lack((_BLOCK, 0), "address", text)]
+        version = ip_address(far.address).version
+        is_other = all(block.cidr.version != version for block in blocks)
+        why = f"is IPv{version}, and it has" if is_other else "is not in"
+        shown = _listed(str(block.cidr) for block in blocks)
+        if far.pods:
+            return [Lack((_PODS_BLOCK, 0), "address", f"the address: that of {far.pods[0].key} {why} {shown}")]
+        return [Lack((_BLOCK, 0), "address", f"the address: {far.address} {why} {shown}")]
+    if far.pods:
+        return []
     what = "is on the host's network" if "/" in far.name else "is no pod's address"
     return [Lack((_NO_POD, 0), "address", f"the address: it means pods by their labels, and {far.name} {what}")]
