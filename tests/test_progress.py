@@ -180,7 +180,7 @@ def test_shares_of_what_is_computed_rise(old: World, new: World) -> None:
         matrix = finished(matrix_in_steps(index, ruleset, pods, ["192.0.2.1"], ports))
         assert rises(shares(explained_in_steps(index, ruleset, matrix)))
     found = shares(difference_in_steps(Index(old), Index(new)))
-    assert rises(found) and found
+    assert rises(found) and (found or old == new)
 
 
 def test_a_stretch_of_something_longer() -> None:
