@@ -175,13 +175,12 @@ def test_shares_of_what_is_computed_rise(old: World, new: World) -> None:
     ports = [("TCP", 80), ("UDP", 53)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("netpold.rules.matrix.STEP", 1)  # at each end, for there are few
-        patch.setattr("netpold.rules.page.STEP", 1)
         found = shares(matrix_in_steps(index, ruleset, pods, ["192.0.2.1"], ports))
         assert rises(found) and (found or not pods)
         matrix = finished(matrix_in_steps(index, ruleset, pods, ["192.0.2.1"], ports))
         assert rises(shares(explained_in_steps(index, ruleset, matrix)))
     found = shares(difference_in_steps(Index(old), Index(new)))
-    assert rises(found) and found
+    assert rises(found) and (found or old == new)
 
 
 def test_a_stretch_of_something_longer() -> None:

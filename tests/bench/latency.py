@@ -1,7 +1,7 @@
 """How long from a changed manifest to the changed verdict in the kernel, in clusters of several sizes.
 
     sudo python3 -m tests.bench.latency [--sizes 1000/100,10000/1000,100000/10000] [--local 110] [--backend nft|legacy]
-                                        [--files namespace|object] [--repeat 100] [--kinds WORD] [--json]
+                                        [--files namespace|object] [--repeat 100] [--kinds WORD] [--asking N] [--json]
 
 The clock runs from the rename of a file into place (or its removal) to the first datagram that the kernel judges by
 the new policies; tests/bench/probe.py says how that is seen, tests/bench/changes.py what is changed.  The daemon is the
@@ -10,7 +10,8 @@ pause; each pair of changes is made once before it counts.
 
 CPU is that of the daemon and its children from the change until it is idle again; children's time comes in ticks of
 10 ms, so only the mean over many changes says something.  Processes are all that the daemon and its children started.
-The first size's figures are what the ratios of the others refer to.
+The first size's figures are what the ratios of the others refer to.  With --asking, so many clients ask for the whole
+matrix with all explanations, over and over; then nothing is ever idle, and CPU and processes say nothing of a change.
 
 Exits with 1 when a change did not show, or when a datagram had the verdict of neither before nor after.
 """
@@ -24,11 +25,14 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from netpold.ctl.client import ask
+from netpold.ctl.failure import Failure
 from tests.bench.bed import add_options, await_enforced, wire
 from tests.bench.changes import ELSEWHERE, Change, Manifest, World, changes, replace, standing, wired
 from tests.bench.cluster import Size
@@ -42,6 +46,7 @@ from tests.lab.daemon import Daemon
 LEAD_S = 0.005  # of datagrams before a change
 PAUSE_S = 0.06  # the longest pause before that
 PATIENCE_S = 120.0
+REST_S = 0.25  # between two changes, where the daemon is never idle
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,23 @@ class Bench:
     world: World
     sender: Host
     activity: Activity
+    asking: bool = False
 
     def samples(self, change: Change, repeat: int) -> Iterator[Sample]:
         """Make the change forth and back, `repeat` times and once before that.  Raises NoFlip, TimeoutError."""
-        self.activity.await_idle(PATIENCE_S)
+        self._rest()
         with contextlib.closing(Flow(self.sender, change.source, change.receiver, change.port)) as flow:
             for number in range(repeat + 1):
                 forth = self._sample(change.forth, change.key, change.after, flow, change.opens)
                 back = self._sample(change.back, change.key, change.before, flow, not change.opens)
                 if number:
                     yield from (forth, back)
+
+    def _rest(self) -> None:
+        if self.asking:
+            time.sleep(REST_S)
+        else:
+            self.activity.await_idle(PATIENCE_S)
 
     def _sample(self, kind: str, key: str, manifest: Manifest | None, flow: Flow, opens: bool) -> Sample:
         time.sleep(random.uniform(0, PAUSE_S))
@@ -82,11 +94,18 @@ class Bench:
             flip = flow.flip(lambda: replace(*move), opens, LEAD_S, PATIENCE_S)
         except NoFlip as error:
             raise NoFlip(f"{kind}: {error}\n{self.daemon.errors()}") from None
-        self.activity.await_idle(PATIENCE_S)
+        self._rest()
         return Sample(kind, flip, cpu_s(self.daemon.pid) - cpu, self.activity.started - processes)
 
 
-def measure(size: Size, backend: Backend, layout: Layout, repeat: int, kinds: str) -> list[Sample]:
+def ask_on(daemon: Daemon, end: threading.Event) -> None:
+    """Ask for the largest answer there is, until the end, whether there is one or the daemon is too busy."""
+    while not end.is_set():
+        with contextlib.suppress(Failure):
+            ask(daemon.socket, "GET", "/v1/matrix?explained=1", PATIENCE_S)
+
+
+def measure(size: Size, backend: Backend, layout: Layout, repeat: int, kinds: str, asking: int) -> list[Sample]:
     """All changes, on a node of their own.  Raises NoFlip, RuntimeError, TimeoutError."""
     with Lab() as lab, contextlib.ExitStack() as stack:
         node = lab.node(size.node)
@@ -106,7 +125,13 @@ def measure(size: Size, backend: Backend, layout: Layout, repeat: int, kinds: st
         local = size.local + 2 + any(each.receiver is late for each in wanted)
         await_enforced(daemon, size.policies + world.policies, size.pods + world.pods, local)
         activity = stack.enter_context(contextlib.closing(Activity(daemon.pid)))
-        bench = Bench(daemon, world, sender, activity)
+        bench = Bench(daemon, world, sender, activity, asking > 0)
+        end = threading.Event()
+        clients = [threading.Thread(target=ask_on, args=(daemon, end)) for _ in range(asking)]
+        for each in clients:
+            each.start()
+            stack.callback(each.join)
+        stack.callback(end.set)  # called first
         with punctual():
             return [sample for change in wanted for sample in bench.samples(change, repeat)]
 
@@ -118,7 +143,7 @@ def main() -> int:
         size = Size(pods, policies, min(options.local, pods))
         name = f"{pods:,}/{policies:,}"
         try:
-            found[name] = measure(size, options.backend, options.files, options.repeat, options.kinds)
+            found[name] = measure(size, options.backend, options.files, options.repeat, options.kinds, options.asking)
         except (NoFlip, RuntimeError, TimeoutError) as error:
             print(f"latency: {name}: {error}", file=sys.stderr)
             return 1
@@ -162,6 +187,7 @@ def _options() -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("--repeat", type=int, default=100, help="how often each change is made, forth and back")
     parser.add_argument("--kinds", default="", metavar="WORD", help="only the changes that have this in their names")
+    parser.add_argument("--asking", type=int, default=0, metavar="N", help="clients that ask for matrices meanwhile")
     return parser.parse_args()
 
 
