@@ -138,7 +138,7 @@ def test_of_a_pod_and_of_a_policy(lab: Lab) -> None:
         b, a, of_guard = said("pod", "x/b"), said("pod", "x/a"), said("policy", "guard")
         assert "ingress: isolated, by 1 policy; judged by 2 policies of the cluster" in b
         assert b.index("guard ingress[0]") < b.index("guard ingress[1]") < b.index("x/b ingress[0]")
-        assert "Deny from pods app=c of all namespaces, on 80/TCP, 80/UDP; now 1 pod: x/c; matched: " in b
+        assert "Deny from pods app=c of all namespaces, on 80/TCP, 80/UDP; now 1 pod: x/c; matched" in b
         assert "Baseline: not asked (floor)" in b
         assert "ingress: no NetworkPolicy isolates it; judged by 2 policies of the cluster" in a
         assert "egress: no NetworkPolicy isolates it; judged by 1 policy of the cluster" in a
@@ -147,5 +147,7 @@ def test_of_a_pod_and_of_a_policy(lab: Lab) -> None:
         found = json.loads(scene.daemon.ctl("policy", "guard", "-o", "json").stdout)
         assert found["ingress"]["dropped"] == found["ingress"]["rules"][0]["passed"]
         assert found["ingress"]["dropped"]["packets"] > 0 == found["egress"]["dropped"]["packets"]
+        status = said("status")
+        assert "policies    3 accepted, 0 rejected; 2 of the whole cluster" in status
         top = said("top", "--once")
         assert "guard ingress[0] Deny" in top and "guard ingress[1] Pass" in top and "x/b ingress[0]  " in top

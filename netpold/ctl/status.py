@@ -132,6 +132,11 @@ def _audited(audited: dict[str, Any]) -> list[str]:
     return _loud("NOT ENFORCED", what)
 
 
+def _of_cluster(status: dict[str, Any]) -> str:
+    count = status["cluster_policies"]
+    return f"; {count} of the whole cluster" if count else ""
+
+
 def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     policies, pods, last = status["policies"], status["pods"], status["last_apply"]
     applied = f", applied {_when(last['at'], now)} in {last['duration_ms']:g} ms" if last else ""
@@ -144,7 +149,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         ("revision", f"{status['revision']}{applied}"),
         ("manifests", status["manifests"]),
         *([("commit", _commit(status["git"]))] if status["git"] else []),
-        ("policies", f"{policies['accepted']} accepted, {policies['rejected']} rejected"),
+        ("policies", f"{policies['accepted']} accepted, {policies['rejected']} rejected{_of_cluster(status)}"),
         *([("quarantined", _quarantined(status["quarantined"]))] if status["quarantined"] else []),
         (
             "pods",
@@ -152,6 +157,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
             f"{pods['without_interface']} without an interface",
         ),
         ("namespaces", str(status["namespaces"])),
+        *([("nodes", str(status["nodes"]))] if status["nodes"] else []),
         ("rules", f"{families}; {number(status['sets'], 'set')}"),
     ]
     if status["other_tables"]:

@@ -263,6 +263,8 @@ class Known:
             "without_pod": self._without_pod,
             "unclaimed": self.unclaimed,
             "namespaces": len(world.namespaces),
+            "nodes": len(world.nodes),
+            "cluster_policies": self._index.cluster_policies,
             "passed_over": dict((+self._assembly.passed_over).most_common(MOST_KINDS)),
             "last_good": self._as_before,
             "findings": self.findings,

@@ -123,6 +123,8 @@ class Status:
     pods: PodCounts = PodCounts()
     unclaimed: tuple[str, ...] = ()
     namespaces: int = 0
+    nodes: int = 0
+    cluster_policies: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
     rules: Mapping[str, int] = field(default_factory=lambda: {"IPv4": 0, "IPv6": 0})
     sets: int = 0
@@ -170,6 +172,8 @@ class Status:
             "interfaces_without_pod": _some(self.without_pod),
             "unclaimed_interfaces": list(self.unclaimed),
             "namespaces": self.namespaces,
+            "nodes": self.nodes,
+            "cluster_policies": self.cluster_policies,
             "passed_over": dict(self.passed_over),
             "rules": dict(self.rules),
             "sets": self.sets,

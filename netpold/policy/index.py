@@ -151,6 +151,11 @@ class Index:
         """Whether there is any ClusterNetworkPolicy."""
         return any(self._tiers.values())
 
+    @property
+    def cluster_policies(self) -> int:
+        """How many there are, of all kinds."""
+        return sum(map(len, self._tiers.values()))
+
     def members(self, group: PodGroup) -> frozenset[str]:
         """The keys of the pods in a group.  Quarantined pods, and namespaces where labels select them, are in none,
         but for groups of those that are possible."""
