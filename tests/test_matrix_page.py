@@ -155,6 +155,28 @@ def test_a_click_explains(chromium: Browser, made: Made) -> None:
     assert "from=other%2Fweb&to=shop%2Fdb" in chromium.run("location.hash")
 
 
+def in_tier(name: str, tier: str, action: str) -> dict[str, Any]:
+    rule = {"action": action, "name": f"{name}'s", "from": [{"namespaces": {}}]}
+    spec = {"tier": tier, "priority": 1, "subject": {"namespaces": {}}, "ingress": [rule]}
+    kind = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+    return {**kind, "metadata": {"name": name}, "spec": spec}
+
+
+def test_the_way_through_the_tiers_is_told(chromium: Browser, tmp_path: Path) -> None:
+    objects = [*shop(), in_tier("guard", "Admin", "Pass"), in_tier("floor", "Baseline", "Deny")]
+    chromium.open(Made(tmp_path / "page.html", Index(to_world(objects))).path, "#port=80/TCP&from=shop/db&to=shop/web")
+    text = re.sub(r"\s+", " ", panel(chromium))
+    assert "Admin guard ingress[0] “guard's” passes it on Baseline floor ingress[0] “floor's” denies it" in text
+    assert "No rule lacks just one thing" not in text
+    chromium.open(tmp_path / "page.html", "#port=80/TCP&from=other/web&to=shop/db")
+    text = re.sub(r"\s+", " ", panel(chromium))
+    assert "Admin guard ingress[0] “guard's” passes it on isolated by shop/db" in text and "Nearest miss" in text
+    signs = "['isolated', 'tiers'].map((each) => document.querySelector(`[data-sign=${each}]`).hidden)"
+    assert chromium.run(f"new Promise((done) => setTimeout(() => done({signs}), 50))") == [False, False]
+    chromium.open(Made(tmp_path / "plain.html", Index(to_world(shop()))).path)
+    assert chromium.run(f"new Promise((done) => setTimeout(() => done({signs}), 50))") == [False, True]
+
+
 def test_the_keyboard_is_enough(chromium: Browser, made: Made) -> None:
     chromium.open(made.path, "#port=80/TCP&from=shop/db&to=shop/web")
     chromium.run("view.focus()")
