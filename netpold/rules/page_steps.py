@@ -15,7 +15,7 @@ from netpold.policy.model import Action, Family, Tier
 from netpold.rules.audit import lets_through
 from netpold.rules.ends import End, first_packet
 from netpold.rules.matrix import Matrix
-from netpold.rules.ruleset import FAMILIES, Address, Goto, InSet, Log, Match, Origin, Rule, Ruleset
+from netpold.rules.ruleset import FAMILIES, Address, Goto, InSet, Jump, Log, Match, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, holds
 
 Otherwise = Literal["deny", "audit", ""]
@@ -52,7 +52,7 @@ def program(chains: Mapping[str, tuple[Rule, ...]], first: str) -> Program:
     why, chain = "", first
     while chain:
         behind = ""
-        for rule in chains[chain]:
+        for rule in _in_order(chains, chain):
             if rule.origin is None and isinstance(rule.target, Goto):
                 behind = rule.target.chain
             elif rule.origin is None and lets_through(rule):
@@ -67,6 +67,15 @@ def program(chains: Mapping[str, tuple[Rule, ...]], first: str) -> Program:
                     behind = rule.target.chain
         chain = behind
     return Program(tuple(tiers[Tier.ADMIN]), tuple(policies), otherwise, why, tuple(tiers[Tier.BASELINE]))
+
+
+def _in_order(chains: Mapping[str, tuple[Rule, ...]], chain: str) -> Iterator[Rule]:
+    """Its rules, and in their places those of the chains that it jumps to, which come back."""
+    for rule in chains[chain]:
+        if isinstance(rule.target, Jump):
+            yield from _in_order(chains, rule.target.chain)
+        else:
+            yield rule
 
 
 class KernelSteps:
