@@ -247,8 +247,13 @@ def tier_rules(draw: st.DrawFn, peers: st.SearchStrategy[TierPeer], taken: st.Se
 
 def _closed_rules(draw: st.DrawFn, rules: tuple[TierRule, ...]) -> tuple[TierRule, ...]:
     """What is left of a manifest that could not be read: what it denies, or may deny."""
-    closed = [rule for rule in rules if rule.action is Action.DENY]
-    return tuple(replace(rule, peers=None, ports=None) if draw(st.integers(0, 3)) == 3 else rule for rule in closed)
+    found: list[TierRule] = []
+    for rule in rules:
+        if rule.action is Action.DENY:
+            found.append(replace(rule, peers=None, ports=None) if draw(st.integers(0, 3)) == 3 else rule)
+            if found[-1].peers is None:
+                break  # there is nothing left to deny
+    return tuple(found)
 
 
 _KINDS: tuple[PolicyKind, ...] = ("ClusterNetworkPolicy",) * 5 + ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy")

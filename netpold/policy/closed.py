@@ -61,8 +61,9 @@ def closed_cluster_policy(copies: Sequence[ClusterPolicy]) -> ClusterPolicy:
 
 
 def _denials(several: Iterable[tuple[TierRule, ...]]) -> tuple[TierRule, ...]:
-    """Each once; they all say the same, so their order does not matter."""
-    return tuple(dict.fromkeys(rule for rules in several for rule in rules if rule.action is Action.DENY))
+    """Each once, or one that denies everything; they all say the same, so their order does not matter."""
+    found = tuple(dict.fromkeys(rule for rules in several for rule in rules if rule.action is Action.DENY))
+    return next(((rule,) for rule in found if rule.peers is None and rule.ports is None), found)
 
 
 def closed_pod(copies: Sequence[Pod]) -> Pod:

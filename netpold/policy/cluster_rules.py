@@ -150,7 +150,7 @@ def _name(fields: Fields, found: Map) -> str:
 
 
 def _action(fields: Fields, found: Map, form: Form) -> Action | None:
-    """The action; also where it is wrong and clear what is meant."""
+    """The action; also where it is wrong and sure what is meant: another case of the word, or another API's word."""
     node = found.get("action")
     choices = ", ".join(form.actions)
     if node is None or (isinstance(node, Scalar) and is_null(node)):
@@ -159,10 +159,9 @@ def _action(fields: Fields, found: Map, form: Form) -> Action | None:
     word = fields.text(node)
     if word is None or word in form.actions:
         return form.actions.get(word or "")
-    meant = nearest(word, form.actions)
-    action = form.actions[meant] if meant else _OTHER_ACTIONS.get(word.capitalize())
-    if meant is None and action is not None:
-        meant = next((each for each, value in form.actions.items() if value is action), None)
+    action = form.actions.get(word.capitalize()) or _OTHER_ACTIONS.get(word.capitalize())
+    meant = next((each for each, value in form.actions.items() if value is action), None)
+    meant = meant or nearest(word, form.actions)
     cure = f"write `{meant}`" if meant else f"actions are {choices}"
     fields.error(node, "action", f'there is no action "{shown(word)}" here', cure)
     return action
