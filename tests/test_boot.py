@@ -119,11 +119,33 @@ def with_the_node(verdicts: Verdicts) -> set[Outcome]:
     return {each for probe, each in verdicts.items() if {type(probe.source), type(probe.destination)} & {Node}}
 
 
+ABOVE = """apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: above}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  ingress:
+  - action: Accept
+    from: [{pods: {podSelector: {matchLabels: {app: c}}}}]
+    protocols: [{tcp: {destinationPort: {number: 81}}}]
+  egress:
+  - action: Accept
+    to: [{pods: {podSelector: {matchLabels: {app: a}}}}]
+    protocols: [{tcp: {destinationPort: {number: 81}}}]
+  - action: Deny
+    to: [{networks: [10.99.0.0/16]}]
+"""
+
+
 @pytest.mark.parametrize("wiring", ["routed", "bridged"])
 def test_packets_get_the_verdicts_of_before_the_reboot(lab: Lab, backend: Backend, wiring: str) -> None:
     machine = Machine(lab, backend, wiring)
-    machine.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+    machine.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT, above=ABOVE)
     before = machine.verdicts()
+    tiers = Probe(machine.c, machine.a, "TCP", 81), Probe(machine.c, machine.node, "TCP", 80)
+    assert [before[probe] for probe in tiers] == [Outcome.OK, Outcome.NO_REQUEST]
     assert set(before.values()) == {Outcome.OK, Outcome.NO_REQUEST}
     machine.run_until_saved()
     machine.reboot()

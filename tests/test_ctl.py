@@ -524,6 +524,22 @@ class TestExplain:
             "allow",
         )
 
+    def test_why_it_is_denied(self, manifests: Path) -> None:
+        done = ctl("explain", "shop/web", "shop/db", "80/TCP", "--manifests", manifests)
+        assert (
+            "  because       shop/db is isolated for ingress by shop/db, and no rule of it allows it\n" in done.stdout
+        )
+        (manifests / "closed.yaml").write_text(
+            "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: faulty, namespace: shop},"
+            " spec: {podSelector: {}, ingress: {}}}"
+        )
+        done = ctl("explain", "shop/web", "shop/db", "80/TCP", "--manifests", manifests)
+        because = "by shop/db and shop/faulty, and the manifest of shop/faulty failed the checks, so that it is closed"
+        assert f"shop/db is isolated for ingress {because}, and no rule of the others allows it\n" in done.stdout
+        done = ctl("explain", "shop/db", "shop/web", "80/TCP", "--manifests", manifests)
+        because = "by shop/faulty, whose manifest failed the checks, so that it is closed"
+        assert f"shop/web is isolated for ingress {because}\n" in done.stdout
+
     def test_by_whom_it_is_judged(self, manifests: Path) -> None:
         done = ctl("explain", "shop/web", "shop/db", "5432/TCP", "--manifests", manifests, "-o", "json")
         value = json.loads(done.stdout)
@@ -565,6 +581,13 @@ class TestExplain:
         [
             (("shop/wep", "shop/db", "1/TCP"), "no manifest declares the pod shop/wep", "did you mean shop/web"),
             (("shop/gone", "shop/db", "1/TCP"), "the pod shop/gone has finished", ""),
+            (
+                ("10.0.0.1", "fd00::2", "1/TCP"),
+                "10.0.0.1 and fd00::2 have no address of the same family",
+                "ask with addresses of the same family",
+            ),
+            (("10.0.0.0/8", "shop/db", "1/TCP"), "10.0.0.0/8 is a block of addresses", "ask about one address of it"),
+            (("fe80::1%eth0", "shop/db", "1/TCP"), "'fe80::1%eth0' has a zone", "leave out the %"),
             (("web", "shop/db", "1/TCP"), "'web' is neither an address nor namespace/pod", ""),
             (("shop/web", "shop/db", "80"), "'80' is no port", "80/TCP"),
             (("shop/web", "shop/db", "http/TCP"), "'http/TCP' is no port", "number"),

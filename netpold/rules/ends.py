@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import islice
 
 from netpold.policy.index import Index
@@ -77,6 +77,10 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
             address = str(ip_address(name))
         except ValueError:
             raise UnknownEndpoint(f"{name!r} is neither an address nor namespace/pod", "write namespace/pod") from None
+        if "%" in address:
+            raise UnknownEndpoint(
+                f"{name!r} has a zone, which policies know nothing of", "leave out the % and the rest"
+            )
         claimants = index.claimants(address)
         if claimants:
             return _pod_end(name, claimants[0], (address,), home)
@@ -85,6 +89,9 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
         node = home.node if address in home.addresses else index.node_at(address)
         return End(name, None, (address,), node, bool(node))
     pod = index.world.pods.get(name)
+    if pod is None and _is_block(name):
+        hint = "ask about one address of it; `netpoldctl test` is about all of them"
+        raise UnknownEndpoint(f"{name} is a block of addresses", hint)
     if pod is None:
         near = difflib.get_close_matches(name, _similar(index, name), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`netpoldctl matrix` lists the pods that are known"
@@ -99,6 +106,14 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
 def _pod_end(name: str, pod: Pod, addresses: tuple[str, ...], home: Home) -> End:
     node = home.node if pod.key in home.pods else pod.node or ""
     return End(name, pod, addresses, node, pod.host_network)
+
+
+def _is_block(name: str) -> bool:
+    try:
+        ip_network(name, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _similar(index: Index, name: str) -> list[str]:

@@ -16,6 +16,7 @@ from netpold.rules.audit import lets_through
 from netpold.rules.endpoint import Interface
 from netpold.rules.ends import NOWHERE, End, Home, Lingerer, UnknownEndpoint, end, families, first_packet, hook
 from netpold.rules.near import Far, Miss, misses
+from netpold.rules.reasons import denial
 from netpold.rules.render import text
 from netpold.rules.ruleset import Goto, InSet, Jump, Log, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, Walk, is_member, walk
@@ -108,7 +109,9 @@ def explain(
     if not common:
         raise UnknownEndpoint(
             f"{source} and {destination} have no address of the same family",
-            "write both addresses into status.podIPs of the pods' manifests",
+            "write both addresses into status.podIPs of the pods' manifests"
+            if "/" in source and "/" in destination
+            else "ask with addresses of the same family, IPv4 or IPv6",
         )
     packets = {family: _at(own, first_packet(*ends, family, protocol, port)) for family in common}
     verdicts = {family: verdict(ruleset, packet, *ends) for family, packet in packets.items()}
@@ -312,14 +315,15 @@ def _denial(
     sets = _sets(asked, (each for each in rules if miss and each.origin == miss.origin))
     line, why = (text(rule, asked.packet.family), rule.comment) if rule else ("", "")
     pods = asked.index.claimants(_own(asked, direction))
-    if near.pod is not None and near.pod.quarantined:
-        why = "its manifest failed the checks, so nothing is granted to it"
     if audit:
-        reason = (
-            f"audited: {near.name} would be isolated for {direction}, and no rule of {' '.join(isolating)} allows it"
-        )
+        reason = denial(near.name, direction, policies, audit)
         return Judgement("allow", isolating, None, chain, line, reason, miss, sets, True)
     reason = f"{near.name} is isolated for {direction}: {why}"
+    if near.pod is not None and near.pod.quarantined:
+        why = "its manifest failed the checks, so nothing is granted to it"
+        reason = f"{near.name} is isolated for {direction}: {why}"
+    elif chain.startswith(RULES_CHAIN) and policies:
+        reason = denial(near.name, direction, policies, audit)
     if len(pods) > 1:
         names = " and ".join(pod.key for pod in pods)
         reason = f"{_own(asked, direction)} is the address of {names}; what isolates any of them holds: {why}"

@@ -29,6 +29,7 @@ from netpold.rules.explain import AT_HOME, elsewhere, left_of, root, unsaid
 from netpold.rules.matrix import Matrix
 from netpold.rules.near import Clause, Far, Lack, clauses, peer_lack, port_lack
 from netpold.rules.page_steps import KernelSteps, Program, Step, program
+from netpold.rules.reasons import denial
 from netpold.rules.ruleset import FAMILIES, Address, Goto, Jump, Origin, Ruleset
 from netpold.rules.walk import holds, walk
 
@@ -139,7 +140,9 @@ class _Tables:
                 return {"free": AT_HOME}
             if not any(isolations):
                 return {"free": f"no policy isolates {end.name} for {direction}"}
-        keys = sorted({policy.key for each in isolations for policy in each.policies} if not at_home else ())
+        by_key = {policy.key: policy for each in isolations for policy in each.policies} if not at_home else {}
+        keys = sorted(by_key)
+        policies = [by_key[key] for key in keys]
         if end.lingerer:
             keys = sorted(end.lingerer.isolating.get(direction, ()))
         leaf = self._leaf(chain, address, family, direction, end)
@@ -154,7 +157,7 @@ class _Tables:
         for name in chains:
             found = program(self._ruleset.chains[family], name)
             number = self._judge(found, family, granting, pods, direction)
-            judges.append([number, _reason(end, address, pods, keys, found, direction)])
+            judges.append([number, _reason(end, address, pods, policies, found, direction)])
         return {
             "isolating": isolating,
             "judges": judges,
@@ -302,19 +305,22 @@ def _granting(pods: Sequence[Pod], isolations: Sequence[Isolation]) -> tuple[Pol
 
 
 def _reason(
-    end: End, address: str, pods: Sequence[Pod], keys: Sequence[str], found: Program, direction: Direction
+    end: End, address: str, pods: Sequence[Pod], policies: Sequence[Policy], found: Program, direction: Direction
 ) -> str:
     """As `explain` says it, where a NetworkPolicy denies it; '' where none does."""
     why = found.why
     if not found.otherwise:
         return ""
     if found.otherwise == "audit":
-        return f"audited: {end.name} would be isolated for {direction}, and no rule of {' '.join(keys)} allows it"
-    if end.pod is not None and end.pod.quarantined:
+        return denial(end.name, direction, policies, True)
+    is_known = end.pod is None or not end.pod.quarantined
+    if not is_known:
         why = "its manifest failed the checks, so nothing is granted to it"
     if len(pods) > 1:
         names = " and ".join(pod.key for pod in pods)
         return f"{address} is the address of {names}; what isolates any of them holds: {why}"
+    if policies and is_known:
+        return denial(end.name, direction, policies, False)
     return f"{end.name} is isolated for {direction}: {why}"
 
 
