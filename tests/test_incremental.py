@@ -12,7 +12,25 @@ from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.manifest import Parsed
-from netpold.policy.model import Direction, Finding, Namespace, Pod, Policy, Position, World
+from netpold.policy.model import (
+    EVERYTHING,
+    NAME_LABEL,
+    Action,
+    ClusterPolicy,
+    Direction,
+    Finding,
+    Namespace,
+    Operator,
+    Pod,
+    PodPeer,
+    Policy,
+    Position,
+    Requirement,
+    Selector,
+    Tier,
+    TierRule,
+    World,
+)
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ruleset import FAMILIES, Ruleset
@@ -85,6 +103,21 @@ def test_rulesets(data: st.DataObject, history: list[World], mode: CompileSettin
                 assert (change.added, change.removed) == (now[name] - before[name], before[name] - now[name])
         before = now
     event(f"{len(before)} sets")
+
+
+def test_the_last_policy_of_the_cluster_and_its_namespaces_labels_go_at_once() -> None:
+    pod = Pod("x", "p", {}, ("10.0.0.1",))
+    by_label = PodPeer(EVERYTHING, Selector((Requirement("team", Operator.IN, ("a",)),)))
+    deny = TierRule(Action.DENY, (PodPeer(EVERYTHING, EVERYTHING),), None)
+    guard = ClusterPolicy("guard", Tier.ADMIN, 1, by_label, (deny,), ())
+    spaces = [Namespace("x", {NAME_LABEL: "x", "team": team}) for team in "ab"]
+    old = World({pod.key: pod}, {"x": spaces[0]}, {guard.key: guard})
+    new = World({pod.key: pod}, {"x": spaces[1]})
+    here = {pod.key: Endpoint(pod.key, pod.addresses)}
+    live = Live(old)
+    compiler = Compiler(Index(live.world), CompileSettings())
+    assert compiler.update(live.become(old), here).ruleset.sets
+    same(compiler.update(live.become(new), here).ruleset, compile_ruleset(Index(new), here, CompileSettings()))
 
 
 @given(histories(MANY, steps=6))

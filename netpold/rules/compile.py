@@ -125,11 +125,12 @@ class Compiler:
         touched |= {key for key, _ in endpoints.items() ^ self._endpoints.items()}
         policies = [each for pair in changes.policies.values() for each in pair if each is not None]
         namespaces = modes_changed(changes)
-        if self.index.has_tiers:
-            namespaces |= changes.namespaces.keys()
+        if self.index.has_tiers or any(isinstance(each, ClusterPolicy) for each in policies):
+            namespaces |= changes.namespaces.keys()  # also where the last one goes: it was about other labels
         if past is not self._past:
             policies += [each for old in (past, self._past) for each in old.policies.values()]
             namespaces |= past.ending ^ self._past.ending
+            namespaces |= past.namespaces.keys() ^ self._past.namespaces.keys()
         namespaces |= {each.namespace for each in policies if isinstance(each, Policy)}
         if namespaces:
             touched |= {key for key in self._local if key.partition("/")[0] in namespaces}
@@ -154,7 +155,8 @@ class Compiler:
         world, found = self.index.world, set()
         for key in self._local:
             pod = world.pods.get(key)
-            if pod is None or any(selects(each, pod, world.namespace(pod.namespace)) is not None for each in policies):
+            space = pod and (self.index.kept.get(pod.namespace) or world.namespace(pod.namespace))
+            if pod is None or space is None or any(selects(each, pod, space) is not None for each in policies):
                 found.add(key)
         return found
 
