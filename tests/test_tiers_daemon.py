@@ -215,8 +215,7 @@ def test_a_pod_keeps_what_is_denied_to_it_until_its_interface_is_gone(lab: Lab, 
         assert scene.status()["pods"]["lingering"] == 1
         (scene.daemon.manifests / "x.json").unlink()
         scene.settle()
-        # its namespace has no label any more that the subjects ask for: the others are free, but it is not
-        scene.expect("ab ba bc ca cb")
+        scene.expect("ab ba bc ca")  # while its pods are here, subjects go by what the namespace's object said
         scene.daemon.write("x.json", namespace_manifest("x", {"team": "x"}))
         scene.daemon.write("a.json", scene.a.manifest())
         scene.settle()
@@ -230,6 +229,23 @@ def test_a_namespace_that_ends_changes_nothing(lab: Lab) -> None:
         scene.daemon.write("x.json", {**namespace_manifest("x", {"team": "x"}), "status": {"phase": "Terminating"}})
         scene.settle()
         scene.expect("ab ac ba bc cb")
+
+
+def test_a_namespace_whose_object_goes_before_its_pods_takes_no_policy_along(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    scene.enforce(deny=tiered("deny", "Admin", "b", "ingress Deny a"))
+    scene.expect("ac ba bc ca cb")
+    (scene.daemon.manifests / "x.json").unlink()
+    scene.settle()
+    scene.expect("ac ba bc ca cb")
+    assert any("Namespace object x is gone" in each for each in scene.status()["warnings"])
+    assert json.loads(scene.daemon.ctl("explain", "x/a", "x/b", "80/TCP", "-o", "json").stdout)["verdict"] == "deny"
+    scene.daemon.stop()
+    scene.settle()
+    scene.expect("ac ba bc ca cb")
+    scene.daemon.write("x.json", namespace_manifest("x", {"team": "y"}))
+    scene.settle()
+    scene.expect("ab ac ba bc ca cb")
 
 
 def test_pods_that_cannot_be_read_are_among_those_denied_and_no_others(lab: Lab) -> None:
