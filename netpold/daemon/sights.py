@@ -16,7 +16,7 @@ from netpold.policy.model import Direction, Pod, Position
 from netpold.rules.audit import PREFIX
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ends import UnknownEndpoint
-from netpold.rules.explain import explain
+from netpold.rules.explain import Judgement, explain
 from netpold.rules.near import Far, misses
 from netpold.rules.revoke import Flow
 from netpold.rules.ruleset import Origin, Ruleset
@@ -106,11 +106,12 @@ def of_flow(flow: Flow) -> Sight:
 
 
 def describe(model: Model, sight: Sight, names: Mapping[int, str]) -> Described | None:
-    """What the model says of it; `names` of interfaces by index.  None: what is allowed, and no pod's."""
+    """What the model says of it; `names` of interfaces by index.  None: what is allowed, and no pod's, or not let
+    through in the end."""
     return _allowed(model, sight) if sight.verdict == "allow" else _judged(model, sight, names)
 
 
-def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
+def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described | None:
     index = model.index
     source, destination = _pod(index, sight.source), _pod(index, sight.destination)
     if sight.direction is None:
@@ -128,7 +129,10 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
     keys = tuple(policy.key for policy in policies)
     miss = None
     is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
-    denied_by = _denied_by(model, sight) if is_known and isolation.tiers else None
+    judgement = _judgement(model, sight) if is_known and isolation.tiers else None
+    if judgement and judgement.verdict == "deny" and sight.verdict == "audit":
+        return None  # what comes behind the audited policy drops it, and reports that itself
+    denied_by = judgement.denied_by if judgement else None
     if denied_by is not None:
         denied = _origin(denied_by) | _rule_place(index, denied_by)
         return Described(sight, source, destination, near, keys, denied_by=denied)
@@ -142,13 +146,13 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described:
     return Described(sight, source, destination, near, keys, miss)
 
 
-def _denied_by(model: Model, sight: Sight) -> Origin | None:
-    """The rule of a tier that denies it, if one does."""
+def _judgement(model: Model, sight: Sight) -> Judgement | None:
+    """What the model says of its direction; None where it can't tell."""
     try:
         answer = explain(model.index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port)
     except UnknownEndpoint:
         return None
-    return (answer.egress if sight.direction is Direction.EGRESS else answer.ingress).denied_by
+    return answer.egress if sight.direction is Direction.EGRESS else answer.ingress
 
 
 def _behind(model: Model, name: str | None) -> Pod | None:

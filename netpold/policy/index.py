@@ -42,6 +42,7 @@ class Index:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.kept: Mapping[str, Namespace] = {}  # what subjects go by of namespaces whose objects are gone
         self.claims = Claims()
         self._pods: dict[str, set[str]] = {}  # by namespace, the keys of the pods that take part
         self._quarantined: set[str] = set()
@@ -133,7 +134,7 @@ class Index:
         )
         if not any(self._tiers.values()):
             return Isolation(isolating, grants=not pod.quarantined)
-        home = namespace or self.world.namespace(pod.namespace)
+        home = namespace or self._home(pod)
         tiers = {
             tier: tuple(each for each in policies if each.rules(direction) and selects(each, pod, home) is not None)
             for tier, policies in self._tiers.items()
@@ -141,6 +142,14 @@ class Index:
         unsure = (each.key for policies in tiers.values() for each in policies if selects(each, pod, home) is False)
         grants = not pod.quarantined
         return Isolation(isolating, grants, tiers[Tier.ADMIN], tiers[Tier.BASELINE], frozenset(unsure))
+
+    def selects(self, policy: ClusterPolicy, pod: Pod) -> bool:
+        """Whether the policy is about the pod, or may be."""
+        return selects(policy, pod, self._home(pod)) is not None
+
+    def _home(self, pod: Pod) -> Namespace:
+        """The pod's namespace, as policies that are about its pods see it."""
+        return self.kept.get(pod.namespace) or self.world.namespace(pod.namespace)
 
     def node_at(self, address: str) -> str:
         """The name of the node that has the address, the first of them; '' for none."""

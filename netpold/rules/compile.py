@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.isolation import selects
 from netpold.policy.model import ClusterPolicy, Direction, Policy
 from netpold.rules.audit import Audited, is_audited, modes_changed
 from netpold.rules.chains import Chains
@@ -155,8 +154,7 @@ class Compiler:
         world, found = self.index.world, set()
         for key in self._local:
             pod = world.pods.get(key)
-            space = pod and (self.index.kept.get(pod.namespace) or world.namespace(pod.namespace))
-            if pod is None or space is None or any(selects(each, pod, space) is not None for each in policies):
+            if pod is None or any(self.index.selects(each, pod) for each in policies):
                 found.add(key)
         return found
 

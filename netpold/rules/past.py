@@ -26,11 +26,13 @@ class Gone:
 @dataclass(frozen=True, slots=True)
 class Past:
     """`pods`: by a name that no pod has (`namespace/name@interface`).  `policies`: by key, those that are in the world
-    no more and hold for these pods, and for all pods of the namespaces in `ending`."""
+    no more and hold for these pods, and for all pods of the namespaces in `ending`.  `namespaces`: by name, as they
+    were, those whose objects are gone while pods of theirs are here."""
 
     pods: Mapping[str, Gone] = field(default_factory=dict)
     policies: Mapping[str, AnyPolicy] = field(default_factory=dict)
     ending: frozenset[str] = frozenset()
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
 
     def isolating(self, isolation: Isolation, key: str, pod: Pod, direction: Direction) -> Isolation:
         """What holds for the pod of that name: `isolation`, and the kept policies that isolate it, too."""
