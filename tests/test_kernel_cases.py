@@ -21,7 +21,7 @@ CASES = sorted(
 )
 GENERATED = 40  # of the generated families, one in so many is in the default run of each combination
 OTHERS = 4  # and of the other cases, but for the first combination, which has them all
-TIERS = 30  # of the cases of tiers
+TIERS = 35  # of the cases of tiers
 
 
 def parameters() -> Iterator[object]:

@@ -32,7 +32,7 @@ def question(packet: Packet) -> Question:
     return Question(packet.source, packet.destination, packet.protocol, packet.port)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(world=worlds(WHOLE))
 def test_the_two_oracles_agree(world: World) -> None:
     cluster = Cluster.of(to_manifests(world))
