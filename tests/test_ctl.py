@@ -511,6 +511,7 @@ class TestExplain:
             "tier": "NetworkPolicy",
             "action": "Accept",
             "name": "",
+            "closed": False,
             "file": str(manifests / "shop.yaml"),
             "line": 25,
         }

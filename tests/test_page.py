@@ -78,7 +78,8 @@ def judge(page: Json, direction: str, near: int, far: int, family: str, port: in
             miss = missed(page, who, direction, near, far, family, port) if here["miss"] else None
             return told(here, answer | {"verdict": "deny", "nearest_miss": miss}, reason)
         if rule and rule["action"] == "Deny":
-            return told(here, answer | {"verdict": "deny", "denied_by": rule}, f"{place(rule)} denies it")
+            closed = "; the policy is closed: its manifest failed the checks" if rule["closed"] else ""
+            return told(here, answer | {"verdict": "deny", "denied_by": rule}, f"{place(rule)} denies it{closed}")
         first = first or rule
     if way.reported and way.reported[0]:
         who, reason = way.reported
@@ -158,7 +159,7 @@ def missed(page: Json, who: Json, direction: str, near: int, far: int, family: s
     if not misses:
         return None
     _, _, rule, lack = min(misses, key=lambda each: each[:2])
-    where = {key: value for key, value in table["rules"][rule].items() if key != "name"}
+    where = {key: value for key, value in table["rules"][rule].items() if key not in ("name", "closed")}
     lacking = lack["text"].replace(FAR, table["far"][family][far]["pod"]).replace(NEAR, page["ends"][near]["pod"])
     text = f"{where['policy']} {direction}[{where['rule']}] would allow it but for {lacking}"
     return where | {"but_for": lack["but_for"], "text": text}

@@ -134,7 +134,9 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
         return None  # what comes behind the audited policy drops it, and reports that itself
     denied_by = judgement.denied_by if judgement else None
     if denied_by is not None:
-        denied = _origin(denied_by) | _rule_place(index, denied_by)
+        policy = index.world.policies.get(denied_by.policy)
+        closed = policy is not None and policy.quarantined
+        denied = _origin(denied_by) | {"closed": closed} | _rule_place(index, denied_by)
         return Described(sight, source, destination, near, keys, denied_by=denied)
     if is_known and not near.quarantined:
         other = Far(far.key if far else there, there, tuple(index.claimants(there)))

@@ -48,7 +48,8 @@ def reason(event: Json) -> str:
         )
     if event["denied_by"]:
         rule = event["denied_by"]
-        return f"{rule['tier']} {rule['policy']} {rule['direction']}[{rule['rule']}] denies it"
+        closed = "; the policy is closed: its manifest failed the checks" if rule["closed"] else ""
+        return f"{rule['tier']} {rule['policy']} {rule['direction']}[{rule['rule']}] denies it{closed}"
     near = event["judged"] or event["destination" if event["direction"] == "ingress" else "source"]["address"]
     names = ", ".join(event["isolating"]) or "policies that are gone"
     text = f"{names} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"

@@ -65,13 +65,14 @@ def _judgement(index: Index, judgement: Judgement) -> Json:
 
 
 def rule_json(index: Index, origin: Origin) -> Json:
-    """A policy rule, and where it is written, or else its policy."""
+    """A policy rule, and where it is written, or else its policy; `closed`: whether that failed the checks."""
     policy = index.world.policies.get(origin.policy)
     rules: Sequence[PolicyRule | TierRule] = (policy.rules(origin.direction) if policy else None) or ()
     rule = rules[origin.index] if origin.index < len(rules) else None
     position = (rule and rule.position) or (policy.position if policy else None)
     name = rule.name if isinstance(rule, TierRule) else ""
-    return _origin(origin) | {"name": name} | _place(position)
+    closed = policy is not None and policy.quarantined
+    return _origin(origin) | {"name": name, "closed": closed} | _place(position)
 
 
 def _miss(miss: Miss) -> Json:

@@ -26,6 +26,7 @@ RULES_CHAIN = "NP-RULES-"
 _SENDER, _RECEIVER = "NETPOLD-FROM", "NETPOLD-TO"
 _PODS_OWN = ("NP-OUT-", "NP-IN-", "NP-HOST-")  # so the chains begin that judge for one pod or address
 AT_HOME = "traffic between a node and its own pods is free"
+CLOSED = "; the policy is closed: its manifest failed the checks"
 NOTHING_ELSE = "nothing that is enforced denies it"
 
 
@@ -242,7 +243,7 @@ def _outcome(
     chain, rule = next(((chain, rule) for chain, rule in reversed(found.passed) if rule.origin), ("", None))
     if found.verdict == "DROP" and rule and _denies(rule):
         line = text(rule, asked.packet.family)
-        reason = f"{rule.origin.place} denies it" if rule.origin else ""
+        reason = f"{rule.origin.place} denies it{_closed(asked, rule.origin)}" if rule.origin else ""
         return Judgement("deny", keys, None, chain, line, reason, None, _sets(asked, [rule]), denied_by=rule.origin)
     reported = next((rule for _, rule in found.passed if lets_through(rule)), None)
     if found.verdict == "DROP" or (reported and reported.origin is None):
@@ -253,6 +254,11 @@ def _outcome(
         reason = f"audited: {reported.origin.place} would deny it; {then}"
         return replace(told, reason=reason, audit=True, denied_by=reported.origin)
     return told
+
+
+def _closed(asked: _Question, origin: Origin) -> str:
+    policy = asked.index.world.policies.get(origin.policy)
+    return CLOSED if policy and policy.quarantined else ""
 
 
 def _denies(rule: Rule) -> bool:
