@@ -256,7 +256,6 @@ def test_lists_of_them() -> None:
         ("action: Deny, to: [{networks: []}]", "empty-list", "to[0].networks", "10.0.0.0/8"),
         ("action: Deny, to: [{networks: }]", "missing-field", "to[0].networks", "10.0.0.0/8"),
         ("action: Deny, to: [{networks: 10.0.0.0/8}]", "wrong-type", "to[0].networks", "`networks: [10.0.0.0/8]`"),
-        ("action: Deny, to: [{networks: [10.0.0.1/8]}]", "cidr-host-bits", "to[0].networks[0]", "`10.0.0.0/8`"),
         ("action: Deny, to: [{networks: [10.0.0.1]}]", "cidr", "to[0].networks[0]", "10.0.0.1/32"),
         ("action: Deny, to: [{networks: ['::ffff:10.0.0.0/104']}]", "cidr", "to[0].networks[0]", "10.0.0.0/8"),
         ("action: Deny, to: [{networks: [10.0.0.0/8, 10.0.0.0/8]}]", "duplicate-entry", "to[0].networks[1]", "take one"),
@@ -853,3 +852,13 @@ def test_all_that_there_can_be_is_kept_and_cached(world: World) -> None:
         found = read_back(written(each).encode(), Position("", 1), each.quarantined)
         assert found == each and type(found) is type(each)
         assert written(found) == written(each)
+
+
+def test_bits_beyond_the_prefix_are_cut_in_v1alpha2_and_refused_in_v1beta1() -> None:
+    spec = (
+        "tier: Admin\npriority: 1\nsubject: {namespaces: {}}\negress: [{action: Deny, to: [{networks: [10.0.0.1/8]}]}]"
+    )
+    for version, severity in (("v1alpha2", "warning"), ("v1beta1", "error")):
+        (found,) = policy_of(spec, version=version).findings
+        assert (found.code, found.severity) == ("cidr-host-bits", severity)
+        assert "`10.0.0.0/8`" in found.cure

@@ -18,7 +18,7 @@ CIDR_CURE = "write an address, `/` and the prefix length: `10.0.0.0/8` or `2001:
 
 _CIDR = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)/(?:0|[1-9][0-9]{0,2})")
 _LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
-_LONGEST = 43  # characters, where host bits are refused: IPv6 in full, and three digits
+_LONGEST = 43  # characters, in policies of the cluster: IPv6 in full, and three digits
 
 
 def cidr(fields: Fields, node: Node) -> Network | None:
@@ -29,12 +29,12 @@ def cidr(fields: Fields, node: Node) -> Network | None:
     return found
 
 
-def masked_cidr(fields: Fields, node: Node) -> Network | None:
-    """A CIDR in its one form; bits beyond the prefix are refused, as for ClusterNetworkPolicy."""
+def short_cidr(fields: Fields, node: Node, *, is_masked: bool) -> Network | None:
+    """A CIDR of a policy of the cluster in its one form.  `is_masked`: bits beyond the prefix are refused, not cut."""
     text, found, canonical = written_cidr(fields, node)
     if found is None:
         return None
-    if ip_interface(text).ip != found.network_address:
+    if is_masked and ip_interface(text).ip != found.network_address:
         fault = f"`{shown(text)}` has bits set beyond the prefix"
         fields.error(node, "cidr-host-bits", fault, _host_bits_cure(text, found, canonical))
         return None

@@ -4,7 +4,7 @@ replaces, AdminNetworkPolicy and BaselineAdminNetworkPolicy (v1alpha1)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from netpold.policy.model import Action, PolicyKind, Tier
 
@@ -18,8 +18,8 @@ class Form:
 
     `versions`: its apiVersions, the one to write first.  `tier`: where it always stands; None: as it says itself.
     `actions`: what they are called.  `most`: entries of a list of rules, peers or ports.  `ports`: the field of a rule
-    for them.  `is_old`: v1alpha1, whose ports look otherwise, whose `pods` must have a `namespaceSelector`, and whose
-    CIDRs may have bits set beyond the prefix.
+    for them.  `is_old`: v1alpha1, whose ports look otherwise, and whose `pods` must have a `namespaceSelector`.
+    `is_masked`: v1beta1, whose CIDRs may have no bits set beyond the prefix.
     """
 
     kind: PolicyKind
@@ -29,6 +29,7 @@ class Form:
     most: int
     ports: str
     is_old: bool = False
+    is_masked: bool = False
     egress_peers: frozenset[str] = field(default=frozenset({"namespaces", "pods", "nodes", "networks", "domainNames"}))
 
 
@@ -59,4 +60,5 @@ BASELINE = Form(
     is_old=True,
     egress_peers=frozenset({"namespaces", "pods", "nodes", "networks"}),
 )
+NEWEST = replace(CLUSTER, is_masked=True)  # v1beta1
 FORMS: Mapping[PolicyKind, Form] = {form.kind: form for form in (CLUSTER, ADMIN, BASELINE)}

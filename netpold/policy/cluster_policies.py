@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from netpold.policy.checks import SUBDOMAIN_RULE, is_dns_subdomain
-from netpold.policy.cluster_forms import ADMIN, BASELINE, CLUSTER, LAST_PRIORITY, Form
+from netpold.policy.cluster_forms import ADMIN, BASELINE, CLUSTER, LAST_PRIORITY, NEWEST, Form
 from netpold.policy.cluster_rules import CLOSED, NO_RULES, Rules, pods_of, tier_rules
 from netpold.policy.fields import Fields, nearest
 from netpold.policy.metadata import cluster_metadata, made_up_name, mode
@@ -50,6 +50,9 @@ def reader(form: Form) -> Callable[[Fields, Map], ClusterPolicy | None]:
 
 
 def _read(fields: Fields, root: Map, form: Form) -> ClusterPolicy:
+    version = root.get("apiVersion")
+    if form is CLUSTER and isinstance(version, Scalar) and version.value == CLUSTER.versions[1]:
+        form = NEWEST
     fields.known(root, _POLICY)
     about = cluster_metadata(fields, root, is_dns_subdomain, SUBDOMAIN_RULE)
     fields.subject = f"{form.kind} {about.name or '?'}"

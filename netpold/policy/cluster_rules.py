@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from netpold.policy.blocks import CIDR_CURE, cidr, masked_cidr
+from netpold.policy.blocks import CIDR_CURE, short_cidr
 from netpold.policy.cluster_forms import Form
 from netpold.policy.cluster_ports import NAMED, named, ports
 from netpold.policy.fields import Fields, nearest
@@ -213,11 +213,10 @@ def pods_of(fields: Fields, node: Node, form: Form) -> PodPeer:
 
 
 def _networks(fields: Fields, found: Map, form: Form) -> Iterator[IPBlock]:
-    read = cidr if form.is_old else masked_cidr
     seen: dict[str, None] = {}
     for entry in whole_list(fields, found, "networks", _MOST_NETWORKS, CIDR_CURE, of_text=True):
         _once(fields, entry, seen)
-        network = read(fields, entry)
+        network = short_cidr(fields, entry, is_masked=form.is_masked)
         if network is not None:
             yield IPBlock(network)
 

@@ -99,10 +99,13 @@ def _closed_directions(spec: Map, types: tuple[bool, bool] | None, known: bool) 
 
 def _pod_selector(fields: Fields, spec: Map, known: bool) -> Selector:
     """The selector; with an unknown field in `spec`, that may be it, and it is not said to be missing."""
-    if "podSelector" in spec:
-        return selector(fields, spec["podSelector"]) or EVERYTHING
+    node = spec.get("podSelector")
+    if node is not None and not is_null(node):
+        return selector(fields, node) or EVERYTHING
     if spec.whole and known:
         fault = "there is no `podSelector`: all pods of the namespace are selected"
+        if node is not None:
+            fault = "nothing stands behind `podSelector:`: all pods of the namespace are selected"
         fields.warn(spec, "no-pod-selector", fault, "write `podSelector: {}` if that is meant", "podSelector")
     return EVERYTHING
 
