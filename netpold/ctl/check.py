@@ -58,7 +58,12 @@ def _json(manifests: Manifests, found: Sequence[_Finding]) -> dict[str, Any]:
     return {
         "version": 1,
         "files": len(manifests.files),
-        "objects": {"policies": len(world.policies), "pods": len(world.pods), "namespaces": len(world.namespaces)},
+        "objects": {
+            "policies": len(world.policies),
+            "pods": len(world.pods),
+            "namespaces": len(world.namespaces),
+            "nodes": len(world.nodes),
+        },
         "passed_over": manifests.passed_over,
         "findings": found,
     }
@@ -71,6 +76,7 @@ def _text(manifests: Manifests, found: Sequence[_Finding]) -> Iterator[str]:
     world = manifests.index.world
     counts = ((manifests.files, "file"), (world.policies, "policy"), (world.pods, "pod"))
     in_words = [number(len(many), what) for many, what in (*counts, (world.namespaces, "namespace"))]
+    in_words += [number(len(world.nodes), "node")] if world.nodes else []
     yield f"{', '.join(in_words)}: {count(found)}"
     if manifests.passed_over:
         kinds = ", ".join(f"{many} {kind}" for kind, many in manifests.passed_over.items())

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from netpold.ctl.groups_text import Names
 from netpold.ctl.sides import Side
 from netpold.policy.index import Index
-from netpold.policy.model import AnyPolicy, Namespace, Pod, Position, World
+from netpold.policy.model import AnyPolicy, Namespace, Node, Pod, Position, World
 from netpold.rules.difference import Cause, Change
 
 _T = TypeVar("_T")
@@ -30,6 +30,7 @@ class Diff:
     new: Side
     policies: list[tuple[str, AnyPolicy | None, AnyPolicy | None]]
     namespaces: list[tuple[str, Namespace | None, Namespace | None]]
+    nodes: list[tuple[str, Node | None, Node | None]]
     pods: list[tuple[str, Pod | None, Pod | None]]
     added: list[str]
     gone: list[str]
@@ -40,7 +41,7 @@ class Diff:
     @property
     def differs(self) -> bool:
         """Whether any object is not the same."""
-        return bool(self.policies or self.namespaces or self.pods or self.added or self.gone)
+        return bool(self.policies or self.namespaces or self.nodes or self.pods or self.added or self.gone)
 
     def of(self, kind: Kind) -> list[Change]:
         return [each for each in self.changes if kind_of(each) == kind]
@@ -69,7 +70,8 @@ def compared(old: Side, new: Side, changes: list[Change]) -> Diff:
     ordered = sorted(changes, key=lambda each: (KINDS.index(kind_of(each)), _causes_key(each), -each.pairs))
     pods = [each for each in _others(before.pods, after.pods) if each[1] and each[2]]
     policies, namespaces = _others(before.policies, after.policies), _others(before.namespaces, after.namespaces)
-    return Diff(old, new, policies, namespaces, pods, added, gone, ordered, len(both), names)
+    nodes = _others(before.nodes, after.nodes)
+    return Diff(old, new, policies, namespaces, nodes, pods, added, gone, ordered, len(both), names)
 
 
 def _others(before: Mapping[str, _T], after: Mapping[str, _T]) -> list[tuple[str, _T | None, _T | None]]:

@@ -21,6 +21,7 @@ def diff_json(found: Diff) -> dict[str, Any]:
         "new": found.new.name,
         "policies": [_object_json(found, "policy", *each) for each in found.policies],
         "namespaces": [_object_json(found, "namespace", *each) for each in found.namespaces],
+        "nodes": [_object_json(found, "node", *each) for each in found.nodes],
         "pods": {
             "only_in_old": found.gone,
             "only_in_new": found.added,

@@ -68,6 +68,7 @@ def _objects(found: Diff) -> list[tuple[str, str]]:
     tables: tuple[tuple[str, Sequence[tuple[str, Object | None, Object | None]]], ...] = (
         ("policy", found.policies),
         ("namespace", found.namespaces),
+        ("node", found.nodes),
         ("pod", found.pods),
     )
     for kind, table in tables:
