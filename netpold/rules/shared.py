@@ -12,8 +12,9 @@ Tiers are chains of their own, each leading to what comes after it:
 
 What no rule of the tiers says anything of is allowed.  A pod that no ClusterNetworkPolicy is about has none of this.
 
-The Admin rules stand once for each chain that can come after them.  Several Deny rules in a row say the same whatever
-comes, so they are a chain that is jumped to, which all share.
+The Admin rules stand once for each chain that can come after them, and for each set of policies that pods have.
+Several Deny rules of a policy in a row say the same whatever comes, so they are a chain that is jumped to, which all
+share.
 """
 
 from __future__ import annotations
@@ -126,12 +127,12 @@ class _Making:
         """The first chain, and all of them."""
         isolation = self._isolation
         if not isolation.policies:
-            then = self._tier(isolation.baseline, "")
+            then = self._baseline()
         elif at_home:
             then = ""
         else:
             then = self._isolated()
-        first = self._tier(isolation.admin, then)
+        first = self._admin(then)
         return Shared(first, dict(self._reached(first))) if first else _FREE
 
     def _reached(self, chain: str) -> Iterator[tuple[str, tuple[Rule, ...]]]:
@@ -156,7 +157,7 @@ class _Making:
         if everything is not None:
             rules = [everything]
         elif self._only_reports():
-            behind = self._rules_of(isolation.baseline, "")
+            behind = self._rules_of(isolation.baseline, "", gather=False)
             rules += let_through(self.direction, isolation.policies, self._group, behind)
         else:
             # not those that grant nothing anyway: it may be the name that the tool refuses (daemon/quarantine.py)
@@ -164,14 +165,20 @@ class _Making:
             rules += self._dropping(f"no rule allows: {keys or 'quarantined'}")
         return self._chain(rules)
 
-    def _tier(self, policies: tuple[ClusterPolicy, ...], then: str) -> str:
-        """The chain of a tier; `then`: what comes after it, which is the answer where the tier has no rules."""
-        rules = self._rules_of(policies, then)
+    def _admin(self, then: str) -> str:
+        """The chain of the Admin tier; `then`: what comes after it, which is the answer where the tier has no rules."""
+        rules = self._rules_of(self._isolation.admin, then, gather=True)
         return self._chain(rules) if rules else then
 
-    def _rules_of(self, policies: tuple[ClusterPolicy, ...], then: str) -> list[Rule]:
+    def _baseline(self) -> str:
+        """The chain of the Baseline tier; '' for none.  It may come behind Admin, so it leads nowhere but to what
+        drops: nf_tables has a limit (dispatch.py)."""
+        rules = self._rules_of(self._isolation.baseline, "", gather=False)
+        return self._chain(rules) if rules else ""
+
+    def _rules_of(self, policies: tuple[ClusterPolicy, ...], then: str, *, gather: bool) -> list[Rule]:
         """The rules of a tier, which say what becomes of everything; none where the tier has none."""
-        found = self._shared.tier(self, policies, bool(then))
+        found = self._shared.tier(self, policies, gather)
         self._chains.update(found.chains)
         onwards: Target = Goto(then) if then else "RETURN"
         rules = [replace(rule, target=onwards) if action_of(rule) is Action.PASS else rule for rule in found.rules]
@@ -192,7 +199,7 @@ class _Making:
         return made
 
     def _gathered(self, rules: list[Rule]) -> Iterator[Rule]:
-        for target, row in groupby(rules, key=lambda rule: rule.target):
+        for (target, _), row in groupby(rules, key=lambda rule: (rule.target, rule.origin and rule.origin.policy)):
             same = list(row)
             if isinstance(target, Goto) and len(same) >= _WORTH_A_CHAIN:
                 yield Rule((), Jump(self._chain(same)))
