@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from netpold.host.locate import Places, locate_one, nobodys, unclaimed
 from netpold.host.remains import Left
 from netpold.host.view import HostView, Link, Neighbour
-from netpold.policy.model import Network, Pod
+from netpold.policy.model import Namespace, Network, Pod
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.unclaimed import Unclaimed
 from tests.places import locate
@@ -266,7 +266,7 @@ def test_another_pod_of_the_same_name_does_not_get_the_port_of_the_first() -> No
     places.update(BRIDGED, {})
     assert places.endpoints["d/p"].interfaces == (Interface("p2", bridged=True),)
     assert places.abandoned == {"p1": "d/p"}
-    left = Left(old, old.addresses, {"p1": BRIDGED.links["p1"].index})
+    left = Left(old, Namespace(old.namespace, {}), old.addresses, {"p1": BRIDGED.links["p1"].index})
     restarted = Places(NODE, before=(left,))
     restarted.update(replace(BRIDGED, neighbours={}), {"d/p": (None, new)})
     assert restarted.endpoints["d/p"].interfaces == ()
@@ -327,11 +327,19 @@ def test_ports_are_known_from_before_a_restart() -> None:
     thief, victim = pod("10.1.0.1", name="thief", node=NODE), pod("10.1.0.2", name="victim", node=NODE)
     claimed = replace(BRIDGED, neighbours={**BRIDGED.neighbours, "10.1.0.2": Neighbour("m1", "br0")})
     pods = {"d/thief": (None, thief), "d/victim": (None, victim)}
-    stole = Left(thief, thief.addresses, {"p1": BRIDGED.links["p1"].index})
-    places = Places(NODE, before=(stole, Left(victim, victim.addresses, {"p2": BRIDGED.links["p2"].index})))
+    stole = Left(thief, Namespace(thief.namespace, {}), thief.addresses, {"p1": BRIDGED.links["p1"].index})
+    places = Places(
+        NODE,
+        before=(
+            stole,
+            Left(victim, Namespace(victim.namespace, {}), victim.addresses, {"p2": BRIDGED.links["p2"].index}),
+        ),
+    )
     places.update(claimed, pods)
     assert places.endpoints["d/victim"].interfaces == (Interface("p2", bridged=True),)
-    anew = Places(NODE, before=(stole, Left(victim, victim.addresses, {"p2": 999})))  # another link of that name
+    anew = Places(
+        NODE, before=(stole, Left(victim, Namespace(victim.namespace, {}), victim.addresses, {"p2": 999}))
+    )  # another link of that name
     anew.update(claimed, pods)
     assert anew.endpoints["d/victim"].interfaces == ()
 

@@ -24,6 +24,7 @@ from netpold.policy.index import Index
 from netpold.policy.model import World
 from netpold.policy.steps import Steps, finished, stretch
 from netpold.rules.difference import difference_in_steps
+from netpold.rules.ends import end
 from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import explained_in_steps
@@ -175,9 +176,10 @@ def test_shares_of_what_is_computed_rise(old: World, new: World) -> None:
     ports = [("TCP", 80), ("UDP", 53)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("netpold.rules.matrix.STEP", 1)  # at each end, for there are few
-        found = shares(matrix_in_steps(index, ruleset, pods, ["192.0.2.1"], ports))
+        ends = [end(index, name) for name in (*pods, "192.0.2.1")]
+        found = shares(matrix_in_steps(index, ruleset, ends, ports))
         assert rises(found) and (found or not pods)
-        matrix = finished(matrix_in_steps(index, ruleset, pods, ["192.0.2.1"], ports))
+        matrix = finished(matrix_in_steps(index, ruleset, ends, ports))
         assert rises(shares(explained_in_steps(index, ruleset, matrix)))
     found = shares(difference_in_steps(Index(old), Index(new)))
     assert rises(found) and (found or old == new)

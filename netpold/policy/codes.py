@@ -126,8 +126,8 @@ POLICIES: Mapping[str, Code] = {
     "selector-values": Code("The operator's `values` are missing, or are there and must not be.", "Correct them."),
     "cidr": Code("The text is no CIDR.", "Write an address, `/` and a prefix length."),
     "cidr-host-bits": Code(
-        "The CIDR has bits set beyond its prefix. In a NetworkPolicy they are cut, in a ClusterNetworkPolicy they are "
-        "an error.",
+        "The CIDR has bits set beyond its prefix. They are cut; in a ClusterNetworkPolicy of v1beta1 they are an "
+        "error.",
         "Write the network, or a /32.",
     ),
     "cidr-not-canonical": Code("The CIDR is not in its usual form.", "Write it as the message says."),
