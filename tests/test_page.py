@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, World
+from netpold.policy.model import Direction, Operator, Pod, Policy, Requirement, Selector, World
 from netpold.policy.steps import finished
 from netpold.rules.answers import explain_json, matrix_json
-from netpold.rules.ends import NOWHERE, Home, end
+from netpold.rules.ends import NOWHERE, Home, end, judges
 from netpold.rules.matrix import matrix, matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import FAR, NEAR, explained, explained_in_steps
@@ -204,3 +204,18 @@ def test_a_step_is_about_one_end_or_one_clause(world: World) -> None:
     found = matrix(index, ruleset, pods, [OUTSIDE[0]], PORTS)
     clauses = explained(index, ruleset, found)["clauses"]
     assert len(list(explained_in_steps(index, ruleset, found))) == 4 * len(found.ends) + len(clauses)
+
+
+def test_a_pod_of_another_node_with_the_same_address_does_not_judge_one_of_this() -> None:
+    here, there = (Pod("x", name, {"app": name}, ("10.0.0.1",), node=name) for name in ("here", "there"))
+    other = Pod("x", "other", {}, ("10.0.0.2",))
+    selector = Selector((Requirement("app", Operator.IN, ("there",)),))
+    policy = Policy("x", "deny", selector, None, ())
+    index = Index(World({each.key: each for each in (here, there, other)}, {}, {policy.key: policy}))
+    ruleset = offline_ruleset(index, [here.key])
+    home = Home("here", frozenset(), frozenset({here.key}))
+    asked = explain_json(index, ruleset, "x/here", "x/other", "TCP", 80, home=home)
+    assert (asked["verdict"], asked["egress"]["reason"]) == ("allow", "no policy isolates x/here for egress")
+    by_address = explain_json(index, ruleset, "10.0.0.1", "x/other", "TCP", 80, home=home)
+    assert by_address["egress"]["isolating"] == ["x/deny"]
+    assert judges(index, end(index, "x/here", home)) == {"x/here"}

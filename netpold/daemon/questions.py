@@ -115,7 +115,7 @@ def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
     source, destination = required(parameters, "source"), required(parameters, "destination")
     asked = (source, destination, *_port(required(parameters, "port")))
     try:
-        ends = end(facts.index, source), end(facts.index, destination)
+        ends = end(facts.index, source, facts.home), end(facts.index, destination, facts.home)
         here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends), facts.home)
         away = [judges(facts.index, each) - facts.endpoints.keys() for each in ends]
         yield

@@ -55,7 +55,8 @@ class End:
     """A pod or a plain address, with its addresses.  `pod`: also the (first) one that a plain address is of.
 
     `node`: on which it is, as far as that is known; `is_host`: it is the node itself, or a pod on the node's network.
-    `lingerer`: it is the address of a pod of which that is left.
+    `lingerer`: it is the address of a pod of which that is left.  `beside`: of the pods that claim its addresses, too,
+    those (keys) that have a say, where these are not all: what a pod sends on its own node, no other node's pod judges.
     """
 
     name: str
@@ -65,6 +66,7 @@ class End:
     node: str = ""
     is_host: bool = False
     lingerer: Lingerer | None = None
+    beside: Set[str] | None = None
 
     def address(self, family: Family) -> str | None:
         return next((each for each in self.addresses if (":" in each) == (family == 6)), None)
@@ -105,7 +107,14 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
 
 def _pod_end(name: str, pod: Pod, addresses: tuple[str, ...], home: Home) -> End:
     node = home.node if pod.key in home.pods else pod.node or ""
-    return End(name, pod, addresses, node, pod.host_network)
+    beside = home.pods if name == pod.key and name in home.pods else None
+    return End(name, pod, addresses, node, pod.host_network, beside=beside)
+
+
+def claimants(index: Index, end: End, address: str) -> list[Pod]:
+    """The pods that have a say about packets of this end at that address of its."""
+    found = index.claimants(address)
+    return found if end.beside is None else [pod for pod in found if pod.key in end.beside]
 
 
 def _is_block(name: str) -> bool:
@@ -125,7 +134,7 @@ def _similar(index: Index, name: str) -> list[str]:
 
 def judges(index: Index, *ends: End) -> set[str]:
     """The keys of all pods whose policies have a say about packets between these ends."""
-    return {pod.key for each in ends for address in each.addresses for pod in index.claimants(address)}
+    return {pod.key for each in ends for address in each.addresses for pod in claimants(index, each, address)}
 
 
 def families(source: End, destination: End) -> list[Family]:

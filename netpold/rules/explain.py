@@ -14,7 +14,18 @@ from netpold.policy.index import Index
 from netpold.policy.model import Action, Direction, Family, Policy
 from netpold.rules.audit import lets_through
 from netpold.rules.endpoint import Interface
-from netpold.rules.ends import NOWHERE, End, Home, Lingerer, UnknownEndpoint, end, families, first_packet, hook
+from netpold.rules.ends import (
+    NOWHERE,
+    End,
+    Home,
+    Lingerer,
+    UnknownEndpoint,
+    claimants,
+    end,
+    families,
+    first_packet,
+    hook,
+)
 from netpold.rules.near import Far, Miss, misses
 from netpold.rules.reasons import denial
 from netpold.rules.render import text
@@ -183,7 +194,7 @@ def _judgement(asked: _Question, near: End, far: End, direction: Direction, root
         return _free(f"{near.name} is no pod that policies select")
     if near.pod.host_network:
         return _free(f"{near.name} is on the host's network: policies do not select it")
-    pods = asked.index.claimants(_own(asked, direction)) or [near.pod]
+    pods = claimants(asked.index, near, _own(asked, direction)) or [near.pod]
     isolations = [asked.index.isolation(pod, direction) for pod in pods]
     isolating = {each.key: each for isolation in isolations for each in isolation.policies}
     policies = tuple(isolating[key] for key in sorted(isolating))
@@ -320,7 +331,7 @@ def _denial(
     rules = asked.ruleset.chains[asked.packet.family].get(chain, ())
     sets = _sets(asked, (each for each in rules if miss and each.origin == miss.origin))
     line, why = (text(rule, asked.packet.family), rule.comment) if rule else ("", "")
-    pods = asked.index.claimants(_own(asked, direction))
+    pods = claimants(asked.index, near, _own(asked, direction))
     if audit:
         reason = denial(near.name, direction, policies, audit)
         return Judgement("allow", isolating, None, chain, line, reason, miss, sets, True)
@@ -338,8 +349,8 @@ def _denial(
 
 def _miss(asked: _Question, near: End, far: End, direction: Direction, policies: tuple[Policy, ...]) -> Miss | None:
     """The nearest miss; none where several pods claim the address, for all their policies would have to allow."""
-    claimants = asked.index.claimants(_own(asked, direction))
-    if near.pod is None or near.pod.quarantined or len(claimants) != 1:
+    pods = claimants(asked.index, near, _own(asked, direction))
+    if near.pod is None or near.pod.quarantined or len(pods) != 1:
         return None
     address = asked.packet.destination if direction is Direction.EGRESS else asked.packet.source
     there = Far(far.name, address, tuple(asked.index.claimants(address)))

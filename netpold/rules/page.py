@@ -24,7 +24,7 @@ from netpold.policy.isolation import Isolation
 from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod, PodPeer, Policy, Position
 from netpold.policy.steps import Steps, finished
 from netpold.rules.answers import rule_json
-from netpold.rules.ends import End, first_packet, hook
+from netpold.rules.ends import End, claimants, first_packet, hook
 from netpold.rules.explain import AT_HOME, elsewhere, left_of, root, unsaid
 from netpold.rules.matrix import Matrix
 from netpold.rules.near import Clause, Far, Lack, clauses, peer_lack, port_lack
@@ -132,7 +132,8 @@ class _Tables:
         """The same for what goes one way (`hook`)."""
         address = end.address(family) or ""
         chain, at_home = root(self._ruleset, family, way, direction)
-        pods = sorted(self._index.claimants(address), key=lambda pod: pod.key) or [each for each in (end.pod,) if each]
+        alone = [end.pod] if end.pod else []
+        pods = sorted(claimants(self._index, end, address), key=lambda pod: pod.key) or alone
         isolations = [self._isolations.of(pod, direction) for pod in pods]
         before = f"{left_of(end, end.lingerer)}: " if end.lingerer else ""
         if not end.lingerer:
