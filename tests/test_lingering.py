@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from netpold.daemon.lingering import Lingering
-from netpold.host.remains import NO_REMAINS, Remains, read_remains, remains_line
+from netpold.host.remains import NO_REMAINS, Left, Remains, read_remains, remains_line
 from netpold.host.view import HostView, Link
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
@@ -100,7 +101,7 @@ def test_whatever_happens(
 
 
 def known(remains: Remains) -> object:
-    pods = [(each.pod, each.addresses, dict(each.links), each.closed) for each in remains.pods]
+    pods = [(each.pod, each.namespace, each.addresses, dict(each.links), each.closed) for each in remains.pods]
     return pods, remains.policies, remains.ending
 
 
@@ -214,6 +215,14 @@ def test_a_kept_policy_that_the_kernel_refuses_is_closed_until_it_goes() -> None
     assert "x/allow" in lingering.warnings()[0]
     lingering.update(Changes(), World(), Index(World()).claims, (NOWHERE, NOWHERE), (VIEW, HostView({})))
     assert not lingering.past.policies and not lingering.warnings()
+
+
+def test_what_a_release_without_namespaces_left_is_known() -> None:
+    left = Left(Pod("x", "a", {}, ("10.0.0.1",)), Namespace("x", {NAME_LABEL: "x"}), ("10.0.0.1",), {"veth1": 7})
+    remains = Remains((left,), (DENY,))
+    value = json.loads(remains_line(remains))
+    del value["pods"][0]["namespace"]
+    assert known(read_remains(json.dumps(value))) == known(remains)
 
 
 def test_what_another_boot_left_is_nothing() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from netpold.policy.canonical import read_back, written
-from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Pod, Policy, Position
+from netpold.policy.model import AnyPolicy, ClusterPolicy, Namespace, Pod, Policy, Position, World
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SO_NETNS_COOKIE = 71  # since Linux 5.14; another one for each network namespace, until the next boot
@@ -81,12 +81,12 @@ def read_remains(line: str) -> Remains:
         if found["boot"] != _boot() or found["network"] != _network():
             return NO_REMAINS
         policies = [_unpacked(each) for each in found["policies"]]
-        pods = [(_unpacked(each), _unpacked(each["namespace"]), each) for each in found["pods"]]
+        pods = [(_unpacked(each), each) for each in found["pods"]]
         return Remains(
             tuple(
-                Left(pod, namespace, tuple(each["addresses"]), dict(each["links"]), each["closed"])
-                for pod, namespace, each in pods
-                if isinstance(pod, Pod) and isinstance(namespace, Namespace) and each["links"]
+                Left(pod, _namespace(pod, each), tuple(each["addresses"]), dict(each["links"]), each["closed"])
+                for pod, each in pods
+                if isinstance(pod, Pod) and each["links"]
             ),
             tuple(each for each in policies if isinstance(each, Policy | ClusterPolicy)),
             frozenset(found["ending"]),
@@ -103,6 +103,12 @@ def _packed(each: Pod | Namespace | AnyPolicy) -> dict[str, Any]:
 
 def _unpacked(packed: dict[str, Any]) -> object:
     return read_back(packed["manifest"].encode(), Position(*packed["position"]), packed["quarantined"])
+
+
+def _namespace(pod: Pod, packed: dict[str, Any]) -> Namespace:
+    """The pod's; releases before there were policies of the cluster did not keep it."""
+    found = _unpacked(packed["namespace"]) if "namespace" in packed else None
+    return found if isinstance(found, Namespace) else World().namespace(pod.namespace)
 
 
 def _boot() -> str:
