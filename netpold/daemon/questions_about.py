@@ -30,11 +30,11 @@ from netpold.policy.model import (
     PodPeer,
     Policy,
     PolicyRule,
-    Position,
     TierRule,
     policy_title,
 )
 from netpold.policy.words import peer_text, peers_text, ports_text, rule_text
+from netpold.rules.answers import place_json
 from netpold.rules.count import Count, Isolated
 from netpold.rules.counted import RULES_PREFIX, PodChains, add, rules_chains
 from netpold.rules.ends import MOST_SIMILAR
@@ -102,7 +102,7 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
         yield
     return {
         "pod": name,
-        **_place(pod.position),
+        **place_json(pod.position),
         "addresses": list(pod.addresses),
         "enforced_addresses": list(endpoint.addresses) if endpoint else [],
         "interfaces": [{"name": each.name, "bridged": each.bridged} for each in endpoint.interfaces]
@@ -162,7 +162,7 @@ def about_policy(facts: Facts, held: Held, tally: Tally, chains: PodChains, name
         yield
     return {
         "policy": name,
-        **_place(policy.position),
+        **place_json(policy.position),
         "subject": _subject(policy),
         "selects": _some(selected),
         "here": len({pod for pod, _ in isolated}),
@@ -203,7 +203,7 @@ def counted(facts: Facts, held: Held, tally: Tally, at: float) -> Question[Json]
         rule = found[each.index] if each.index < len(found) else None
         where = (rule and rule.position) or (policy.position if policy else None)
         of = {"policy": each.policy, "direction": str(each.direction), "rule": each.index, "action": str(each.action)}
-        rules.append({**of, **_place(where), "passed": _count(count)})
+        rules.append({**of, **place_json(where), "passed": _count(count)})
         if number % STEP == 0:
             yield
     isolated = {(key, each.direction) for each in held.isolated for key in each.policies}
@@ -256,7 +256,7 @@ def _rules(facts: Facts, tally: Tally, policy: AnyPolicy, direction: Direction) 
             "rule": number,
             "action": str(rule.action if isinstance(rule, TierRule) else Action.ACCEPT),
             "name": rule.name if isinstance(rule, TierRule) else "",
-            **_place(rule.position or policy.position),
+            **place_json(rule.position or policy.position),
             "text": rule_text(rule, direction, namespace),
             "peers": peers_text(rule, direction, namespace),
             "ports": ports_text(rule),
@@ -333,7 +333,7 @@ def _policy_place(policy: AnyPolicy, held: Held) -> Json:
     audited = policy.key in held.audited
     return {
         "policy": policy.key,
-        **_place(policy.position),
+        **place_json(policy.position),
         "audited": audited,
         "in_force_as": _as(policy_title(policy.key), policy, held),
     }
@@ -341,10 +341,6 @@ def _policy_place(policy: AnyPolicy, held: Held) -> Json:
 
 def _findings(held: Held, subject: str) -> list[Json]:
     return [finding_json(each) for each in held.findings if each.subject == subject]
-
-
-def _place(position: Position | None) -> Json:
-    return {"file": position.file if position else None, "line": position.line if position else None}
 
 
 def _count(count: Count | None) -> Json | None:

@@ -12,14 +12,15 @@ from typing import Any, Literal, Protocol
 
 from netpold.host.nflog import Logged
 from netpold.policy.index import Index
-from netpold.policy.model import Direction, Pod, Position
+from netpold.policy.model import Direction, Pod
+from netpold.rules.answers import miss_json, rule_json
 from netpold.rules.audit import PREFIX
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ends import UnknownEndpoint
 from netpold.rules.explain import Judgement, explain
 from netpold.rules.near import Far, misses
 from netpold.rules.revoke import Flow
-from netpold.rules.ruleset import Origin, Ruleset
+from netpold.rules.ruleset import Ruleset
 
 Json = dict[str, Any]
 Verdict = Literal["drop", "audit", "allow"]
@@ -134,17 +135,12 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
         return None  # what comes behind the audited policy drops it, and reports that itself
     denied_by = judgement.denied_by if judgement else None
     if denied_by is not None:
-        policy = index.world.policies.get(denied_by.policy)
-        closed = policy is not None and policy.quarantined
-        denied = _origin(denied_by) | {"closed": closed} | _rule_place(index, denied_by)
-        return Described(sight, source, destination, near, keys, denied_by=denied)
+        return Described(sight, source, destination, near, keys, denied_by=rule_json(index, denied_by))
     if is_known and not near.quarantined:
         other = Far(far.key if far else there, there, tuple(index.claimants(there)))
         found = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
         if found:
-            nearest = found[0]
-            place = _place(nearest.position)
-            miss = {**_origin(nearest.origin), **place, "but_for": nearest.but_for, "text": nearest.text}
+            miss = miss_json(found[0])
     return Described(sight, source, destination, near, keys, miss)
 
 
@@ -178,33 +174,10 @@ def _allowed(model: Model, sight: Sight) -> Described | None:
     judgements = (answer.egress, answer.ingress)
     isolating = tuple(dict.fromkeys(key for each in judgements for key in each.isolating))
     origins = [each.allowed_by for each in judgements if each.allowed_by]
-    return Described(
-        sight, *ends, None, isolating, None, tuple(_origin(each) | _rule_place(index, each) for each in origins)
-    )
+    return Described(sight, *ends, None, isolating, None, tuple(rule_json(index, each) for each in origins))
 
 
 def _pod(index: Index, address: str) -> Pod | None:
     """The pod of an address, where it is one."""
     claimants = index.claimants(address)
     return claimants[0] if len(claimants) == 1 else None
-
-
-def _rule_place(index: Index, origin: Origin) -> Json:
-    policy = index.world.policies.get(origin.policy)
-    rules = (policy.rules(origin.direction) if policy else None) or ()
-    rule = rules[origin.index] if origin.index < len(rules) else None
-    return _place((rule.position if rule else None) or (policy.position if policy else None))
-
-
-def _origin(origin: Origin) -> Json:
-    return {
-        "policy": origin.policy,
-        "direction": str(origin.direction),
-        "rule": origin.index,
-        "tier": str(origin.tier) if origin.tier else "NetworkPolicy",
-        "action": str(origin.action),
-    }
-
-
-def _place(position: Position | None) -> Json:
-    return {"file": position.file if position else None, "line": position.line if position else None}

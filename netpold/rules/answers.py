@@ -49,11 +49,11 @@ def _judgement(index: Index, judgement: Judgement) -> Json:
         "verdict": judgement.verdict,
         "audit": judgement.audit,
         "isolating": list(judgement.isolating),
-        "isolated_at": [{"policy": key, **_place(position)} for key, position in places],
+        "isolated_at": [{"policy": key, **place_json(position)} for key, position in places],
         "allowed_by": judgement.allowed_by and rule_json(index, judgement.allowed_by),
         "denied_by": judgement.denied_by and rule_json(index, judgement.denied_by),
         "tiers": [rule_json(index, origin) for origin in judgement.tiers],
-        "nearest_miss": judgement.nearest_miss and _miss(judgement.nearest_miss),
+        "nearest_miss": judgement.nearest_miss and miss_json(judgement.nearest_miss),
         "chain": judgement.chain,
         "rule": judgement.rule,
         "sets": [
@@ -72,11 +72,12 @@ def rule_json(index: Index, origin: Origin) -> Json:
     position = (rule and rule.position) or (policy.position if policy else None)
     name = rule.name if isinstance(rule, TierRule) else ""
     closed = policy is not None and policy.quarantined
-    return _origin(origin) | {"name": name, "closed": closed} | _place(position)
+    return _origin(origin) | {"name": name, "closed": closed} | place_json(position)
 
 
-def _miss(miss: Miss) -> Json:
-    return _origin(miss.origin) | _place(miss.position) | {"but_for": miss.but_for, "text": miss.text}
+def miss_json(miss: Miss) -> Json:
+    """A rule that lacks one thing, where it is written, and what it lacks."""
+    return _origin(miss.origin) | place_json(miss.position) | {"but_for": miss.but_for, "text": miss.text}
 
 
 def _origin(origin: Origin) -> Json:
@@ -90,7 +91,8 @@ def _origin(origin: Origin) -> Json:
     }
 
 
-def _place(position: Position | None) -> Json:
+def place_json(position: Position | None) -> Json:
+    """`file` and `line`; null where nothing is written."""
     return {"file": position.file if position else None, "line": position.line if position else None}
 
 

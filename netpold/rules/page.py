@@ -21,9 +21,9 @@ from typing import Any, Literal, TypeVar
 from netpold.policy.classes import Isolations
 from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
-from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod, PodPeer, Policy, Position
+from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod, PodPeer, Policy
 from netpold.policy.steps import Steps, finished
-from netpold.rules.answers import rule_json
+from netpold.rules.answers import place_json, rule_json
 from netpold.rules.ends import End, claimants, first_packet, hook
 from netpold.rules.explain import AT_HOME, elsewhere, left_of, root, unsaid
 from netpold.rules.matrix import Matrix
@@ -330,8 +330,4 @@ def _number(table: dict[_T, int], value: _T) -> int:
 
 
 def _policy(index: Index, key: str) -> Json:
-    return {"policy": key, **_place(index.world.policies[key].position)}
-
-
-def _place(position: Position | None) -> Json:
-    return {"file": position.file if position else None, "line": position.line if position else None}
+    return {"policy": key, **place_json(index.world.policies[key].position)}
