@@ -148,6 +148,18 @@ class TestNothingIsLeft:
         assert known.source.stand_ins() is None
         assert len(known.source.parsed) == 20
 
+    def test_what_others_took_the_place_of_does_not_come_back(self, known: Follower, top: Path) -> None:
+        """A tree that is filled anew twice in a row."""
+        went = gone(top, 0, 1)
+        (top / "new.yaml").write_text(namespace("n0"))
+        known.settle(Hints({**went.paths, **hint(top / "new.yaml").paths}))
+        assert known.history == [{"0.yaml": None, "1.yaml": None, "new.yaml": ["n0"]}]
+        (top / "new.yaml").unlink()
+        with pytest.raises(SourceError):
+            known.settle(Hints({**gone(top, *range(2, 20)).paths, **hint(top / "new.yaml", Happened.GONE).paths}))
+        assert known.source.stand_ins() is None
+        assert len(known.source.parsed) == 19
+
     def test_a_branch_without_manifests(self, tmp_path: Path) -> None:
         def git(*words: str) -> None:
             settings = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")

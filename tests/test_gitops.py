@@ -104,20 +104,35 @@ def objects(revision: str, count: int = FILES) -> set[tuple[str, str]]:
     return {(f"n{each}", revision) for each in range(count)}
 
 
-@pytest.mark.parametrize("way", sync.ATOMIC, ids=named)
-def test_old_or_new_whatever_changes_the_files(tmp_path: Path, way: type[sync.Way]) -> None:
+def states_between(base: Path, way: type[sync.Way]) -> list[set[tuple[str, str]]]:
+    """What is neither the tree before nor the one after, while one becomes the other and back."""
     old, new = tree("old", 0), tree("new", 0 if way is sync.SedInPlace else 7)
-    there = way(tmp_path, old)
+    there = way(base, old)
     try:
         with following(there.watched) as follower:
             assert follower.reaches(objects("old"))
             for revision, files in (("new", new), ("old", old)):
                 there.become(files)
                 assert follower.reaches(objects(revision)), follower.states[-1]
-        mixed = [state for state in follower.states if state not in (objects("old"), objects("new"))]
-        assert not mixed
+        return [state for state in follower.states if state not in (objects("old"), objects("new"))]
     finally:
         there.close()
+
+
+def lacks_one(state: set[tuple[str, str]]) -> bool:
+    return any(state < objects(revision) and len(state) == FILES - 1 for revision in ("old", "new"))
+
+
+@pytest.mark.parametrize("way", sync.ATOMIC, ids=named)
+def test_old_or_new_whatever_changes_the_files(tmp_path: Path, way: type[sync.Way]) -> None:
+    """A busy machine may stall a program that deletes file by file when the first is gone, for longer than one that is
+    missing is waited for (docs/design.md): then it is to be right at another time."""
+    for attempt in range(3):
+        (base := tmp_path / str(attempt)).mkdir()
+        mixed = states_between(base, way)
+        if not (mixed and all(map(lacks_one, mixed))):
+            break
+    assert not mixed
 
 
 @pytest.mark.slow

@@ -276,6 +276,27 @@ class TestRenamedIntoPlace:
         known.settle(NOTHING_CHANGED)
         assert known.history[1:] == [{"b.yaml": ["half"]}]
 
+    @pytest.mark.parametrize("of", ["top", "folder"])
+    def test_a_directory_that_is_made_again_is_not_whole(self, top: Path, of: str) -> None:
+        """Nobody looked while it was not there; some of what will be in it is."""
+        where = top if of == "top" else top / "folder"
+        where.mkdir(exist_ok=True)
+        for number in range(20):
+            (where / f"{number}.yaml").write_text(namespace(f"old{number}"))
+        follower = Follower(Source(top, LIMIT))
+        follower.settle()
+        before = os.open(where, os.O_RDONLY)  # as long as that is open, the new one has an inode of its own
+        shutil.rmtree(where)
+        where.mkdir()
+        os.close(before)
+        for number in range(20):
+            (where / f"{number}.yaml").write_text(namespace(f"new{number}"))
+            for _ in range(2):
+                follower.read(EVERYTHING_CHANGED)
+                time.sleep(0.005)
+        follower.settle()
+        assert [len(each) for each in follower.history] == [22, 22 if of == "top" else 20]
+
 
 class TestWrittenInPlace:
     """It has to rest."""

@@ -52,8 +52,10 @@ class Acting:
         self._absence = absence
         self._looking = looking
         self._staged: dict[str, tuple[Fingerprint, Content]] = {}  # read already, for a batch that did not hold still
+        self._others_came = False  # with what goes in this reading
 
     def act(self, ripe: Ripe) -> None:
+        self._others_came = any(path not in self._acted.files for path in (*ripe.alone, *ripe.swapped, *ripe.together))
         # while a walk is wanted, what is gone from one version may be there in the next
         if not self._looking.walk_wanted and self._waiting.leaves_none_of(self._acted.files, ripe):
             self._absence.refuse_empty(self._acted.files.keys())
@@ -158,7 +160,7 @@ class Acting:
         if seen is None:
             if before:
                 self._acted.take_away(path)
-                if not (self._waiting.batch or (wait and wait.swapped)):  # others came in its place
+                if not (self._others_came or self._waiting.batch or (wait and wait.swapped)):
                     self._absence.went(path, before.content, time.monotonic())
                 self._remembered.outdate(path)
             return

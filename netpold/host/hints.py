@@ -23,9 +23,9 @@ class Hints:
     """Where to look.
 
     `paths`: single names in the tree.  `everything`: look through the whole tree.  `swapped`: do so, since a directory
-    or a symlink was renamed into place, so that what is found was whole before.  `drafts`: by path, when
-    (time.monotonic()) something was last heard of what a program is about to rename into place, or of the backup of
-    what it is about to write anew; they change nothing.
+    or a symlink was renamed into place, so that what is found was whole before (of what is mounted nobody knows that).
+    `drafts`: by path, when (time.monotonic()) something was last heard of what a program is about to rename into place,
+    or of the backup of what it is about to write anew; they change nothing.
     """
 
     paths: Mapping[str, Happened]

@@ -286,7 +286,7 @@ class Looking:
         """The same once, pausing after each path.  A walk that was disturbed finds nothing gone."""
         self._acted.walks += 1
         number = self._acted.walks
-        walk = Walk(self._directory, self._max_file_size, self._entering, self._listed, self._trustees)
+        walk = Walk(self._directory, self._max_file_size, self._entering, self._trustees)
         unconfirmed, closed = set(self._waiting), set()
         occupied: set[str] = set()  # directories
         for path, seen in walk:
@@ -300,8 +300,7 @@ class Looking:
             if file:
                 file.visited = number
             new = wait is None or not wait.written
-            whole = (hurry and new) or self._is_swapped(walk, path)
-            self._note(path, seen, swapped=whole and path not in written)
+            self._note(path, seen, swapped=hurry and new and path not in written)
             yield
         self.notes, self._tree, self._trust = tuple(walk.notes), walk.tree, walk.trust
         self._git.follow(walk.git)
@@ -326,7 +325,7 @@ class Looking:
             file = self._acted.files.get(path)
             if file and file.visited != number:
                 if not is_below(path, closed):
-                    self._note(path, None, swapped=hurry or self._is_swapped(walk, path))
+                    self._note(path, None, swapped=hurry)
                 elif self._waiting.seen(path) is None:
                     self._waiting.pop(path, None)  # nobody can tell
             yield
@@ -336,7 +335,3 @@ class Looking:
                 self._waiting.pop(path, None)
         yield
         self._listed = walk.listed
-
-    def _is_swapped(self, walk: Walk, path: str) -> bool:
-        """Whether the directory that a path is in took another one's place, and was not empty when it did."""
-        return not self._waiting.anew and walk.swapped(path)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -177,7 +177,6 @@ class Walk:
         directory: Path,
         max_file_size: int,
         entering: Callable[[str], object] = lambda path: None,
-        before: Mapping[str, Directory] | None = None,
         trustees: Trustees = Trustees(),  # noqa: B008  frozen
     ) -> None:
         self.trust = ANYBODY
@@ -193,8 +192,6 @@ class Walk:
         self._visited: set[tuple[int, int]] = set()
         self._to_list: list[str] = []
         self._to_follow: list[str] = []
-        self._before = before or {}  # what an earlier walk listed
-        self._swapped: dict[str, bool] = {}  # by directory
         self._above: set[str] = set()  # directories that were looked at for a `.git`
         self._identities = bytearray()  # of all files, one after the other
         self.listed: dict[str, Directory] = {}  # as they were before they were listed
@@ -220,16 +217,6 @@ class Walk:
             if now != before:
                 found = Disturbed.NAMES
         return found
-
-    def swapped(self, path: str) -> bool:
-        """Whether a directory that is on the way to a path is another one than in the walk `before`."""
-        directory = path.rpartition("/")[0]
-        known = self._swapped.get(directory)
-        if known is None:
-            was, now = self._before.get(directory), self.listed.get(directory)
-            known = bool(was and now and was[:2] != now[:2]) or (bool(directory) and self.swapped(directory))
-            self._swapped[directory] = known
-        return known
 
     def __iter__(self) -> Iterator[tuple[str, Seen]]:
         top = str(self._top)
