@@ -13,7 +13,7 @@ from netpold.policy.assemble import Assembly
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.manifest import parse
-from netpold.policy.model import Mode, Namespace, Pod, Policy, World
+from netpold.policy.model import ClusterPolicy, Mode, Namespace, Pod, Policy, World
 from netpold.rules import walk
 from netpold.rules.audit import PREFIX, Audited, is_audited, lets_through
 from netpold.rules.compile import Compiler, compile_ruleset
@@ -138,6 +138,25 @@ def test_who_is_isolated_in_name_only_does_not_count() -> None:
         compiler = Compiler(Index(world), ENFORCE)
         compiler.update(Changes(), places)
         assert compiler.isolated() == count
+
+
+BASELINE = """
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: closed}
+spec:
+  {tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}
+"""
+
+
+def test_whom_only_a_tier_judges_is_not_isolated() -> None:
+    (closed,) = parse(BASELINE.encode(), "t.yaml").objects
+    assert isinstance(closed, ClusterPolicy)
+    pods = {f"{name}/p": Pod(name, "p", {}, (f"10.0.0.{number}",)) for number, name in enumerate("xyz", 1)}
+    one = parsed_policy("enforce")  # in x
+    compiler = Compiler(Index(World(pods, {}, {one.key: one, closed.key: closed})), ENFORCE)
+    compiler.update(Changes(), {key: Endpoint(key, pod.addresses) for key, pod in pods.items()})
+    assert (compiler.isolated(), compiler.in_tiers()) == (1, 3)
 
 
 def test_a_quarantined_policy_is_enforced() -> None:

@@ -129,7 +129,7 @@ class Daemon:
             manifests="/etc/netpold",
             revision=7,
             policies=PolicyCounts(3, 1),
-            pods=PodCounts(10, 4, 2, 1),
+            pods=PodCounts(10, 4, 2, 0, 1),
             namespaces=2,
             passed_over={"Service": 5, "Deployment": 1},
             rules={"IPv4": 30, "IPv6": 28},

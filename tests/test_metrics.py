@@ -45,6 +45,7 @@ class Pods:
     total: int = 9
     local: int = 5
     isolated: int = 4
+    in_tiers: int = 2
     without_interface: int = 1
 
 
@@ -130,6 +131,7 @@ def test_what_the_status_says_is_told() -> None:
     assert value(text, "netpold_pods") == 9
     assert value(text, "netpold_local_pods") == 5
     assert value(text, "netpold_isolated_pods") == 4
+    assert value(text, "netpold_pods_in_tiers") == 2
     assert value(text, "netpold_pods_without_interface") == 1
     assert value(text, "netpold_namespaces") == 2
     assert value(text, "netpold_rules", family="ipv4") == 20

@@ -102,7 +102,7 @@ def test_systemd_hears_of_readiness_state_and_life(node: Node, systemd: Systemd)
     with daemon(node) as running:
         running.write("deny.yaml", DENY_ALL)
         assert eventually(lambda: "READY=1" in systemd.heard)
-        assert eventually(lambda: any("1 policies isolate 2 of 2 pods" in each for each in systemd.heard))
+        assert eventually(lambda: any("1 policy isolates 2 of 2 pods" in each for each in systemd.heard))
         assert [each for each in systemd.heard if each.startswith("STATUS=enforcing, revision ")]
         systemd.forget()
         assert eventually(lambda: systemd.heard.count("WATCHDOG=1") >= 2), "no sign of life while nothing happens"

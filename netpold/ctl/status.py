@@ -142,6 +142,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     applied = f", applied {_when(last['at'], now)} in {last['duration_ms']:g} ms" if last else ""
     kinds = sorted(status["passed_over"].items())
     closed, lingering = status["unclaimed_interfaces"], pods["lingering"]
+    tiers = f"{pods['in_tiers']} judged by tiers, " if pods["in_tiers"] else ""
     families = ", ".join(f"{count} {family}" for family, count in status["rules"].items())
     facts = [
         ("node", status["node"]),
@@ -153,7 +154,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         *([("quarantined", _quarantined(status["quarantined"]))] if status["quarantined"] else []),
         (
             "pods",
-            f"{pods['total']} known, {pods['local']} on this node, {pods['isolated']} of them isolated, "
+            f"{pods['total']} known, {pods['local']} on this node, {pods['isolated']} of them isolated, {tiers}"
             f"{pods['without_interface']} without an interface",
         ),
         ("namespaces", str(status["namespaces"])),

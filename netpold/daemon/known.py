@@ -257,6 +257,7 @@ class Known:
                 total=len(world.pods),
                 local=len(endpoints),
                 isolated=self._compiler.isolated(),
+                in_tiers=self._compiler.in_tiers(),
                 without_interface=sum(not each.interfaces for each in endpoints.values()),
                 lingering=len(self._lingering.past.pods),
             ),

@@ -34,12 +34,14 @@ class PolicyCounts:
 
 @dataclass(frozen=True, slots=True)
 class PodCounts:
-    """Pods in the manifests; on this node; of those, isolated by a policy, and with no interface found (yet); and pods
-    whose manifests are gone, and their interfaces not yet, so that they keep their policies."""
+    """Pods in the manifests; on this node; of those, isolated by a NetworkPolicy, judged by ClusterNetworkPolicies, and
+    with no interface found (yet); and pods whose manifests are gone, and their interfaces not yet, so that they keep
+    their policies."""
 
     total: int = 0
     local: int = 0
     isolated: int = 0
+    in_tiers: int = 0
     without_interface: int = 0
     lingering: int = 0
 
@@ -213,9 +215,11 @@ class Status:
         rejected = f" (and {counts.rejected} rejected)" if counts.rejected and counts.instead is None else ""
         audited = f", {len(self.audited.policies)} of them in audit mode: NOT ENFORCED" if self.audited.policies else ""
         number = counts.accepted if counts.instead is None else counts.instead
+        policies = "1 policy" if number == 1 else f"{number} policies"
+        tiers = f" and judge{'s' * (number == 1)} {self.pods.in_tiers} by tiers" if self.pods.in_tiers else ""
         return (
-            f"{number} policies{rejected} isolate {self.pods.isolated} of {self.pods.local} pods on "
-            f"this node ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
+            f"{policies}{rejected} isolate{'s' * (number == 1)} {self.pods.isolated} of {self.pods.local} pods on "
+            f"this node{tiers} ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
         )
 
 

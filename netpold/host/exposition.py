@@ -101,8 +101,10 @@ def _inputs(figures: Figures) -> Iterator[Metric]:
     yield GaugeMetricFamily("netpold_local_pods", "Pods of this node.", value=pods.local)
     audited = "Policies in audit mode: what they would drop is let through."
     yield GaugeMetricFamily("netpold_audited_policies", audited, value=len(figures.audited.policies))
-    isolated = "Pods of this node that policies isolate."
+    isolated = "Pods of this node that NetworkPolicies isolate."
     yield GaugeMetricFamily("netpold_isolated_pods", isolated, value=pods.isolated)
+    judged = "Pods of this node that ClusterNetworkPolicies are about."
+    yield GaugeMetricFamily("netpold_pods_in_tiers", judged, value=pods.in_tiers)
     hidden = "Pods of this node that are enforced by address, as no interface is known for them."
     yield GaugeMetricFamily("netpold_pods_without_interface", hidden, value=pods.without_interface)
     yield GaugeMetricFamily("netpold_namespaces", "Namespaces in the manifests.", value=figures.namespaces)

@@ -114,8 +114,15 @@ class Compiler:
         return len(world.policies) > len(self.audited.keys) or not all(is_audited(each, world, mode) for each in kept)
 
     def isolated(self) -> int:
-        """How many local pods that have a manifest some policy isolates that is not audited."""
-        return sum(any(map(each.closes, Direction)) for key, each in self._local.items() if key not in self._past.pods)
+        """How many local pods that have a manifest some NetworkPolicy isolates that is not audited."""
+        return sum(any(map(each.is_isolated, Direction)) for each in self._declared())
+
+    def in_tiers(self) -> int:
+        """How many local pods that have a manifest ClusterNetworkPolicies are about."""
+        return sum(each.has_tiers for each in self._declared())
+
+    def _declared(self) -> Iterator[Local]:
+        return (each for key, each in self._local.items() if key not in self._past.pods)
 
     def _localise(self, changes: Changes, living: Mapping[str, Endpoint], past: Past) -> list[Local]:
         """Bring `_local` up to date; returns what was there and is no more, and what is there now and was not."""

@@ -21,6 +21,10 @@ class Local:
     isolation: Mapping[Direction, Isolation]
     audited: frozenset[str] = frozenset()
 
+    def is_isolated(self, direction: Direction) -> bool:
+        """Whether NetworkPolicies isolate it, and not in name only."""
+        return not all_audited(self.isolation[direction].policies, self.audited)
+
     def closes(self, direction: Direction) -> bool:
         """Whether it is isolated or anything denied to it, and not in name only."""
         return not self.audited.issuperset(self.dropping(direction))
