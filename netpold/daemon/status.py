@@ -219,7 +219,8 @@ class Status:
         tiers = f" and judge{'s' * (number == 1)} {self.pods.in_tiers} by tiers" if self.pods.in_tiers else ""
         return (
             f"{policies}{rejected} isolate{'s' * (number == 1)} {self.pods.isolated} of {self.pods.local} pods on "
-            f"this node{tiers} ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets{audited}"
+            f"this node{tiers} ({self.pods.total} known), by {sum(self.rules.values())} rules and {self.sets} sets"
+            f"{audited}"
         )
 
 
