@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -23,8 +23,11 @@ from netpold.rules.walk import Packet
 from tests.lab import Backend, Lab, Outcome, Pod, Probe
 from tests.lab.daemon import CHECKOUT, PYTHON
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules
+from tests.test_tiers_daemon import Scene as TierScene
+from tests.test_tiers_daemon import tiered
 
 Json = dict[str, Any]
+AnyScene = TypeVar("AnyScene", Scene, TierScene)
 
 NOBODY, GROUP = 65534, 1  # any that are there
 TRACE = "http://netpold/v1/trace?source=x/a&destination=x/b&port=80/TCP"
@@ -177,9 +180,9 @@ def traced(scene: Scene, source: Pod, destination: Pod, protocol: str = "TCP", p
 
 
 @contextmanager
-def enforcing(lab: Lab, backend: Backend, wiring: str = "routed") -> Iterator[Scene]:
+def enforcing(lab: Lab, backend: Backend, wiring: str = "routed", make: type[AnyScene] = Scene) -> Iterator[AnyScene]:
     """A node that enforces; on it legacy tables tell of single rules."""
-    scene = Scene(lab, backend, wiring)
+    scene = make(lab, backend, wiring)
     command = "for each in 2 10; do echo nfnetlink_log > /proc/sys/net/netfilter/nf_log/$each; done"
     scene.node.run(["sh", "-c", command])
     with scene.daemon:
@@ -221,6 +224,36 @@ def test_the_way_of_packets(lab: Lab, backend: Backend, wiring: str) -> None:
         assert (told["kernel"]["verdict"], told["expected"]["verdict"]) == ("deny", "allow")
         assert (told["model"]["verdict"], told["agree"], told["parted"]) == ("deny", True, None)
         assert told["model"]["says"] == "dropped: not the pod's own source address"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("backend", "wiring"), [("nft", "routed"), pytest.param("legacy", "bridged", marks=pytest.mark.slow)]
+)
+def test_the_way_through_tiers(lab: Lab, backend: Backend, wiring: str) -> None:
+    guard = tiered("guard", "Admin", "b", "ingress Deny c", "ingress Pass a 80", "ingress Accept a 81")
+    shut = tiered("shut", "Baseline", "c", "ingress Deny *")
+    with enforcing(lab, backend, wiring, TierScene) as scene:
+        scene.enforce(out="", deny="", guard=guard, shut=shut, to_b=A_TO_B)
+        a, b, c = scene.a, scene.b, scene.c
+        for source, destination, port, verdict, *expected in (
+            (a, b, 80, "allow", "Admin guard ingress[1] passes it on", "passes: x/a-to-b ingress[0] allows it"),
+            (a, b, 81, "allow", "passes: Admin guard ingress[2] accepts it"),
+            (a, b, 82, "deny", "dropped: no rule allows: x/a-to-b"),
+            (c, b, 80, "deny", "Admin guard ingress[0] denies it", "dropped: denied by a rule of a tier"),
+            (a, c, 80, "deny", "Baseline shut ingress[0] denies it", "dropped: denied by a rule of a tier"),
+        ):
+            for family in (4, 6):
+                told = traced(scene, source, destination, "TCP", port, family)
+                assert (told["kernel"]["verdict"], told["agree"], told["parted"]) == (verdict, True, None)
+                says = [each["says"] for each in told["steps"]]
+                assert [any(line.endswith(each) for line in says) for each in expected] == [True] * len(expected), says
+
+        scene.enforce(guard=guard.replace("{name: guard}", "{name: guard, annotations: {netpold.io/mode: audit}}"))
+        told = traced(scene, c, b)
+        assert (told["kernel"]["verdict"], told["agree"], told["parted"]) == ("deny", True, None)
+        audited = "copied, for `netpoldctl monitor`: audited, Admin guard ingress[0] would deny it"
+        assert audited in [each["says"] for each in told["steps"]]
 
 
 @pytest.mark.kernel

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from netpold.policy.model import Action
 from netpold.rules.explain import Decision
 from netpold.rules.render import text
-from netpold.rules.ruleset import CHAIN_PREFIXES, Goto, Jump, Log, Rule, Ruleset
+from netpold.rules.ruleset import CHAIN_PREFIXES, Goto, Jump, Log, Origin, Rule, Ruleset
 from netpold.rules.saved import canonical
 from netpold.rules.walk import Packet, walk
 
@@ -170,17 +171,24 @@ def _says(step: Step, rule: Rule | None) -> str:
 
 def meaning(rule: Rule) -> str:
     """What a rule of netpold's does with the packets that match."""
-    why = f": {rule.comment}" if rule.comment else ""
-    if rule.origin:
-        why = f": {rule.origin.policy} {rule.origin.direction}[{rule.origin.index}] allows it"
+    why = f": {_said(rule.origin)}" if rule.origin else f": {rule.comment}" if rule.comment else ""
     match rule.target:
         case Jump(chain) | Goto(chain):
             return f"goes on in {chain}{why}"
         case Log():
-            return "copied, for `netpoldctl monitor`"
+            audited = f": audited, {rule.origin.place} would deny it" if rule.origin else ""
+            return f"copied, for `netpoldctl monitor`{audited}"
         case "RETURN":
             return f"passes{why}"
         case "ACCEPT":
             return f"accepted{why}"
         case _:
             return f"dropped{why}"
+
+
+_DOES = {Action.ACCEPT: "accepts it", Action.DENY: "denies it", Action.PASS: "passes it on"}
+
+
+def _said(origin: Origin) -> str:
+    """What a policy's rule says of a packet that it matches."""
+    return f"{origin.place} {_DOES[origin.action] if origin.tier else 'allows it'}"
