@@ -17,6 +17,7 @@ from netpold.policy.model import (
     NAME_LABEL,
     Action,
     ClusterPolicy,
+    ContainerPort,
     Direction,
     Finding,
     Namespace,
@@ -24,6 +25,7 @@ from netpold.policy.model import (
     Pod,
     PodPeer,
     Policy,
+    PolicyPort,
     Position,
     Requirement,
     Selector,
@@ -34,8 +36,11 @@ from netpold.policy.model import (
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.ruleset import FAMILIES, Ruleset
+from netpold.rules.walk import Packet as Walked
+from netpold.rules.walk import walk
 from tests.live import Kept, Live
 from tests.naive_assemble import assemble
+from tests.reference import Packet, allowed
 from tests.strategies import EVERYTHING_GOES, Shape, changed, histories, worlds
 
 MANY = Shape(pods=12, policies=8, quarantine=True, tiers=4)
@@ -118,6 +123,29 @@ def test_the_last_policy_of_the_cluster_and_its_namespaces_labels_go_at_once() -
     compiler = Compiler(Index(live.world), CompileSettings())
     assert compiler.update(live.become(old), here).ruleset.sets
     same(compiler.update(live.become(new), here).ruleset, compile_ruleset(Index(new), here, CompileSettings()))
+
+
+def test_any_port_of_a_pod_whose_manifest_breaks_may_have_the_name_that_is_denied() -> None:
+    a, far = (
+        Pod("x", "a", {}, ("10.0.0.1",)),
+        Pod("x", "b", {}, ("10.0.0.2",), ports=(ContainerPort("db", "TCP", 5432),)),
+    )
+    named = (PolicyPort("TCP", "db"), PolicyPort("TCP", 80))
+    deny = TierRule(Action.DENY, (PodPeer(EVERYTHING, EVERYTHING),), named)
+    guard = ClusterPolicy("guard", Tier.ADMIN, 1, PodPeer(EVERYTHING, EVERYTHING), (), (deny,))
+    live = Live(World({a.key: a, far.key: far}, {}, {guard.key: guard}))
+    places = {a.key: Endpoint(a.key, a.addresses)}
+    compiler = Compiler(Index(live.world), CompileSettings())
+    compiler.update(Changes(), places)
+    for broken, closed in ((False, {5432, 80}), (True, {1, 80, 5432, 9999}), (False, {5432, 80})):
+        pods = {a.key: a, far.key: replace(far, ports=(), quarantined=True) if broken else far}
+        world = World(pods, {}, {guard.key: guard})
+        got = compiler.update(live.become(world), places).ruleset
+        same(got, compile_ruleset(Index(world), places, CompileSettings()))
+        for port in (1, 80, 5432, 9999):
+            packet = Packet("10.0.0.1", "10.0.0.2", "TCP", port)
+            way = walk(got, "NETPOLD-FORWARD", Walked("10.0.0.1", "10.0.0.2", "tcp", port))
+            assert (way.verdict != "DROP") == allowed(world, packet) == (port not in closed)
 
 
 @given(histories(MANY, steps=6))

@@ -5,7 +5,8 @@ the addresses of all selected pods, one for all ipBlocks (or a plain network whe
 alternatives too: by protocol, as many ports to a rule as multiport takes.  The kernel rules are all combinations.
 
 A named port is a number only on the destination pod: for ingress that is the isolated pod itself, so its number is
-written in; for egress the peers go into a set of address, protocol and port.
+written in; for egress the peers go into a set of address, protocol and port.  Where a pod's manifest can't be read, its
+ports are not known: such pods are in a set of their own, to which nothing goes that may have to be denied.
 """
 
 from __future__ import annotations
@@ -136,10 +137,12 @@ def _combinations(
         for peer in _peer_matches(about, direction, family, sets):
             yield from (peer + ports for ports in port_alternatives)
     groups = frozenset(group for group in _groups(about) if isinstance(group, PodGroup))
-    for port in named:
-        if groups and isinstance(port.port, str):
-            name = sets.named_port(groups, family, port.protocol, port.port, _LARGER[about.action])
-            yield (Proto(port.protocol.lower()), InSet(name, "dst,dst"))
+    for port in named if groups else ():
+        assert isinstance(port.port, str)
+        proto, larger = Proto(port.protocol.lower()), _LARGER[about.action]
+        yield (proto, InSet(sets.named_port(groups, family, port.protocol, port.port, larger), "dst,dst"))
+        if about.action is Action.DENY:  # any port may have that name
+            yield (proto, InSet(sets.unread(groups, family, larger), "dst"))
 
 
 def _own(port: PolicyPort, own_ports: tuple[ContainerPort, ...] | None) -> list[PolicyPort]:

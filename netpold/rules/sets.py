@@ -19,7 +19,7 @@ from netpold.rules.ruleset import IPSet, Larger, SetChange, SetKind, short_hash
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """What a set is to hold: the addresses of pods and nodes (with `port`, of the port of that name on pods), or
-    `members`.  `larger`: see IPSet."""
+    `members`.  `unread`: of the pods only those whose manifests can't be read.  `larger`: see IPSet."""
 
     family: Family
     kind: SetKind
@@ -28,6 +28,7 @@ class _Wanted:
     port: tuple[Protocol, str] | None = None
     members: frozenset[str] = frozenset()
     larger: Larger = "allows"
+    unread: bool = False
 
 
 class Sets:
@@ -50,6 +51,11 @@ class Sets:
         """The set of address, protocol and number of the port of that name, on these pods."""
         meaning = f"port {port}/{protocol} of {_meaning(groups)}"
         return self._want(_Wanted(family, "hash:ip,port", meaning, groups, (protocol, port), larger=larger))
+
+    def unread(self, groups: frozenset[Group], family: Family, larger: Larger) -> str:
+        """The set with the addresses of those of these pods whose manifests can't be read."""
+        meaning = f"of unknown ports: {_meaning(groups)}"
+        return self._want(_Wanted(family, "hash:ip", meaning, groups, larger=larger, unread=True))
 
     def addresses(self, meaning: str, family: Family, addresses: Iterable[str]) -> str:
         """A set of the given addresses, which may be others the next time; `meaning` tells it apart."""
@@ -127,7 +133,7 @@ class _Live:
     def fill(self, addresses: Iterable[str]) -> None:
         """Take in all addresses (of any family) of the groups."""
         own = [address for address in addresses if (":" in address) == (self.wanted.family == 6)]
-        if self.wanted.port:
+        if self.wanted.port or self.wanted.unread:
             self.follow(own)
         else:
             self.members.update(own)
@@ -158,10 +164,12 @@ class _Live:
     def _now(self, address: str) -> frozenset[str]:
         if not self._index.holds(self.wanted.groups, address):
             return frozenset()
+        claimants = self._index.claimants(address)
         if not self.wanted.port:
-            return frozenset((address,))
+            held = not self.wanted.unread or any(pod.quarantined for pod in claimants)
+            return frozenset((address,)) if held else frozenset()
         protocol, port = self.wanted.port
-        claims = [numbers(pod, protocol, port) for pod in self._index.claimants(address)]
+        claims = [numbers(pod, protocol, port) for pod in claimants]
         both = frozenset[int].union if self.wanted.larger == "forbids" else frozenset[int].intersection
         return frozenset(f"{address},{protocol.lower()}:{number}" for number in both(*claims))
 
