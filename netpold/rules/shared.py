@@ -20,6 +20,7 @@ share.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
@@ -81,7 +82,7 @@ class SharedRules:
         """What `making` says of a tier, once for all that say the same."""
         key = *making.inputs, tuple(policy.key for policy in policies), gather
         if key not in self._tiers:
-            self._tiers[key] = making.of_tier(policies, gather)
+            self._tiers[key] = making.anew().of_tier(policies, gather)
         return self._tiers[key]
 
     def denied(self, making: _Making) -> tuple[str, tuple[Rule, ...]]:
@@ -122,6 +123,12 @@ class _Making:
         self._chains: dict[str, tuple[Rule, ...]] = {}
         named = ports if direction is Direction.INGRESS else ()
         self.inputs = direction, isolation.grants, isolation.denying, named, audited
+
+    def anew(self) -> _Making:
+        """The same, with no chains so far."""
+        other = copy(self)
+        other._chains = {}
+        return other
 
     def made(self, at_home: bool) -> Shared:
         """The first chain, and all of them."""
@@ -188,15 +195,12 @@ class _Making:
 
     def of_tier(self, policies: tuple[ClusterPolicy, ...], gather: bool) -> TierRules:
         """What a tier says, whatever comes after it.  `gather`: Deny rules in a row go into a chain of their own."""
-        outer, self._chains = self._chains, {}
         rules: list[Rule] = []
         for policy in policies:
             rules += self._of(policy)
         last = next((number for number, rule in enumerate(rules) if not rule.matches and _ends(rule)), None)
         kept = rules if last is None else rules[: last + 1]
-        made = TierRules(tuple(self._gathered(kept) if gather else kept), last is not None, self._chains)
-        self._chains = outer
-        return made
+        return TierRules(tuple(self._gathered(kept) if gather else kept), last is not None, self._chains)
 
     def _gathered(self, rules: list[Rule]) -> Iterator[Rule]:
         for (target, _), row in groupby(rules, key=lambda rule: (rule.target, rule.origin and rule.origin.policy)):
