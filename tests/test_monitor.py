@@ -222,6 +222,49 @@ def test_as_it_happens(lab: Lab, backend: Backend) -> None:
 
 
 @pytest.mark.kernel
+def test_over_a_restart(lab: Lab) -> None:
+    """Who watches goes on, with all that the new daemon saw."""
+    scene = Scene(lab, "nft")
+    words = ["/usr/bin/python3", "-m", "netpold.ctl", "--socket", str(scene.daemon.socket)]
+    try:
+        scene.enforce(to_b=A_TO_B)
+        assert not scene.passes(scene.c, scene.b)
+        assert eventually(lambda: bool(events(scene)))
+        following, watching = (
+            scene.node.spawn(
+                [*words, *more, "-o", "json"],
+                stdout=(scene.daemon.log.parent / f"{more[0]}.out").open("w"),
+                stderr=(scene.daemon.log.parent / f"{more[0]}.err").open("w"),
+                cwd=CHECKOUT,
+            )
+            for more in (["monitor", "--follow"], ["status", "--watch"])
+        )
+
+        def shown(verb: str) -> list[Event]:
+            return [json.loads(each) for each in (scene.daemon.log.parent / f"{verb}.out").read_text().splitlines()]
+
+        assert eventually(lambda: bool(shown("monitor")) and bool(shown("status")), 10)
+        before = shown("status")[-1]["since"]
+        scene.daemon.kill()
+        for verb in ("monitor", "status"):
+            told = scene.daemon.log.parent / f"{verb}.err"
+            assert eventually(lambda told=told: "; waiting for it\n" in told.read_text(), 10)
+            assert told.read_text().count("waiting") == 1
+        scene.enforce(more=A_OUT)
+        assert not scene.passes(scene.c, scene.b, "UDP")
+        assert eventually(lambda: any(each["protocol"] == "UDP" for each in shown("monitor")), 10)
+        assert eventually(lambda: shown("status")[-1]["since"] != before, 10)
+        for each in (following, watching):
+            assert each.poll() is None
+            each.terminate()
+            each.wait(10)
+    finally:
+        scene.daemon.kill()
+    gone = scene.daemon.ctl("status", "--watch")
+    assert gone.returncode == 3 and "does not run" in gone.stderr
+
+
+@pytest.mark.kernel
 def test_another_reader_of_the_group(lab: Lab, backend: Backend) -> None:
     scene = Scene(lab, backend)
     with scene.node.netns.entered():

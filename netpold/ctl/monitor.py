@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +18,7 @@ from netpold.ctl import ports
 from netpold.ctl.client import ANSWER_S, ask
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.output import Colour, is_terminal, paint, say, wrapped
+from netpold.ctl.patient import patiently
 from netpold.ctl.progress import progress
 from netpold.daemon.wording import port, reason, way
 from netpold.printable import printable
@@ -60,9 +62,16 @@ def _say_nothing(arguments: argparse.Namespace, shown: int) -> None:
 
 
 def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterator[Event]:
-    """This one, and what comes after it until the end (time.monotonic())."""
+    """This one, and what comes after it until the end (time.monotonic()), also from a daemon that was restarted."""
     before = {name: answer[name] for name in ("lost", "unlisted")}
-    answer["missed"] = 0
+    answer["missed"], since, is_told = 0, answer["since"], False
+
+    def away(failure: Failure) -> None:
+        nonlocal is_told
+        if not is_told:
+            print(f"netpoldctl: {failure}; waiting for it", file=sys.stderr)
+        is_told = True
+
     while True:
         for name, count in before.items():
             before[name], answer[name] = answer[name], answer[name] - count
@@ -70,7 +79,11 @@ def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterat
         left = end - time.monotonic()
         if left <= 0:
             return
-        answer = _ask(arguments, after=answer["last"], wait=min(POLL_S, round(left, 2)))
+        after, wait, is_told = answer["last"], min(POLL_S, round(left, 2)), False
+        answer = patiently(partial(_ask, arguments, after=after, wait=wait), away, end)
+        if answer["since"] != since:  # it was restarted, and counts anew
+            since, before = answer["since"], dict.fromkeys(before, 0)
+            answer = patiently(partial(_ask, arguments, after=0), away, end)
 
 
 def _ask(arguments: argparse.Namespace, wait: float = 0.0, **parameters: int) -> Event:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 from netpold.ctl import findings
 from netpold.ctl.client import ask
-from netpold.ctl.failure import Exit
+from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import number
 from netpold.ctl.output import Colour, is_terminal, paint, pairs, say, say_json, word, wrapped
+from netpold.ctl.patient import patiently
 from netpold.ctl.progress import progress
 from netpold.ctl.screen import draw, page
 from netpold.printable import printable
@@ -40,15 +43,26 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 def _watch(arguments: argparse.Namespace) -> NoReturn:
-    """Show the status until interrupted: on a terminal as it is now, elsewhere each change, JSON one object a line."""
+    """Show the status until interrupted: on a terminal as it is now, elsewhere each change, JSON one object a line.
+    The daemon may be away meanwhile, but not at the start."""
+    before: Any = None
+
+    def away(failure: Failure) -> None:
+        nonlocal before
+        if before is not None:
+            print(f"netpoldctl: {failure}; waiting for it", file=sys.stderr)
+        before = None
+
+    ask(arguments.socket, "GET", "/v1/status")
+    question = partial(ask, arguments.socket, "GET", "/v1/status")
     if arguments.output != "json" and is_terminal():
         with page():
             while True:
-                draw(text(ask(arguments.socket, "GET", "/v1/status"), datetime.now(UTC)))
+                status = patiently(question, lambda failure: draw(_away(failure)), math.inf)
+                draw(text(status, datetime.now(UTC)))
                 time.sleep(WATCH_S)
-    before: Any = None
     while True:
-        status = ask(arguments.socket, "GET", "/v1/status")
+        status = patiently(question, away, math.inf)
         if status != before:
             before = status
             if arguments.output == "json":
@@ -57,6 +71,10 @@ def _watch(arguments: argparse.Namespace) -> NoReturn:
                 say(*text(status, datetime.now(UTC)), "")
             sys.stdout.flush()
         time.sleep(WATCH_S)
+
+
+def _away(failure: Failure) -> list[str]:
+    return [paint(paint(str(failure), "red"), "bold"), "Waiting for it; end with Ctrl-C."]
 
 
 def text(status: dict[str, Any], now: datetime) -> list[str]:

@@ -57,6 +57,7 @@ class Sightings:
             news = observer.seen.after(int(number(parameters, "after", 0, 1e15)), wait)
         return {
             "version": 1,
+            "since": moment(observer.seen.since),
             "last": news.last,
             "missed": news.missed,
             "lost": observer.lost,

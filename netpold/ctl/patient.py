@@ -1,0 +1,26 @@
+"""Asking a daemon again and again, also over its restart: who watches wants to see that, too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from netpold.ctl.failure import Exit, Failure
+
+AGAIN_S = 1.0  # how soon to ask a daemon again that does not run
+
+T = TypeVar("T")
+
+
+def patiently(question: Callable[[], T], gone: Callable[[Failure], object], end: float) -> T:
+    """The answer to a question, from a daemon that may be away until the end (time.monotonic()).  `gone` is told each
+    time why it does not answer.  Raises Failure, for that reason only where the end has come."""
+    while True:
+        try:
+            return question()
+        except Failure as failure:
+            if failure.code != Exit.NOT_RUNNING or time.monotonic() + AGAIN_S >= end:
+                raise
+            gone(failure)
+            time.sleep(AGAIN_S)
