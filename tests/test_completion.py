@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from netpold.ctl import main as ctl
+from netpold.ctl.verbs import VERBS
 from netpold.daemon import main as daemon
 from netpold.daemon.control import Control
 
@@ -109,7 +110,7 @@ def test_the_committed_files_are_up_to_date(tmp_path: Path) -> None:
 
 @in_each_shell
 def test_verbs(shell: Shell) -> None:
-    verbs = {verb.name for verb in ctl.VERBS}
+    verbs = {verb.name for verb in VERBS}
     assert shell("netpoldctl ") == verbs
     assert shell("netpoldctl --socket /run/x ") == verbs
     assert shell("netpoldctl w") == {"wait"}
@@ -143,7 +144,7 @@ def test_values(shell: Shell) -> None:
 @in_each_shell
 def test_the_forms_of_each_verb(shell: Shell) -> None:
     """-o takes another choice with some of them."""
-    for verb in ctl.VERBS:
+    for verb in VERBS:
         for output in (each for each in verb.arguments if "-o" in each.names):
             assert shell(f"netpoldctl {verb.name} -o ") == set(output.options["choices"]), verb.name
     assert shell("netpoldctl --socket /run/x matrix --output m") == {"markdown"}

@@ -20,7 +20,7 @@ import pytest
 
 from netpold.config import Settings
 from netpold.ctl.explain import text as explained
-from netpold.ctl.main import VERBS
+from netpold.ctl.verbs import VERBS
 from netpold.daemon.control import Control
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status
 from netpold.host.kernel.backend import KernelError

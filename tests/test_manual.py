@@ -18,6 +18,7 @@ import pytest
 from netpold import config
 from netpold.ctl import main as ctl
 from netpold.ctl.failure import Exit
+from netpold.ctl.verbs import VERBS
 from netpold.daemon import main as daemon
 from netpold.daemon.routes import ROUTES
 from netpold.daemon.status import Status
@@ -110,8 +111,8 @@ def test_options_of_the_daemon() -> None:
 
 def test_verbs_and_their_arguments() -> None:
     commands = {head.partition(" ")[0]: head for head in heads("netpoldctl.8", "COMMANDS")}
-    assert commands.keys() == {verb.name for verb in ctl.VERBS}
-    for verb in ctl.VERBS:
+    assert commands.keys() == {verb.name for verb in VERBS}
+    for verb in VERBS:
         written = commands[verb.name]
         named = [argument for argument in verb.arguments if argument.names[0].startswith("-")]
         assert options(written) == {argument.names[0] for argument in named}
