@@ -381,7 +381,7 @@ def test_a_client_that_does_not_read_is_hung_up_on(namespace: NetworkNamespace) 
         with connected() as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert ask(method="HEAD")[0].status == 200
-            time.sleep(1.0)
+            assert eventually(lambda: port.connections == 0)
             rest = sum(map(len, iter(lambda: client.recv(1 << 20), b"")))
             assert rest < 64 << 20
 

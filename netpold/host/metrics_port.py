@@ -41,7 +41,7 @@ class MetricsPort:
         self._text = text
         self._timeout = timeout
         self._retry = retry
-        self._connections = 0
+        self.connections = 0  # that are served now
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="metrics-port", daemon=True)
@@ -98,7 +98,7 @@ class MetricsPort:
             log.warning("%s; end what listens there, or choose another metrics_port", self.warning)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        self.connections += 1
         try:
             async with asyncio.timeout(self._timeout):
                 writer.write(await self._answer(reader))
@@ -108,10 +108,10 @@ class MetricsPort:
         except (TimeoutError, OSError):
             writer.transport.abort()  # too slow, or gone
         finally:
-            self._connections -= 1
+            self.connections -= 1
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
-        if self._connections > CONNECTIONS:
+        if self.connections > CONNECTIONS:
             return _response(HTTPStatus.SERVICE_UNAVAILABLE)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
