@@ -96,6 +96,19 @@ def world_of(*pods: Pod) -> World:
     return World({each.key: each for each in pods})
 
 
+def test_what_no_network_policy_could_allow_is_said() -> None:
+    web, api = pod("web", "10.0.0.1", app="web"), pod("api", "10.0.0.2", app="api")
+    denied = replace(use(api, web, 81), denied_by="Admin guard ingress[1]", seen="(1 dropped packet)")
+    (found,) = suggest(world_of(web, api), [use(api, web), denied], [Direction.INGRESS])
+    assert found.manifest["spec"]["ingress"] == [
+        {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"protocol": "TCP", "port": 80}]}
+    ]
+    assert found.notes[-1] == (
+        "ingress from shop/web 81/TCP (1 dropped packet) is NOT allowed: Admin guard ingress[1] denies it, "
+        "whatever NetworkPolicies say"
+    )
+
+
 def test_labels_that_a_controller_makes_up_are_left_out() -> None:
     api = pod("api-7d9f-x", "10.0.0.1", app="api", pod_template_hash="7d9f", version="1.2")
     web = pod("web-1", "10.0.0.2", app="web", pod_template_hash="55")

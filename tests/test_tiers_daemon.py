@@ -23,6 +23,7 @@ from tests.tiers.oracle import Object
 pytestmark = pytest.mark.kernel
 
 SLOW = pytest.mark.slow
+NOTHING_OUT = policy("out", "  podSelector: {matchLabels: {app: a}}\n  policyTypes: [Egress]\n")
 BOTH = pytest.mark.parametrize(
     ("backend", "wiring"), [("nft", "routed"), pytest.param("legacy", "bridged", marks=SLOW)]
 )
@@ -198,6 +199,26 @@ def test_copies_that_differ_close(lab: Lab) -> None:
 
 
 # Pods and namespaces --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_suggested_can_work(lab: Lab) -> None:
+    """What the Admin tier denies at the end that is asked about is said; what Baseline denies is allowed."""
+    scene = Scene(lab, "nft")
+    guard = tiered("guard", "Admin", "b", "ingress Deny a 81")
+    shut = tiered("shut", "Baseline", "*", "ingress Deny *", "egress Deny *")
+    try:
+        scene.enforce(guard=guard, shut=shut, out=NOTHING_OUT)
+        for source, port in ((scene.a, 81), (scene.c, 80)):
+            assert not lab.differences({Probe(source, scene.b, "TCP", port, 4): False})
+        assert eventually(lambda: len(scene.daemon.ctl("monitor", "-o", "json").stdout.splitlines()) >= 2)
+        text = scene.daemon.ctl("suggest", "x/b", "--direction", "ingress").stdout
+        assert "# ingress from x/a 81/TCP (" in text
+        assert "is NOT allowed: Admin guard ingress[0] denies it, whatever NetworkPolicies say" in text
+        scene.enforce(suggested=text, more=scene.daemon.ctl("suggest", "x/c").stdout)
+        assert not lab.differences({Probe(scene.c, scene.b, "TCP", 80, 4): True})
+        assert not lab.differences({Probe(scene.a, scene.b, "TCP", 81, 4): False})
+    finally:
+        scene.daemon.kill()
 
 
 @OTHERWISE

@@ -13,6 +13,7 @@ from netpold.policy.model import Direction
 from netpold.printable import printable
 
 _DROPPED = "of these pods, by whichever policy, since netpold started"
+_DENIED = "by its own rules, since netpold started"
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -62,9 +63,10 @@ def _direction(found: Json | None, direction: Direction, policy: Json) -> list[s
     says = f"{isolates} {'nothing' if not found['rules'] else 'what follows'}"
     lines = [f"{name}: {'the first of these that matches counts' if policy['tier'] else says}"]
     if found["pods_here"]["count"]:
+        by = _DENIED if policy["tier"] else _DROPPED
         facts = [
             ("pods here", about.some(found["pods_here"])),
-            *([("dropped", about.count(found["dropped"], _DROPPED))] if found["dropped"] or not policy["tier"] else []),
+            *([("dropped", about.count(found["dropped"], by))] if found["dropped"] or not policy["tier"] else []),
             *about.chains(found["chains"]),
         ]
         lines += pairs([(name, printable(value)) for name, value in facts])

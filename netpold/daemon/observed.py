@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from netpold.daemon.inbox import Question
@@ -17,7 +17,7 @@ from netpold.daemon.questions import Facts, NoAnswer, Why
 from netpold.daemon.questions_about import unknown
 from netpold.daemon.seen import Pair, Party, Times, moment
 from netpold.daemon.sights import PROTOCOLS, WITH_PORTS
-from netpold.policy.model import Direction
+from netpold.policy.model import Direction, Tier
 from netpold.policy.suggest import Member, Suggestion, Use, suggest_in_steps
 from netpold.rules.audit import is_audited
 from netpold.rules.ends import UnknownEndpoint
@@ -49,7 +49,7 @@ def audit(facts: Facts, sums: Sums, flows: Iterable[Flow], since: float) -> Ques
         judgement = _judged(facts, pair)
         now = judgement and ("audit" if judgement.audit else judgement.verdict)
         rows.append({**_row(pair, times, isolating), "open_flows": count, "now": now})
-        if judgement and judgement.audit and not judgement.denied_by:  # no NetworkPolicy allows what a tier denies
+        if judgement and judgement.audit and not _forbidden(judgement):
             words = _words({"open": count, "audit": times.packets if times else 0})
             uses += [use for use in _uses(pair, words) if use.direction is pair.direction]
         yield
@@ -83,22 +83,27 @@ def _open(facts: Facts, flows: Iterable[Flow]) -> Generator[None, None, dict[Pai
     return found
 
 
-def _judged(facts: Facts, pair: Pair) -> Judgement | None:
-    """What would become of it now; None: that can't be told, as of pods that are gone."""
+def _judgements(facts: Facts, pair: Pair) -> Mapping[Direction, Judgement]:
+    """What would become of it now; none: that can't be told, as of pods that are gone."""
     if pair.protocol not in (*WITH_PORTS, "ICMP"):
-        return None
+        return {}
     ends = [each.pod or each.address for each in (pair.source, pair.destination)]
     try:
         answer = explain(facts.index, facts.ruleset, ends[0], ends[1], pair.protocol, pair.port, home=facts.home)
     except UnknownEndpoint:
-        return None
-    return answer.ingress if pair.direction is Direction.INGRESS else answer.egress
+        return {}
+    return {Direction.EGRESS: answer.egress, Direction.INGRESS: answer.ingress}
 
 
-def _denied(facts: Facts, pair: Pair) -> bool:
-    """Whether a tier denies it now, so that no NetworkPolicy could allow it."""
-    judgement = _judged(facts, pair) if facts.index.has_tiers else None
-    return judgement is not None and judgement.denied_by is not None
+def _judged(facts: Facts, pair: Pair) -> Judgement | None:
+    """The same, in the direction in which it was judged before."""
+    return _judgements(facts, pair).get(pair.direction or Direction.EGRESS)
+
+
+def _forbidden(judgement: Judgement | None) -> str:
+    """The rule of the Admin tier that denies it, so that no NetworkPolicy could allow it; '' where none does."""
+    by = judgement.denied_by if judgement else None
+    return by.place if by and by.tier is Tier.ADMIN else ""
 
 
 def _row(pair: Pair, times: Times | None, isolating: tuple[str, ...]) -> Json:
@@ -174,14 +179,17 @@ def suggested(facts: Facts, wanted: Wanted, flows: Iterable[Flow], sums: Sums, o
         if number % STEP == 0:
             yield
     for number, (pair, (times, _)) in enumerate(sums.items()):
-        if pair.verdict != "drop" or (wanted.dropped and not _denied(facts, pair)):
-            for use in _uses(pair, ""):  # one packet may have been seen as it was sent, and as it came
-                seen[use][pair.verdict] = max(seen[use][pair.verdict], times.packets)
+        is_dropped = pair.verdict == "drop"
+        now = _judgements(facts, pair) if is_dropped and wanted.dropped and facts.index.has_tiers else {}
+        for use in _uses(pair, "") if wanted.dropped or not is_dropped else ():
+            # one packet may have been seen as it was sent, and as it came
+            counts = seen[replace(use, denied_by=_forbidden(now.get(use.direction)))]
+            counts[pair.verdict] = max(counts[pair.verdict], times.packets)
         if number % STEP == 0:
             yield
     free = _free(facts, own)
     uses = [
-        Use(use.pod, use.direction, use.peer, use.protocol, use.port, _words(counts))
+        replace(use, seen=_words(counts))
         for use, counts in seen.items()
         if f"{use.pod.namespace}/{use.pod.name}" in here
         and use.direction in wanted.directions

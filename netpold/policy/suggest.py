@@ -77,7 +77,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A pod's traffic in a direction.  `peer`: another pod, or an address; `seen`: how, in words."""
+    """A pod's traffic in a direction.  `peer`: another pod, or an address; `seen`: how, in words; `denied_by`: the rule
+    that denies it whatever NetworkPolicies say, '' for none."""
 
     pod: Member
     direction: Direction
@@ -85,6 +86,12 @@ class Use:
     protocol: str
     port: int | None
     seen: str = ""
+    denied_by: str = ""
+
+    @property
+    def can_be_allowed(self) -> bool:
+        """Whether a rule can, which allows nothing else."""
+        return self.protocol in PROTOCOLS and self.port is not None and not self.denied_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +241,7 @@ def _rules(inventory: Inventory, group: _Group, uses: list[Use], direction: Dire
     """Peers that use the same ports are in one rule."""
     ports: dict[_Group | str, set[tuple[str, int]]] = defaultdict(set)
     for use in uses:
-        if use.protocol in PROTOCOLS and use.port is not None:
+        if use.can_be_allowed and use.port is not None:
             peer = use.peer if isinstance(use.peer, str) else _Group.of(use.peer)
             ports[peer].add((use.protocol, use.port))
     peers: dict[tuple[tuple[str, int], ...], list[_Group | str]] = defaultdict(list)
@@ -272,7 +279,10 @@ def _notes(uses: list[Use], direction: Direction) -> Iterator[str]:
         name = use.peer if isinstance(use.peer, str) else f"{use.peer.namespace}/{use.peer.name}"
         arrow = "from" if direction is Direction.INGRESS else "to"
         port = use.protocol if use.port is None else f"{use.port}/{use.protocol}"
-        if use.protocol not in PROTOCOLS or use.port is None:
-            yield f"{direction} {arrow} {name} {port} {use.seen} is NOT allowed: only a rule for every port could"
+        line = f"{direction} {arrow} {name} {port} {use.seen}".rstrip()
+        if use.denied_by:
+            yield f"{line} is NOT allowed: {use.denied_by} denies it, whatever NetworkPolicies say"
+        elif not use.can_be_allowed:
+            yield f"{line} is NOT allowed: only a rule for every port could"
         else:
-            yield f"{direction} {arrow} {name} {port} {use.seen}".rstrip()
+            yield line

@@ -175,8 +175,9 @@ class _Live:
 
 
 def numbers(pod: Pod, protocol: Protocol, name: str) -> frozenset[int]:
-    """The numbers that a port name stands for on a pod; none when no container has it."""
-    return frozenset(port.port for port in pod.ports if port.name == name and port.protocol == protocol)
+    """The numbers that a port name stands for on a pod; none where no container has it, or nobody knows that."""
+    ports = () if pod.quarantined else pod.ports
+    return frozenset(port.port for port in ports if port.name == name and port.protocol == protocol)
 
 
 def _meaning(groups: frozenset[Group]) -> str:
