@@ -160,7 +160,7 @@ def _groups(about: _Subject) -> frozenset[Group]:
     """The pods and nodes among a rule's peers; every pod where it has no peers at all."""
     possible = about.action is Action.DENY  # what may have to be denied is
     if about.rule.peers is None:
-        return frozenset((PodGroup("", EVERYTHING, EVERYTHING, possible=True),))  # whatever is known of their labels
+        return frozenset((PodGroup("", EVERYTHING, EVERYTHING, possible),))
     pods = (PodGroup.of(peer, about.policy, possible) for peer in about.rule.peers if isinstance(peer, PodPeer))
     nodes = (NodeGroup.of(peer, possible) for peer in about.rule.peers if isinstance(peer, NodePeer))
     return frozenset((*pods, *nodes))
