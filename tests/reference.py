@@ -146,12 +146,12 @@ def tier_says(world: World, tier: Tier, pod: Pod, direction: Direction, packet: 
 
     "Policies with lower priority values have higher precedence, and are checked before policies with higher priority
     values in the same tier." "If two (or more) policies in the same tier with the same priority could match a
-    connection, then the implementation can apply any of the matching policies": netpold's choice is the order of keys.
+    connection, then the implementation can apply any of the matching policies": netpold's choice is the order of names.
     "The relative precedence of ingress rules within a single CNP object [...] will be determined by the order in which
     the rule is written." "Pass: Skips all further ClusterNetworkPolicy rules in the current tier".
     """
     policies = [each for each in world.policies.values() if isinstance(each, ClusterPolicy) and each.tier is tier]
-    for policy in sorted(policies, key=lambda each: (each.priority, each.key)):
+    for policy in sorted(policies, key=lambda each: (each.priority, each.name, each.kind)):
         for rule in policy.rules(direction):
             denies = rule.action is Action.DENY
             if not is_subject(world, policy, pod, denies):

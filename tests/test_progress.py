@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import termios
@@ -52,6 +53,8 @@ class Waiting:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment}
         variables.pop("COLUMNS", None)
+        # who runs the tests may have the signal ignored, as a shell does for what it runs in the background
+        command = ["env", "--default-signal=INT", *command]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=slave, env=variables, cwd=ROOT, text=True
         )
@@ -69,8 +72,9 @@ class Waiting:
     def until(self, text: str) -> str:
         """What was shown until that was; all of it, where it never is."""
         with contextlib.suppress(OSError):  # EIO: the other end is closed
-            while text not in self.seen and (chunk := os.read(self._master, 4096)):
-                self.seen += chunk.decode()
+            while text not in self.seen:
+                assert select.select([self._master], [], [], 60)[0], "nothing was shown for a minute"
+                self.seen += os.read(self._master, 4096).decode()
         return self.seen
 
     def end(self) -> str:

@@ -244,6 +244,25 @@ def test_a_pod_keeps_what_is_denied_to_it_until_its_interface_is_gone(lab: Lab, 
         scene.expect("ab ba bc ca")
 
 
+def test_what_a_removed_policy_accepted_for_a_pod_that_goes_opens_nothing(lab: Lab) -> None:
+    """A policy that is still there denies it; where none does, the pod keeps it while it goes."""
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(
+            accept=tiered("accept", "Admin", "a", "egress Accept c", priority=1),
+            deny=tiered("deny", "Admin", "a", "egress Deny *", priority=2),
+        )
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        scene.expect("ac ba bc ca cb")
+        (scene.daemon.manifests / "a.json").unlink()
+        scene.settle()
+        scene.expect("ac ba bc ca cb")
+        scene.enforce(accept="")
+        scene.expect("ba bc ca cb")
+        scene.enforce(deny="")
+        scene.expect("ac ba bc ca cb")
+
+
 @SLOW
 def test_a_namespace_that_ends_changes_nothing(lab: Lab) -> None:
     scene = Scene(lab, "nft")

@@ -29,7 +29,7 @@ class Priorities:
         """A warning about each but the first that has a priority."""
         for (tier, priority), policies in sorted(self._policies.items()):
             if len(policies) > 1:
-                first, *others = sorted(policies)
+                first, *others = sorted(policies, key=lambda key: policies[key].order)
                 where = policies[first].position or _NOWHERE
                 for key in others:
                     fault = (

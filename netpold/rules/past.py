@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from netpold.policy.isolation import Isolation, selects
-from netpold.policy.model import AnyPolicy, ClusterPolicy, Direction, Namespace, Pod, Policy, Tier
+from netpold.policy.model import Action, AnyPolicy, ClusterPolicy, Direction, Namespace, Pod, Policy, Tier, TierRule
 from netpold.policy.selector import matches
 from netpold.rules.endpoint import Endpoint
 
@@ -48,12 +48,15 @@ class Past:
         ]
         policies = sorted((*isolation.policies, *kept), key=lambda policy: policy.key)
         found = replace(isolation, policies=tuple(policies))
-        return self._with_tiers(found, self.pods[key], direction) if key in self.pods else found
+        if key not in self.pods:
+            return found
+        return self._with_tiers(found, self.pods[key], direction, _is_closed(isolation, direction))
 
-    def _with_tiers(self, isolation: Isolation, gone: Gone, direction: Direction) -> Isolation:
-        """With the kept ClusterNetworkPolicies that are about it."""
+    def _with_tiers(self, isolation: Isolation, gone: Gone, direction: Direction, is_closed: bool) -> Isolation:
+        """With the kept ClusterNetworkPolicies that are about it.  `is_closed`: by others that are still there, which
+        these are not to open: then only what they deny counts."""
         kept = {
-            each: selects(each, gone.pod, gone.namespace)
+            _denials(each) if is_closed else each: selects(each, gone.pod, gone.namespace)
             for each in self.policies.values()
             if isinstance(each, ClusterPolicy) and each.rules(direction)
         }
@@ -66,6 +69,21 @@ class Past:
             baseline=tuple(sorted((*isolation.baseline, *by_tier[Tier.BASELINE]), key=lambda each: each.order)),
             denying=isolation.denying | {each.key for each, chosen in kept.items() if chosen is False},
         )
+
+
+def _is_closed(isolation: Isolation, direction: Direction) -> bool:
+    """Whether anything may be denied."""
+    rules = (rule for policy in isolation.tiers for rule in policy.rules(direction))
+    return bool(isolation.policies) or any(rule.action is Action.DENY for rule in rules)
+
+
+def _denials(policy: ClusterPolicy) -> ClusterPolicy:
+    """The policy with rules that deny, at their places; the others match nothing."""
+
+    def kept(rules: tuple[TierRule, ...]) -> tuple[TierRule, ...]:
+        return tuple(rule if rule.action is Action.DENY else replace(rule, peers=()) for rule in rules)
+
+    return replace(policy, ingress=kept(policy.ingress), egress=kept(policy.egress))
 
 
 NO_PAST = Past()
