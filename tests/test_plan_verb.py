@@ -70,6 +70,27 @@ def test_of_one_node(other: Path) -> None:
     assert not ctl("plan", "--from", GUESTBOOK, other, "--node", "elsewhere").stdout.startswith("1.")
 
 
+def test_a_side_with_policies_alone_has_the_other_one_s_pods(other: Path) -> None:
+    """The usual repository; what is planned is what it changes, and not that all pods go."""
+    replaced(other / "50-office.yaml", "port: 80", "port: 81")
+    whole = ctl("plan", "--from", GUESTBOOK, other).stdout
+    (other / "10-pods.yaml").unlink()
+    for old, new in ((GUESTBOOK, other), (other, GUESTBOOK)):
+        done = ctl("plan", "--from", old, new)
+        assert done.returncode == 0 and done.stdout.splitlines()[-1] == "1 step, and 1 to clean up"
+    assert ctl("plan", "--from", GUESTBOOK, other).stdout == whole
+
+
+def test_without_any_pods_there_is_nothing_to_plan(tmp_path: Path) -> None:
+    for name, port in (("old", 80), ("new", 81)):
+        (tmp_path / name).mkdir()
+        text = (GUESTBOOK / "50-office.yaml").read_text().replace("port: 80", f"port: {port}")
+        (tmp_path / name / "office.yaml").write_text(text)
+    done = ctl("plan", "--from", tmp_path / "old", tmp_path / "new")
+    assert done.returncode == 2 and "neither side says which pods there are" in done.stderr
+    assert "--inventory" in done.stderr
+
+
 def test_without_a_daemon_it_needs_a_beginning(tmp_path: Path) -> None:
     done = ctl("plan", "--socket", tmp_path / "none", GUESTBOOK)
     assert done.returncode == 3

@@ -14,7 +14,8 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from netpold.config import compile_settings
-from netpold.ctl.failure import Exit
+from netpold.ctl.compared import with_pods
+from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import number
 from netpold.ctl.offline import settings_of
 from netpold.ctl.output import paint, say, say_json, wrapped
@@ -49,7 +50,10 @@ def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     settings = settings_of(arguments)
     names = [arguments.source, str(arguments.destination or settings.manifests)]
-    old, new = sides(names, arguments.inventory, settings, arguments.socket)
+    old, new = with_pods(sides(names, arguments.inventory, settings, arguments.socket))
+    if not new.index.world.pods and (old.index.world.policies or new.index.world.policies):
+        hint = "name the manifests of the pods with --inventory DIR"
+        raise Failure("neither side says which pods there are, and rules are made for pods", hint, Exit.USAGE)
     node = arguments.node or old.node or new.node
     with progress("compiling") as bar:
         bar.tell(0.0)

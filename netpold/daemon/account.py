@@ -174,7 +174,7 @@ class Account:
             rules=dict.fromkeys(self._status.rules, 0),
             sets=0,
             tables=(),
-            pods=replace(self._status.pods, isolated=0),
+            pods=replace(self._status.pods, isolated=0, in_tiers=0),
         )
 
     def _found(self) -> None:
