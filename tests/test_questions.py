@@ -78,12 +78,12 @@ def test_who_asks_is_told_where_packets_go_past_the_rules(lab: Lab) -> None:
     with scene.daemon:
         scene.enforce(deny=DENY_ALL)
         words = (("explain", "x/a", "x/b", "80/TCP"), ("matrix",), ("verify",), ("diff", "node", "node"))
-        assert not [each for each in words if "does not hold" in scene.daemon.ctl(*each).stderr]
+        assert not [each for each in words if scene.daemon.ctl(*each).stderr]
         scene.node.netns.sysctl({"bridge/bridge-nf-call-iptables": 0})
         assert eventually(lambda: bool(asked(scene, "names")["unfiltered"]), 20)
         assert scene.passes(scene.a, scene.b)
         for each in words:
-            assert "does not hold for all packets: IPv4 packets between ports" in scene.daemon.ctl(*each).stderr, each
+            assert "whatever is said here, IPv4 packets between ports" in scene.daemon.ctl(*each).stderr, each
         status = scene.daemon.ctl("status")
         assert status.returncode == Exit.NO and "error: IPv4 packets between ports" in status.stdout
         assert scene.daemon.ctl("try", str(scene.daemon.manifests), "--for", "30s").returncode == Exit.FINE
@@ -94,6 +94,29 @@ def test_who_asks_is_told_where_packets_go_past_the_rules(lab: Lab) -> None:
         assert scene.state() == "degraded"
         scene.node.netns.sysctl({"bridge/bridge-nf-call-iptables": 1})
         assert eventually(lambda: scene.state() == "enforcing", 20)
+
+
+def test_tagged_packets_are_told_of_where_two_ports_of_a_bridge_are_asked_about(lab: Lab) -> None:
+    scene = Scene(lab, "nft", "bridged")
+    routed = [scene.node.routed_pod("y", name) for name in "rs"]
+    scene.daemon.write("routed.json", *(pod.manifest(node=False) for pod in routed))
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        scene.node.netns.sysctl({"bridge/bridge-nf-filter-vlan-tagged": 0})
+        assert eventually(lambda: "VLAN tags" in scene.daemon.ctl("status").stdout, 20)
+        about_two = (("explain", "x/a", "x/b", "80/TCP"), ("matrix",), ("diff", "node", str(scene.daemon.manifests)))
+        for each in about_two:
+            line = scene.daemon.ctl(*each).stderr
+            assert line == "netpoldctl: VLAN-tagged packets pass a bridge unfiltered: see `netpoldctl status`\n", each
+        others = (("x/a", "y/r"), ("y/r", "x/a"), ("y/r", "y/s"), ("x/a", "192.0.2.1"), ("x/a", "x/a"))
+        quiet = (*(("explain", *ends, "80/TCP") for ends in others), ("matrix", "--namespace", "y"), ("verify",))
+        for each in (*quiet, ("pod", "x/a"), ("policy", "x/deny-all")):
+            assert not scene.daemon.ctl(*each).stderr, each
+        assert asked(scene, "explain", source="x/b", destination="x/a", port="80/TCP")["unfiltered_tagged"] == ["vlan"]
+        scene.node.netns.sysctl({"bridge/bridge-nf-call-ip6tables": 0})  # that is of weight everywhere
+        assert eventually(lambda: bool(asked(scene, "names")["unfiltered"]), 20)
+        for each in quiet:
+            assert "IPv6 packets between ports of a bridge" in scene.daemon.ctl(*each).stderr, each
 
 
 def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:

@@ -13,6 +13,7 @@ from netpold.ctl.failure import Exit, Failure
 from netpold.printable import printable
 
 DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
+_TAGGED = {"vlan": "VLAN-tagged", "pppoe": "PPPoE"}
 ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait for anything
 
 
@@ -46,7 +47,11 @@ def warn(answer: Any) -> None:
     if answer.get("instead"):
         print(f"netpoldctl: {printable(answer['instead'])}: it is not the manifests that are in force", file=sys.stderr)
     for each in answer.get("unfiltered", ()):
-        print(f"netpoldctl: the answer does not hold for all packets: {printable(each)}", file=sys.stderr)
+        print(f"netpoldctl: whatever is said here, {printable(each)}", file=sys.stderr)
+    tagged = [_TAGGED.get(each, printable(each)) for each in answer.get("unfiltered_tagged", ())]
+    if tagged:
+        what = f"{' and '.join(tagged)} packets pass a bridge unfiltered"
+        print(f"netpoldctl: {what}: see `netpoldctl status`", file=sys.stderr)
 
 
 def ask_text(path: Path, url: str, timeout: float = ANSWER_S) -> str:

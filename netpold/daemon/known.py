@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from netpold.config import Settings, compile_settings
+from netpold.daemon.bridge_filter import ALL_SEEN, BridgeFilter, not_filtered
 from netpold.daemon.isolate import Culprit
 from netpold.daemon.lingering import Lingering
 from netpold.daemon.quarantine import Quarantine
@@ -25,7 +26,6 @@ from netpold.policy.model import (
     AnyPolicy,
     ClusterPolicy,
     Direction,
-    Family,
     Finding,
     Policy,
     World,
@@ -36,7 +36,6 @@ from netpold.rules.compile import Compiled, Compiler
 from netpold.rules.count import Isolated
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ends import Lingerer
-from netpold.rules.ruleset import FAMILIES
 from netpold.rules.unclaimed import NOTHING
 
 
@@ -70,7 +69,7 @@ class Known:
         self.moment = 0  # how often something changed in the world or where its pods are
         self._as_before: tuple[str, ...] = ()  # `Kind namespace/name` of what is in force in an earlier version
         self._without_pod: tuple[str, ...] = ()  # interfaces that look like a pod's, and are none's
-        self.unfiltered: tuple[str, ...] = ()  # which bridged packets iptables does not see, in words
+        self.bridge_filter = ALL_SEEN  # what it does not see of packets between this node's pods
 
     def update(self, reading: Reading | None, view: HostView, tried: World | None = None) -> Compiled:
         """Take in what changed in the files (None: they could not be read), how the host's network is now, and what is
@@ -96,7 +95,7 @@ class Known:
         self.unclaimed = unclaimed(view, self._closed, self.endpoints.values()) if self._closed else ()
         if elsewhere:
             bridged = any(each.bridged for endpoint in places.endpoints.values() for each in endpoint.interfaces)
-            self.unfiltered = tuple(_unfiltered(view)) if bridged else ()
+            self.bridge_filter = BridgeFilter.of(view) if bridged else ALL_SEEN
             self._without_pod = tuple(_without_pod(view, self.endpoints.values()))
             self._view = view
         if reading and (reading.changed or reading.findings != self._source_findings):
@@ -279,17 +278,17 @@ class Known:
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
-        return [*self.places.warnings, *self._lingering.warnings(), *self.unfiltered]
+        return [*self.places.warnings, *self._lingering.warnings(), *self.bridge_filter.warnings()]
 
     @property
     def past_the_rules(self) -> str | None:
         """The packets of isolated pods that iptables does not see at all, in the words of the warning."""
-        off = _off(self._view)
+        off = BridgeFilter.of(self._view).off
         isolated = {each.pod for each in self._isolated} if off else set()
         places = [self.endpoints[key] for key in isolated if key in self.endpoints]
         bridged = [each for each in places if any(interface.bridged for interface in each.interfaces)]
         has = {6 if ":" in address else 4 for each in bridged for address in each.addresses}
-        return next((_not_filtered(family) for family in off if family in has), None)
+        return next((not_filtered(family) for family in off if family in has), None)
 
 
 def _links(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, int]]:
@@ -303,22 +302,3 @@ def _without_pod(view: HostView, endpoints: Iterable[Endpoint]) -> Iterator[str]
     """The interfaces whose other end is in another network namespace, as a pod's is, and that no pod has."""
     of_pods = {interface.name for each in endpoints for interface in each.interfaces}
     return (name for name, link in sorted(view.links.items()) if link.away and name not in of_pods)
-
-
-def _unfiltered(view: HostView) -> Iterator[str]:
-    """The packets between ports of a bridge that iptables does not see, and what to do about it."""
-    yield from map(_not_filtered, _off(view))
-    for kind in sorted(view.bridge_nf_misses):
-        what = "VLAN tags" if kind == "vlan" else "PPPoE headers"
-        sysctl = f"net.bridge.bridge-nf-filter-{kind}-tagged"
-        yield f"packets with {what} between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"
-
-
-def _off(view: HostView) -> list[Family]:
-    """The families in which iptables sees no bridged packet."""
-    return [family for family in FAMILIES if family not in view.bridge_nf_call]
-
-
-def _not_filtered(family: Family) -> str:
-    sysctl = f"net.bridge.bridge-nf-call-ip{'6' if family == 6 else ''}tables"
-    return f"IPv{family} packets between ports of a bridge are not filtered: set the sysctl {sysctl} to 1"

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from itertools import chain
 from typing import Any
 
+from netpold.daemon.bridge_filter import ALL_SEEN, BridgeFilter
 from netpold.daemon.inbox import Inbox, Question, T
 from netpold.policy.canonical import title, written
 from netpold.policy.index import Index
@@ -65,9 +66,9 @@ class NoAnswer(Exception):
 class Facts:
     """What is in force at a moment, for the loop's thread alone: it changes some of it in place.
 
-    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.  `unfiltered`: in
-    words, which packets of this node's pods do not pass netpold's rules at all.  `instead`: what is in force instead of
-    the manifests, in words.
+    `moment`: another one when anything of it is another.  `endpoints`: the local pods, by key.  `bridge_filter`:
+    which packets of this node's pods do not pass netpold's rules at all.  `instead`: what is in force instead of the
+    manifests, in words.
     """
 
     moment: tuple[int, int]
@@ -79,7 +80,7 @@ class Facts:
     endpoints: Mapping[str, Endpoint]
     settings: CompileSettings
     home: Home = NOWHERE
-    unfiltered: tuple[str, ...] = ()
+    bridge_filter: BridgeFilter = ALL_SEEN
     instead: str | None = None
 
     @property
@@ -104,7 +105,8 @@ def answer(
                 yield
         except StopIteration as end:
             head = {"version": 1, "revision": facts.revision, "state": facts.state, "node": facts.node}
-            return {**head, "instead": facts.instead, "unfiltered": list(facts.unfiltered), **end.value}
+            past = {"unfiltered": facts.bridge_filter.unfiltered(), "unfiltered_tagged": []}
+            return {**head, "instead": facts.instead, **past, **end.value}
     raise NoAnswer(
         Why.BUSY, "what is in force changes faster than this can be answered", "try again when less is changing"
     )
@@ -117,6 +119,7 @@ def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
     try:
         ends = end(facts.index, source, facts.home), end(facts.index, destination, facts.home)
         here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends), facts.home)
+        here["unfiltered_tagged"] = facts.bridge_filter.tagged_between(ends, facts.endpoints)
         away = [judges(facts.index, each) - facts.endpoints.keys() for each in ends]
         yield
         if not any(away):
@@ -196,6 +199,7 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
         "ports_left_out": [as_json(port) for port in left_out],
         "in_force": in_force,
         "about": f"{what}, revision {facts.revision}",
+        "unfiltered_tagged": facts.bridge_filter.tagged_between(ends, facts.endpoints),
     }
     if parameters.get("explained"):
         told["explained"] = yield from explained_in_steps(facts.index, ruleset, found)
@@ -220,7 +224,8 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
         where.append(json.dumps({"object": name, **place, "quarantined": each.quarantined}))
         if number % STEP == 0:
             yield
-    return {"manifests": found, "where": where}
+    tagged = facts.bridge_filter.tagged_of(facts.endpoints)
+    return {"manifests": found, "where": where, "unfiltered_tagged": tagged}
 
 
 def _objects(world: World) -> Iterator[Object]:

@@ -368,7 +368,7 @@ class Reconciler:
             endpoints=enforced.endpoints,
             settings=compile_settings(self.settings),
             home=Home(self.settings.node, enforced.own, enforced.endpoints.keys(), known.lingering),
-            unfiltered=known.unfiltered,
+            bridge_filter=known.bridge_filter,
             instead=status.tried.words() if status.tried else None,
         )
 
