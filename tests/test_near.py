@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import product
@@ -74,6 +74,31 @@ def test_with_that_one_thing_mended_it_allows(world: World, port: tuple[str, int
                 assert (after.verdict, after.audit) == ("allow", False), (miss.text, words)
 
 
+@settings(max_examples=100, deadline=None)
+@given(world=worlds(SMALL), twin_labels=labels)
+def test_without_those_that_are_no_peers_an_address_is_one(world: World, twin_labels: Mapping[str, str]) -> None:
+    """Another pod claims the address of each in turn."""
+    for pod in [each for each in world.pods.values() if each.addresses and each.takes_part]:
+        twin = replace(pod, name="twin", labels=twin_labels, quarantined=False)
+        contested = replace(world, pods={**world.pods, twin.key: twin})
+        index = Index(contested)
+        for near, direction in product(contested.pods.values(), Direction):
+            policies = index.isolation(near, direction).policies
+            if not near.takes_part or not near.addresses or set(near.addresses) & set(pod.addresses):
+                continue
+            for own, far in zip(near.addresses, pod.addresses, strict=False):
+                if (":" in own) != (":" in far):
+                    continue
+                words = (own, far) if direction is Direction.EGRESS else (far, own)
+                miss = judged(contested, (*words, "TCP", 80), direction).nearest_miss
+                if miss is None or "several pods claim" not in miss.text:
+                    continue
+                event("found")
+                keys = with_peers_alone(contested, miss, far, policies)
+                after = judged(replace(world, pods=keys), (*words, "TCP", 80), direction)
+                assert (after.verdict, after.audit) == ("allow", False), (miss.text, words)
+
+
 def mended(world: World, miss: Miss, far: str, pod: Pod | None, protocol: str, port: int | None) -> World:
     """The world with what the miss names mended and nothing else."""
     policy = world.policies[miss.origin.policy]
@@ -90,7 +115,7 @@ def mended(world: World, miss: Miss, far: str, pod: Pod | None, protocol: str, p
         for peer in peers:
             found = satisfying(peer.pods, pod.labels)
             changed = replace(world, pods={**world.pods, pod.key: replace(pod, labels=found or {})})
-            if found is not None and allows(changed, policy, miss, peer, pod):
+            if found is not None and reaches(changed, policy, peer, pod):
                 return changed
     if miss.but_for == "namespace-labels":
         space = world.namespace(pod.namespace)
@@ -112,12 +137,28 @@ def mended(world: World, miss: Miss, far: str, pod: Pod | None, protocol: str, p
     raise AssertionError(f"nothing to mend: {miss}")
 
 
-def allows(world: World, policy: Policy, miss: Miss, peer: PodPeer, pod: Pod) -> bool:
-    """Whether the peer means the pod now."""
+def reaches(world: World, policy: Policy, peer: PodPeer, pod: Pod) -> bool:
+    """Whether the peer means the pod, if its labels are right."""
     space = world.namespace(pod.namespace)
     if peer.namespaces is None:
         return policy.namespace == pod.namespace and not pod.quarantined
     return matches(peer.namespaces, space.labels) and not space.quarantined | pod.quarantined
+
+
+def with_peers_alone(world: World, miss: Miss, address: str, policies: Sequence[Policy]) -> dict[str, Pod]:
+    """Without the pods that claim the address and are no peers of the rule."""
+    (policy,) = (each for each in policies if each.key == miss.origin.policy)
+    rule = (policy.rules(miss.origin.direction) or ())[miss.origin.index]
+    anybody = (PodPeer(EVERYTHING, EVERYTHING),)  # as names of ports mean it
+    peers = [each for each in (anybody if rule.peers is None else rule.peers) if isinstance(each, PodPeer)]
+    claimants = Index(world).claimants(address)
+    others = [
+        pod.key
+        for pod in claimants
+        if not any(matches(peer.pods, pod.labels) and reaches(world, policy, peer, pod) for peer in peers)
+    ]
+    assert 0 < len(others) < len(claimants)
+    return {key: pod for key, pod in world.pods.items() if key not in others}
 
 
 def with_rule(world: World, policy: Policy, miss: Miss, **fields: Any) -> World:
@@ -296,6 +337,22 @@ def test_it_is_said_in_words(
     miss = near_b(source, port, rule).nearest_miss
     assert miss is not None
     assert (miss.but_for, miss.text) == (but_for, f"shop/b ingress[0] would allow it but for {text}")
+
+
+def test_an_address_of_several_pods_of_which_some_are_peers() -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "b"}}, "ingress": [{"from": [pods_with(app="twin")]}]}
+    metadata = {"namespace": "shop", "name": "b"}
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+    twins = [a_pod("shop", "twin-a", 7, app="twin"), a_pod("shop", "twin-b", 7, app="other")]
+    for source in ("shop/twin-a", "shop/twin-b", "10.0.0.7"):
+        miss = judged(
+            to_world([*SPACES, *PODS, *twins, policy]), (source, "shop/b", "TCP", 80), Direction.INGRESS
+        ).nearest_miss
+        assert miss is not None and miss.but_for == "address"
+        assert miss.text.endswith("but for the address: several pods claim 10.0.0.7, and not all of them are peers")
+    strangers = [a_pod("shop", "twin-a", 7, app="x"), a_pod("shop", "twin-b", 7, app="other")]
+    world = to_world([*SPACES, *PODS, *strangers, policy])
+    assert judged(world, ("10.0.0.7", "shop/b", "TCP", 80), Direction.INGRESS).nearest_miss is None
 
 
 def test_two_things_are_no_near_miss() -> None:

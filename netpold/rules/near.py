@@ -48,7 +48,19 @@ class Lack(NamedTuple):
 
 
 # How far away each thing is: a rule that was written for this peer, or this port, is what its author thought of.
-_MANIFEST, _PROTOCOL, _PORT, _LABELS, _ANYBODYS_PORT, _EXCEPT, _NAMESPACE, _BLOCK, _NO_POD, _PODS_BLOCK = range(10)
+(
+    _MANIFEST,
+    _CONTESTED,
+    _PROTOCOL,
+    _PORT,
+    _LABELS,
+    _ANYBODYS_PORT,
+    _EXCEPT,
+    _NAMESPACE,
+    _BLOCK,
+    _NO_POD,
+    _PODS_BLOCK,
+) = range(11)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +222,13 @@ def peer_lack(world: World, clause: Clause, far: Far) -> Lack | Literal["more"] 
     if any(not any(address in each for each in block.excepts) for block in holding):
         return None
     pods = [peer for peer in clause.peers if isinstance(peer, PodPeer)]
-    if far.pods and all(any(_is_peer(world, clause, peer, pod) for peer in pods) for pod in far.pods):
+    are_peers = [any(_is_peer(world, clause, peer, pod) for peer in pods) for pod in far.pods]
+    if far.pods and all(are_peers):
         return None
     found: list[Lack] = []
+    if any(are_peers):
+        text = f"the address: several pods claim {far.address}, and not all of them are peers"
+        found.append(Lack((_CONTESTED, 0), "address", text))
     if len(far.pods) == 1:
         lacking = (_pod_lack(world, clause, peer, far.pods[0]) for peer in pods)
         found += [lack for lack in lacking if lack]
