@@ -127,6 +127,26 @@ def test_pods_and_policies_say_what_packets_met(lab: Lab, backend: Backend) -> N
 
 
 @pytest.mark.kernel
+def test_pods_that_claim_one_address_name_each_other(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    twin = json.loads(json.dumps(scene.a.manifest()))
+    twin["metadata"] = {"namespace": "x", "name": "twin", "labels": {"app": "other"}}
+    twin["spec"]["nodeName"] = "elsewhere"
+    with scene.daemon:
+        scene.daemon.write("twin.json", twin)
+        scene.enforce(deny=A_TO_B)
+        assert not scene.passes(scene.a, scene.b)
+        said = scene.daemon.ctl("explain", "x/a", "x/b", "80/TCP").stdout
+        address = scene.a.addresses[0]
+        assert f"but for the address: several pods claim {address}, and not all of them are peers" in said
+        for pod, other in (("x/a", "x/twin"), ("x/twin", "x/a")):
+            found = asked(scene, "pod", pod)
+            assert found["also_claimed_by"] == {each: [other] for each in found["addresses"]}
+            assert f"{address} is claimed by {other}, too: rules that mean" in scene.daemon.ctl("pod", pod).stdout
+        assert asked(scene, "pod", "x/b")["also_claimed_by"] == {}
+
+
+@pytest.mark.kernel
 def test_what_is_not_in_force_as_it_is_written_says_so(lab: Lab) -> None:
     scene = Scene(lab, "nft")
     with scene.daemon:

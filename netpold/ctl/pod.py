@@ -13,6 +13,8 @@ from netpold.ctl.output import paint, pairs
 from netpold.policy.model import Direction
 from netpold.printable import printable
 
+_SHARED = "rules that mean pods by their labels mean it only where they mean all of these"
+
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
@@ -35,6 +37,11 @@ def _facts(pod: Json) -> list[tuple[str, str]]:
         ("addresses", ", ".join(pod["addresses"]) or "none yet"),
         ("node", node or ("this one" if pod["here"] else "not said")),
     ]
+    for address, others in pod["also_claimed_by"].items():
+        more = f" and {len(others) - about.MOST_NAMED} more" if len(others) > about.MOST_NAMED else ""
+        facts.append(
+            ("contested", f"{address} is claimed by {', '.join(others[: about.MOST_NAMED])}{more}, too: {_SHARED}")
+        )
     if pod["host_network"]:
         facts.append(("network", "the host's: policies do not select it"))
     if pod["finished"]:

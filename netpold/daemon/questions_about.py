@@ -105,6 +105,7 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
         **place_json(pod.position),
         "addresses": list(pod.addresses),
         "enforced_addresses": list(endpoint.addresses) if endpoint else [],
+        "also_claimed_by": _also_claimed(facts, pod),
         "interfaces": [{"name": each.name, "bridged": each.bridged} for each in endpoint.interfaces]
         if endpoint
         else [],
@@ -118,6 +119,16 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
         "in_force_as": _as(f"Pod {name}", pod, held),
         **directions,
         "findings": _findings(held, f"Pod {name}"),
+    }
+
+
+def _also_claimed(facts: Facts, pod: Pod) -> Json:
+    """The other pods that claim addresses of its, by address, where there are any."""
+    claimants = {address: facts.index.claims.of(address) for address in pod.addresses if pod.takes_part}
+    return {
+        address: [key for key in keys if key != pod.key][:MOST_NAMED]
+        for address, keys in claimants.items()
+        if len(keys) > 1
     }
 
 
