@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -76,12 +77,11 @@ def daemon() -> Daemon:
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> Path:
+def runtime() -> Iterator[Path]:
     """A place that other users can reach as far as its own mode says."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if "pytest" in str(parent):
-            parent.chmod(0o755)
-    return tmp_path / "run"
+    with TemporaryDirectory(prefix="netpold-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "run"
 
 
 def serve(runtime: Path, daemon: Daemon, group: str | None = None) -> Control:
@@ -209,8 +209,8 @@ class TestTheDirectory:
         with pytest.raises(ControlError, match=f"belongs to user {STRANGER}"):
             serve(runtime, daemon)
 
-    def test_a_symlink_is_refused(self, runtime: Path, daemon: Daemon, tmp_path: Path) -> None:
-        (tmp_path / "elsewhere").mkdir()
+    def test_a_symlink_is_refused(self, runtime: Path, daemon: Daemon) -> None:
+        runtime.with_name("elsewhere").mkdir()
         runtime.symlink_to("elsewhere")
         with pytest.raises(ControlError, match="a symlink is none"):
             serve(runtime, daemon)

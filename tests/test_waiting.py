@@ -36,6 +36,18 @@ def test_a_tree_that_is_deleted_and_filled_again_is_one_change(harmless: bool) -
     assert waiting.ripe(now + 1.5).together == paths
 
 
+def test_pods_that_go_with_policies_wait_as_long_as_these() -> None:
+    """A busy machine deletes a tree slowly: pods that went before their policies would lose what these allow."""
+    waiting = Waiting()
+    waiting.add("pods.yaml", gone(10.0, harmless=True), 10.0)
+    for number in range(20):
+        now = 10.0 + number * 0.15
+        waiting.add(f"{number}.yaml", gone(now), now)
+        ripe = waiting.ripe(now + 0.14)
+        assert not (ripe.together or ripe.gone or ripe.alone), number
+    assert len(waiting.ripe(now + 1.1).gone) == 21
+
+
 def moved(now: float) -> Wait:
     return Wait(b"other", now, now, 0.0, alone=True, swapped=False, looked=1, moved=True)
 

@@ -22,12 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from netpold.host.scan import Seen
 
 DEADLINE_S = 10.0  # how long to wait for a file that never rests
 QUIET_S, MOST_QUIET_S = 0.1, 1.0  # for how long nothing more may go, for each file that goes, and at most
-HARMLESS_S = 0.5  # how long a file that opens nothing waits for others that go
+HARMLESS_S = 0.5  # how long files that open nothing wait for each other when they go, and no other goes with them
 ANEW_S, ANEW_DEADLINE_S = 1.0, 60.0  # for how long a tree that is filled anew has to be quiet, and the deadline then
 ANEW_REST_S = 0.3  # the same for what came into it, as opposed to what is not there yet
 BURST_S, MOST_BURST_S = 0.005, 0.25  # how much longer files written in place rest, for each of them, and at most
@@ -86,6 +87,13 @@ class Ripe:
     together: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     late: bool = False
+
+
+class _Quiet(NamedTuple):
+    """When it will have been quiet for so long that what is gone is believed to be, and how long to wait for that."""
+
+    at: float
+    most_s: float
 
 
 class Waiting(dict[str, Wait]):
@@ -167,27 +175,24 @@ class Waiting(dict[str, Wait]):
 
     def rested(self, now: float) -> list[str]:
         """The paths that have rested for long enough, if nothing changed there since they were looked at."""
-        quiet_at = self._quiet_at()
-        return [path for path, wait in self.items() if self._rested(wait, quiet_at) <= now]
+        quiet = self._quiet()
+        return [path for path, wait in self.items() if self._rested(wait, quiet) <= now]
 
-    def _quiet_at(self) -> float:
-        """When it will have been quiet for so long that what is gone is believed to be."""
+    def _quiet(self) -> _Quiet:
         if self.anew:
-            return self._stirred + ANEW_S
-        gone = (
-            0 if self.batch else sum((wait.seen is None or wait.is_back) and not wait.swapped for wait in self.values())
-        )
-        return self._went + min(QUIET_S * gone, MOST_QUIET_S) if gone > 1 else 0.0
+            return _Quiet(self._stirred + ANEW_S, ANEW_DEADLINE_S)
+        gone = [wait for wait in self.values() if (wait.seen is None or wait.is_back) and not wait.swapped]
+        at = self._went + min(QUIET_S * len(gone), MOST_QUIET_S) if len(gone) > 1 and not self.batch else 0.0
+        return _Quiet(at, HARMLESS_S if all(wait.harmless or wait.seen is not None for wait in gone) else DEADLINE_S)
 
-    def _rested(self, wait: Wait, quiet_at: float) -> float:
+    def _rested(self, wait: Wait, quiet: _Quiet) -> float:
         """When it will have rested for long enough, others considered."""
         if wait.moved:
             return max(wait.rested, min(self._moved_until, wait.began + BULK_DEADLINE_S))
         if wait.seen is not None or not wait.rest_s:
             return wait.rested
-        most_s = ANEW_DEADLINE_S if self.anew else HARMLESS_S if wait.harmless else DEADLINE_S
         since = max(wait.began, self._batch_began or 0.0, self._back if wait.harmless else 0.0)
-        return max(wait.rested, min(quiet_at, since + most_s))
+        return max(wait.rested, min(quiet.at, since + quiet.most_s))
 
     def leaves_none_of(self, files: Collection[str], ripe: Ripe) -> bool:
         """Whether all of these are gone and nothing comes, as far as may be acted on."""
@@ -202,8 +207,8 @@ class Waiting(dict[str, Wait]):
         batch_late = self._batch_began is not None and now >= self._batch_began + self._deadline_s()
         ripe = Ripe(late=batch_late)
         group = []
-        quiet_at = self._quiet_at()
-        rested = {path: self._rested(wait, quiet_at) <= now for path, wait in self.items()}
+        quiet = self._quiet()
+        rested = {path: self._rested(wait, quiet) <= now for path, wait in self.items()}
         for path, wait in self.items():
             if not rested[path] and (batch_late or (not self.batch and now >= wait.began + DEADLINE_S)):
                 wait.given_up = True
@@ -251,8 +256,8 @@ class Waiting(dict[str, Wait]):
 
     def due(self, now: float) -> float | None:
         """When something may be ripe that is not now."""
-        quiet_at = self._quiet_at()
-        rested = ((wait, self._rested(wait, quiet_at)) for wait in self.values())
+        quiet = self._quiet()
+        rested = ((wait, self._rested(wait, quiet)) for wait in self.values())
         times = [at if at > now else wait.began + DEADLINE_S for wait, at in rested]
         if times:
             times.append(max(wait.joined for wait in self.values()) + HOLD_S)
