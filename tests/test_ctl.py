@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import signal
+import socket as sockets
 import struct
 import subprocess
 import termios
@@ -19,7 +20,9 @@ from pathlib import Path
 import pytest
 
 from netpold.config import Settings
+from netpold.ctl.client import ask
 from netpold.ctl.explain import text as explained
+from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.verbs import VERBS
 from netpold.daemon.control import Control
 from netpold.daemon.status import LastApply, PodCounts, PolicyCounts, Status
@@ -82,6 +85,24 @@ def ctl(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[s
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     variables.pop("COLUMNS", None) if "COLUMNS" not in environment else None
     return subprocess.run([*CTL, *words], capture_output=True, text=True, env=variables, cwd=ROOT, timeout=60)
+
+
+@contextlib.contextmanager
+def answering(path: Path, says: bytes) -> Iterator[None]:
+    """Another program at that socket: it takes the beginning of what one client sends, says that, and hangs up."""
+
+    def serve() -> None:
+        with server.accept()[0] as client:
+            client.recv(100)
+            client.sendall(says)
+
+    with sockets.socket(sockets.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        thread.join(60)
 
 
 def in_shell(command: str) -> subprocess.CompletedProcess[str]:
@@ -224,28 +245,41 @@ class TestCommandLine:
         assert done.returncode == 4, done.stderr
         assert "hint: run netpoldctl as root" in done.stderr
 
-    def test_a_socket_that_is_no_netpold(self, tmp_path: Path) -> None:
-        import socket as sockets
-
-        with sockets.socket(sockets.AF_UNIX) as server:
-            server.bind(str(tmp_path / "s"))
-            server.listen()
-            threading.Thread(target=lambda: server.accept()[0].sendall(b"220 smtp\r\n"), daemon=True).start()
+    @pytest.mark.parametrize(
+        ("says", "told"),
+        [
+            (b"220 smtp\r\n", ": 220 smtp"),
+            (b"\x1b[31mred\x07\r\n", r": \x1b[31mred\x07"),
+            (b"x" * 5000 + b"\n", ": " + "x" * 60 + "..."),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", ": HTTP status 200 of nobody"),
+            (b"HTTP/1.0 404 No\r\nServer: Docker/1\r\n\r\n[]", ": HTTP status 404 of Docker/1"),
+            (b"HTTP/1.0 200 OK\r\n\r\n", ": no JSON"),
+        ],
+    )
+    def test_a_socket_that_is_no_netpold(self, says: bytes, told: str, tmp_path: Path) -> None:
+        with answering(tmp_path / "s", says):
             done = ctl("status", "--socket", tmp_path / "s")
         assert done.returncode == 3
-        assert "does not answer as netpold does" in done.stderr
+        first, hint = done.stderr.splitlines()
+        assert first == f"netpoldctl: {tmp_path / 's'} does not answer as netpold does{told}"
+        assert hint.startswith("hint: see whether --socket")
+
+    @pytest.mark.parametrize(
+        ("says", "code", "told"),
+        [
+            (b"", Exit.NOT_RUNNING, "netpold has ended, or was restarted"),
+            (b"HTTP/1.1 200 OK\r\nServer: netpold\r\nContent-Length: 9\r\n\r\n{", Exit.NOT_RUNNING, "has ended"),
+            (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", Exit.TIMED_OUT, "too many clients"),
+        ],
+    )
+    def test_a_daemon_that_hangs_up_while_it_is_asked(self, says: bytes, code: Exit, told: str, tmp_path: Path) -> None:
+        """More is sent to it than it takes: that is a broken pipe."""
+        with answering(tmp_path / "s", says), pytest.raises(Failure, match=told) as failure:
+            ask(tmp_path / "s", "POST", "/v1/try", body=b" " * (4 << 20))
+        assert failure.value.code == code
 
     def test_a_daemon_that_ends_before_it_has_answered(self, tmp_path: Path) -> None:
-        import socket as sockets
-
-        def hang_up() -> None:
-            with server.accept()[0] as client:
-                client.recv(1000)
-
-        with sockets.socket(sockets.AF_UNIX) as server:
-            server.bind(str(tmp_path / "s"))
-            server.listen()
-            threading.Thread(target=hang_up, daemon=True).start()
+        with answering(tmp_path / "s", b""):
             done = ctl("monitor", "--follow", "--socket", tmp_path / "s")
         assert done.returncode == 3
         assert "netpold has ended, or was restarted" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -14,6 +15,8 @@ from netpold.printable import printable
 
 DEFAULT_SOCKET = Path("/run/netpold/netpold.sock")
 _TAGGED = {"vlan": "VLAN-tagged", "pppoe": "PPPoE"}
+SERVER = "netpold"  # what the daemon calls itself in every answer that has a body
+MOST_SAID = 60  # letters of what another program says
 ANSWER_S = 15.0  # how long the daemon may take for an answer that does not wait for anything
 
 
@@ -66,9 +69,11 @@ def _asked(path: Path, method: str, url: str, timeout: float, body: bytes | None
     """The answer's status and body."""
     connection = _Connection(path, timeout)
     try:
-        connection.request(method, url, body)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its answer may be there even so: too many
+            connection.request(method, url, body)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        status, said = answer.status, answer.read()
+        server = answer.getheader("Server", "")
     except (FileNotFoundError, ConnectionRefusedError) as error:
         hint = "start it with `systemctl start netpold`, or name its socket with --socket"
         raise NotRunning(f"netpold does not run: nobody serves {path}", hint, Exit.NOT_RUNNING) from error
@@ -79,14 +84,24 @@ def _asked(path: Path, method: str, url: str, timeout: float, body: bytes | None
     except TimeoutError as error:
         hint = "see the daemon's log: `journalctl -u netpold`"
         raise Failure(f"no answer from {path} within {timeout:g} s", hint, Exit.TIMED_OUT) from error
-    except (http.client.RemoteDisconnected, ConnectionResetError) as error:
+    except (http.client.RemoteDisconnected, http.client.IncompleteRead, ConnectionError) as error:
         hint = "ask again when it runs: `systemctl status netpold`"
         raise Failure("netpold has ended, or was restarted, before it answered", hint, Exit.NOT_RUNNING) from error
     except (OSError, http.client.HTTPException) as error:
-        hint = "see whether --socket names the socket of netpold"
-        raise Failure(f"{path} does not answer as netpold does: {error}", hint, Exit.NOT_RUNNING) from error
+        raise _another(path, str(error)) from error
     finally:
         connection.close()
+    if said and not server.startswith(SERVER):
+        raise _another(path, f"HTTP status {status} of {server or 'nobody'}")
+    return status, said
+
+
+def _another(path: Path, said: str) -> Failure:
+    """It is another program that serves the socket; `said`: what it says, or what is wrong."""
+    said = printable(said.strip())
+    shown = said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."
+    hint = "see whether --socket names the socket of netpold"
+    return Failure(f"{path} does not answer as netpold does{': ' if shown else ''}{shown}", hint, Exit.NOT_RUNNING)
 
 
 def _value(path: Path, status: int, body: bytes) -> Any:
@@ -95,8 +110,7 @@ def _value(path: Path, status: int, body: bytes) -> Any:
     try:
         value = json.loads(body)
     except ValueError as error:
-        hint = "see whether --socket names the socket of netpold"
-        raise Failure(f"{path} does not answer as netpold does", hint, Exit.NOT_RUNNING) from error
+        raise _another(path, "no JSON") from error
     if status != 200:
         code = {
             504: Exit.TIMED_OUT,
