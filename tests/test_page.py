@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from netpold.policy.changes import Changes
 from netpold.policy.index import Index
 from netpold.policy.model import Direction, Operator, Pod, Policy, Requirement, Selector, World
 from netpold.policy.steps import finished
 from netpold.rules.answers import explain_json, matrix_json
-from netpold.rules.ends import NOWHERE, Home, end, judges
+from netpold.rules.compile import Compiler
+from netpold.rules.endpoint import Endpoint
+from netpold.rules.ends import NOWHERE, Home, Lingerer, end, judges
 from netpold.rules.matrix import matrix, matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import FAR, NEAR, explained, explained_in_steps
+from netpold.rules.past import Gone, Past
+from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
 from tests.strategies import EVERYTHING_GOES, NODES, OUTSIDE, worlds
 
@@ -42,13 +47,16 @@ def homes(draw: st.DrawFn, world: World) -> Home:
 
 def page_of(world: World, compiled: CompileSettings, home: Home = NOWHERE) -> tuple[Index, Any, Json]:
     index = Index(world)
-    ruleset = offline_ruleset(index, settings=compiled)
-    pods = sorted(key for key, pod in world.pods.items() if not pod.finished and pod.addresses)
-    others = (OUTSIDE[0], OUTSIDE[4], *NODES)
+    return index, *told_by(index, offline_ruleset(index, settings=compiled), home)
+
+
+def told_by(index: Index, ruleset: Ruleset, home: Home) -> tuple[Ruleset, Json]:
+    pods = sorted(key for key, pod in index.world.pods.items() if not pod.finished and pod.addresses)
+    others = (OUTSIDE[0], OUTSIDE[4], *NODES, *home.lingering)
     ends = [end(index, name, home) for name in (*pods, *others)]
     found = finished(matrix_in_steps(index, ruleset, ends, PORTS))
     value = matrix_json(found) | {"explained": explained(index, ruleset, found)}
-    return index, ruleset, json.loads(json.dumps(value))
+    return ruleset, json.loads(json.dumps(value))
 
 
 def judge(page: Json, direction: str, near: int, far: int, family: str, port: int) -> Json:
@@ -160,7 +168,8 @@ def missed(page: Json, who: Json, direction: str, near: int, far: int, family: s
         return None
     _, _, rule, lack = min(misses, key=lambda each: each[:2])
     where = {key: value for key, value in table["rules"][rule].items() if key not in ("name", "closed")}
-    lacking = lack["text"].replace(FAR, table["far"][family][far]["pod"]).replace(NEAR, page["ends"][near]["pod"])
+    own = table["near"][family][direction][near].get("pod") or page["ends"][near]["pod"]
+    lacking = lack["text"].replace(FAR, table["far"][family][far]["pod"]).replace(NEAR, own)
     text = f"{where['policy']} {direction}[{where['rule']}] would allow it but for {lacking}"
     return where | {"but_for": lack["but_for"], "text": text}
 
@@ -176,7 +185,44 @@ def peer_status(table: Json, clause: Json, family: str, far: int) -> int | None:
 @given(data=st.data(), world=worlds(EVERYTHING_GOES), compiled=SETTINGS)
 def test_each_cell_is_what_explain_says(data: st.DataObject, world: World, compiled: CompileSettings) -> None:
     home = data.draw(st.one_of(st.just(NOWHERE), homes(world)))
-    index, ruleset, page = page_of(world, compiled, home)
+    same_as_explain(*page_of(world, compiled, home), home)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), world=worlds(EVERYTHING_GOES), compiled=SETTINGS)
+def test_so_is_what_is_said_of_pods_whose_manifests_are_gone(
+    data: st.DataObject, world: World, compiled: CompileSettings
+) -> None:
+    """And of policies that are gone, too, and hold for them alone."""
+    home = data.draw(homes(world))
+    some = [key for key, pod in sorted(world.pods.items()) if pod.takes_part and pod.addresses]
+    pods = data.draw(st.sets(st.sampled_from(some), min_size=1, max_size=2)) if some else set()
+    policies = data.draw(st.sets(st.sampled_from(sorted(world.policies)))) if world.policies else set()
+    left = {key: pod for key, pod in world.pods.items() if key not in pods}
+    index = Index(replace(world, pods=left, policies={k: p for k, p in world.policies.items() if k not in policies}))
+    here = {key: Endpoint(key, pod.addresses, ()) for key, pod in left.items() if pod.takes_part}
+    gone = {
+        f"{key}@v": Gone(pod, Endpoint(f"{key}@v", pod.addresses, ()), world.namespace(pod.namespace))
+        for key in sorted(pods)
+        if not any(map(index.claims.of, (pod := world.pods[key]).addresses))
+    }
+    if len({address for each in gone.values() for address in each.pod.addresses}) < sum(
+        len(each.pod.addresses) for each in gone.values()
+    ):
+        gone = dict([next(iter(gone.items()))])  # one address lingers once
+    compiler = Compiler(index, compiled)
+    ruleset = compiler.update(Changes(), here, Past(gone, {key: world.policies[key] for key in policies})).ruleset
+    lingering = {
+        address: Lingerer(each.pod, compiler.isolation(name))
+        for name, each in gone.items()
+        for address in each.pod.addresses
+    }
+    home = Home(home.node, home.addresses, home.pods & left.keys(), lingering)
+    event(f"{min(len(lingering), 1)} or more linger")
+    same_as_explain(index, *told_by(index, ruleset, home), home)
+
+
+def same_as_explain(index: Index, ruleset: Ruleset, page: Json, home: Home) -> None:
     ends = page["ends"]
     for source, here in enumerate(ends):
         for destination, there in enumerate(ends):
@@ -191,6 +237,7 @@ def test_each_cell_is_what_explain_says(data: st.DataObject, world: World, compi
                 }
                 for direction in map(str, Direction):
                     assert got[direction] == {key: expected[direction][key] for key in got[direction]}, expected
+                    assert all("/" in key for key in expected[direction]["isolating"]), "only NetworkPolicies isolate"
                 row = int(page["rows"][page["reach"][families[0]][port][source]], 16)
                 assert ("deny", "allow")[row >> destination & 1] == expected["verdict"]
 

@@ -25,7 +25,6 @@ from netpold.policy.manifest import MOST_KINDS
 from netpold.policy.model import (
     AnyPolicy,
     ClusterPolicy,
-    Direction,
     Finding,
     Policy,
     World,
@@ -180,14 +179,9 @@ class Known:
     @property
     def lingering(self) -> Mapping[str, Lingerer]:
         """What is left of pods whose manifests are gone, by address."""
-        gone = self._lingering.past.pods
-        policies: dict[str, dict[Direction, tuple[str, ...]]] = {name: {} for name in gone}
-        for each in self._isolated if gone else ():
-            if each.pod in policies:
-                policies[each.pod][each.direction] = each.policies
         return {
-            address: Lingerer(each.pod.key, policies[name])
-            for name, each in gone.items()
+            address: Lingerer(each.pod, self._compiler.isolation(name))
+            for name, each in self._lingering.past.pods.items()
             for address in each.endpoint.addresses
         }
 

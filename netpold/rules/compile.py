@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import ClusterPolicy, Direction, Policy
 from netpold.rules.audit import Audited, is_audited, modes_changed
 from netpold.rules.chains import Chains
@@ -120,6 +121,10 @@ class Compiler:
     def in_tiers(self) -> int:
         """How many local pods that have a manifest ClusterNetworkPolicies are about."""
         return sum(each.has_tiers for each in self._declared())
+
+    def isolation(self, key: str) -> Mapping[Direction, Isolation]:
+        """What holds for a local pod, by direction."""
+        return self._local[key].isolation
 
     def _declared(self) -> Iterator[Local]:
         return (each for key, each in self._local.items() if key not in self._past.pods)

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from itertools import islice
 
 from netpold.policy.index import Index
+from netpold.policy.isolation import Isolation
 from netpold.policy.model import Direction, Family, Pod
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.walk import Packet
@@ -29,11 +30,11 @@ class UnknownEndpoint(Exception):
 class Lingerer:
     """A pod whose manifest is gone while its interface is still there (past.py).
 
-    `pod`: the key that it had; `isolating`: the keys of the policies that isolate it, by direction.
+    `pod`: as the manifest said it last; `isolation`: what holds for it, by direction.
     """
 
-    pod: str
-    isolating: Mapping[Direction, tuple[str, ...]]
+    pod: Pod
+    isolation: Mapping[Direction, Isolation]
 
 
 @dataclass(frozen=True, slots=True)

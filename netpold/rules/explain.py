@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from netpold.policy.index import Index
-from netpold.policy.model import Action, Direction, Family, Policy
+from netpold.policy.model import Action, Direction, Family, Pod, Policy
 from netpold.rules.audit import lets_through
 from netpold.rules.endpoint import Interface
 from netpold.rules.ends import (
@@ -214,14 +214,15 @@ def _of_lingerer(
     if not reaches_pod(found):
         told = _free(AT_HOME if at_home else f"none isolates it for {direction}")
     else:
-        told = replace(
-            _told(asked, found, near, far, direction, (), at_home), isolating=lingerer.isolating.get(direction, ())
-        )
+        policies = () if at_home else lingerer.isolation[direction].policies
+        told = _told(asked, found, near, far, direction, policies, at_home)
     return replace(told, reason=f"{left_of(near, lingerer)}: {told.reason}")
 
 
 def left_of(near: End, lingerer: Lingerer) -> str:
-    return f"{near.name} is left of {lingerer.pod}, whose manifest is gone, and keeps its policies while it is there"
+    return (
+        f"{near.name} is left of {lingerer.pod.key}, whose manifest is gone, and keeps its policies while it is there"
+    )
 
 
 def _told(
@@ -331,12 +332,12 @@ def _denial(
     rules = asked.ruleset.chains[asked.packet.family].get(chain, ())
     sets = _sets(asked, (each for each in rules if miss and each.origin == miss.origin))
     line, why = (text(rule, asked.packet.family), rule.comment) if rule else ("", "")
-    pods = claimants(asked.index, near, _own(asked, direction))
+    pods = _judged(asked, near, direction)
     if audit:
         reason = denial(near.name, direction, policies, audit)
         return Judgement("allow", isolating, None, chain, line, reason, miss, sets, True)
     reason = f"{near.name} is isolated for {direction}: {why}"
-    if near.pod is not None and near.pod.quarantined:
+    if len(pods) == 1 and pods[0].quarantined:
         why = "its manifest failed the checks, so nothing is granted to it"
         reason = f"{near.name} is isolated for {direction}: {why}"
     elif chain.startswith(RULES_CHAIN) and policies:
@@ -349,13 +350,18 @@ def _denial(
 
 def _miss(asked: _Question, near: End, far: End, direction: Direction, policies: tuple[Policy, ...]) -> Miss | None:
     """The nearest miss; none where several pods claim the address, for all their policies would have to allow."""
-    pods = claimants(asked.index, near, _own(asked, direction))
-    if near.pod is None or near.pod.quarantined or len(pods) != 1:
+    pods = _judged(asked, near, direction)
+    if len(pods) != 1 or pods[0].quarantined:
         return None
     address = asked.packet.destination if direction is Direction.EGRESS else asked.packet.source
     there = Far(far.name, address, tuple(asked.index.claimants(address)))
-    found = misses(asked.index.world, policies, near.pod, direction, there, asked.protocol, asked.port)
+    found = misses(asked.index.world, policies, pods[0], direction, there, asked.protocol, asked.port)
     return found[0] if found else None
+
+
+def _judged(asked: _Question, near: End, direction: Direction) -> list[Pod]:
+    """The pods whose policies have a say about this end."""
+    return [near.lingerer.pod] if near.lingerer else claimants(asked.index, near, _own(asked, direction))
 
 
 def _sets(asked: _Question, rules: Iterable[Rule]) -> tuple[SetFact, ...]:

@@ -130,7 +130,16 @@ def misses(
             if lack:
                 found.append((lack, clause))
     found.sort(key=lambda each: (each[0].rank, each[1].origin.policy, each[1].origin.index))
-    return [Miss(each.origin, each.position, lack.but_for, sentence(each.origin, lack)) for lack, each in found]
+    written = world.policies  # one that holds for what lingers alone is written nowhere any more
+    return [
+        Miss(
+            each.origin,
+            each.position if each.origin.policy in written else None,
+            lack.but_for,
+            sentence(each.origin, lack),
+        )
+        for lack, each in found
+    ]
 
 
 def sentence(origin: Origin, lack: Lack) -> str:

@@ -109,7 +109,8 @@ class _Tables:
     def near(self, end: End, family: Family, direction: Direction) -> Json | None:
         """What holds for an end in a direction: `free`, why nothing is judged; or who judges, with the reason that is
         given for a denial (for letting pass what would be denied, where policies are audited), and with the one for
-        letting pass what nobody speaks of.  `home`: the same for what is between a pod and its own node (`ends`)."""
+        letting pass what nobody speaks of.  `home`: the same for what is between a pod and its own node (`ends`).
+        `pod`: the name that stands for NEAR, where the end has none."""
         if end.address(family) is None:
             return None
         if end.lingerer is None and end.pod is None:
@@ -117,6 +118,8 @@ class _Tables:
         if end.pod is not None and end.pod.host_network:
             return {"free": f"{end.name} is on the host's network: policies do not select it"}
         found = self._judged(end, family, direction, "FORWARD")
+        if end.lingerer:
+            found["pod"] = end.lingerer.pod.key
         ways = {
             number: way
             for number, far in self._hosts
@@ -132,9 +135,12 @@ class _Tables:
         """The same for what goes one way (`hook`)."""
         address = end.address(family) or ""
         chain, at_home = root(self._ruleset, family, way, direction)
-        alone = [end.pod] if end.pod else []
-        pods = sorted(claimants(self._index, end, address), key=lambda pod: pod.key) or alone
-        isolations = [self._isolations.of(pod, direction) for pod in pods]
+        if end.lingerer:
+            pods, isolations = [end.lingerer.pod], [end.lingerer.isolation[direction]]
+        else:
+            alone = [end.pod] if end.pod else []
+            pods = sorted(claimants(self._index, end, address), key=lambda pod: pod.key) or alone
+            isolations = [self._isolations.of(pod, direction) for pod in pods]
         before = f"{left_of(end, end.lingerer)}: " if end.lingerer else ""
         if not end.lingerer:
             if not chain or (at_home and not any(each.tiers for each in isolations)):
@@ -144,8 +150,6 @@ class _Tables:
         by_key = {policy.key: policy for each in isolations for policy in each.policies} if not at_home else {}
         keys = sorted(by_key)
         policies = [by_key[key] for key in keys]
-        if end.lingerer:
-            keys = sorted(end.lingerer.isolating.get(direction, ()))
         leaf = self._leaf(chain, address, family, direction, end)
         if leaf is None and end.lingerer:
             return {"free": before + (AT_HOME if at_home else f"none isolates it for {direction}")}
@@ -314,7 +318,7 @@ def _reason(
         return ""
     if found.otherwise == "audit":
         return denial(end.name, direction, policies, True)
-    is_known = end.pod is None or not end.pod.quarantined
+    is_known = len(pods) > 1 or not pods[0].quarantined
     if not is_known:
         why = "its manifest failed the checks, so nothing is granted to it"
     if len(pods) > 1:
@@ -330,4 +334,5 @@ def _number(table: dict[_T, int], value: _T) -> int:
 
 
 def _policy(index: Index, key: str) -> Json:
-    return {"policy": key, **place_json(index.world.policies[key].position)}
+    policy = index.world.policies.get(key)  # none: it holds for what lingers alone, and is written nowhere any more
+    return {"policy": key, **place_json(policy.position if policy else None)}
