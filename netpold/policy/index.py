@@ -30,6 +30,7 @@ from netpold.policy.model import (
     Tier,
     World,
 )
+from netpold.policy.nodes_at import NodesAt
 from netpold.policy.selector import holds, matches
 from netpold.policy.watches import Watches
 
@@ -50,7 +51,7 @@ class Index:
         self._policies: dict[str, set[str]] = {}
         self._tiers: dict[Tier, list[ClusterPolicy]] = {tier: [] for tier in Tier}  # in order
         self._node_groups: Counter[NodeGroup] = Counter()  # watched
-        self._nodes_at: dict[str, set[str]] = {}  # by address, their keys
+        self._nodes_at = NodesAt()
         self._labelled: dict[str, dict[str, set[str]]] = {}  # by label key, for those that were asked for, and value
         self._selected: dict[Selector, frozenset[str]] = {}  # by selector of namespaces, the names of those with pods
         self._watches = Watches()
@@ -73,6 +74,7 @@ class Index:
                 self._policies.setdefault(after.namespace, set()).add(key)
         moved: list[tuple[str, Pod | None, Pod | None]] = []
         for key, (before_pod, after_pod) in changes.pods.items():
+            self._nodes_at.pod_changed(before_pod, after_pod)
             old = before_pod if before_pod is not None and before_pod.takes_part else None
             new = after_pod if after_pod is not None and after_pod.takes_part else None
             if old is not new and (old is None or new is None or old != new):
@@ -152,8 +154,9 @@ class Index:
         return self.kept.get(pod.namespace) or self.world.namespace(pod.namespace)
 
     def node_at(self, address: str) -> str:
-        """The name of the node that has the address, the first of them; '' for none."""
-        return min(self._nodes_at.get(address, ()), default="")
+        """The name of the node that has the address, as Node objects say, or else pods on its network: the first of
+        them; '' for none."""
+        return self._nodes_at.name(address)
 
     @property
     def has_tiers(self) -> bool:
@@ -239,7 +242,7 @@ class Index:
             [group for group in groups if isinstance(group, PodGroup) and group.possible is only]
             for only in (False, True)
         )
-        nodes = [self.world.nodes[key] for key in self._nodes_at.get(address, ())]
+        nodes = [self.world.nodes[key] for key in self._nodes_at.keys(address)]
         return (
             (bool(claimants) and all(any(self._matches(group, pod) for group in certain) for pod in claimants))
             or any(self._matches(group, pod) for group in possible for pod in claimants)
@@ -302,10 +305,7 @@ class Index:
 
     def _node_changed(self, key: str, old: Node | None, new: Node | None, affected: dict[Group, set[str]]) -> None:
         """Note the groups that a node may have left or joined, and at which addresses."""
-        for address in old.addresses if old else ():
-            _discard(self._nodes_at, address, key)
-        for address in new.addresses if new else ():
-            self._nodes_at.setdefault(address, set()).add(key)
+        self._nodes_at.node_changed(key, old, new)
         if old != new:
             addresses = {address for each in (old, new) if each for address in each.addresses}
             for group in self._node_groups:

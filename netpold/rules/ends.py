@@ -89,7 +89,7 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
             return _pod_end(name, claimants[0], (address,), home)
         if address in home.lingering:
             return End(name, None, (address,), home.node, lingerer=home.lingering[address])
-        node = home.node if address in home.addresses else index.node_at(address)
+        node = node_at(index, address, home)
         return End(name, None, (address,), node, bool(node))
     pod = index.world.pods.get(name)
     if pod is None and _is_block(name):
@@ -107,9 +107,23 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
 
 
 def _pod_end(name: str, pod: Pod, addresses: tuple[str, ...], home: Home) -> End:
-    node = home.node if pod.key in home.pods else pod.node or ""
+    node = node_of(pod, home)
     beside = home.pods if name == pod.key and name in home.pods else None
     return End(name, pod, addresses, node, pod.host_network, beside=beside)
+
+
+def node_at(index: Index, address: str, home: Home = NOWHERE) -> str:
+    """The name of the node whose own the address is, '' for none.  Of the node that is asked its own word counts, not
+    what manifests say of it: what is translated elsewhere does not come to it."""
+    if address in home.addresses:
+        return home.node
+    found = index.node_at(address)
+    return "" if found == home.node else found
+
+
+def node_of(pod: Pod, home: Home = NOWHERE) -> str:
+    """The name of the node that the pod is on, '' where that is not known."""
+    return home.node if pod.key in home.pods else pod.node or ""
 
 
 def claimants(index: Index, end: End, address: str) -> list[Pod]:
