@@ -265,6 +265,49 @@ def test_over_a_restart(lab: Lab) -> None:
 
 
 @pytest.mark.kernel
+def test_a_name_that_no_manifest_knows(lab: Lab) -> None:
+    """It is told; who watches goes on even so, for the pod may come."""
+    scene = Scene(lab, "nft")
+    try:
+        scene.enforce(to_b=A_TO_B)
+        no_pod, no_namespace = "no manifest declares the pod x/bb", "no manifest declares the namespace y,"
+        for words, code, told in (
+            (("--pod", "x/bb"), 2, (no_pod, "hint: did you mean x/b?")),
+            (("--pod", "x/bb", "-o", "json"), 2, (no_pod,)),
+            (("--namespace", "y"), 2, (no_namespace, "hint: there are namespaces such as x")),
+            (("--pod", "b", "--follow"), 2, ("no manifest declares the pod b", "hint: did you mean x/b?")),
+            (("--pod", "x/bb", "--for", "1s"), 2, (f"{no_pod}; watching for it even so", "did you mean x/b?")),
+        ):
+            done = scene.daemon.ctl("monitor", *words)
+            assert done.returncode == code and all(each in done.stderr for each in told), (words, done.stderr)
+        for words in (("--pod", "x/b"), ("--pod", "192.0.2.1"), ("--pod", "FD00::1"), ("--namespace", "x")):
+            done = scene.daemon.ctl("monitor", *words)
+            assert done.returncode == 0 and "no manifest" not in done.stderr, words
+        outputs = [scene.daemon.log.parent / f"later.{each}" for each in ("out", "err")]
+        command = ["/usr/bin/python3", "-m", "netpold.ctl", "--socket", str(scene.daemon.socket), "monitor"]
+        following = scene.node.spawn(
+            [*command, "--follow", "--pod", "x/later"],
+            stdout=outputs[0].open("w"),
+            stderr=outputs[1].open("w"),
+            cwd=CHECKOUT,
+        )
+        assert eventually(lambda: "the pod x/later; watching for it even so" in outputs[1].read_text(), 10)
+        later = scene.node.routed_pod("x", "later")
+        scene.daemon.write("later.json", later.manifest(node=False))
+        scene.daemon.wait(20)
+        assert not scene.passes(later, scene.b)
+        assert eventually(lambda: "x/later" in outputs[0].read_text(), 10)
+        following.terminate()
+        following.wait(10)
+        (scene.daemon.manifests / "later.json").unlink()
+        scene.daemon.wait(20)
+        done = scene.daemon.ctl("monitor", "--pod", "x/later")
+        assert done.returncode == 0 and "x/later" in done.stdout, "what is remembered of it"
+    finally:
+        scene.daemon.kill()
+
+
+@pytest.mark.kernel
 def test_another_reader_of_the_group(lab: Lab, backend: Backend) -> None:
     scene = Scene(lab, backend)
     with scene.node.netns.entered():

@@ -38,11 +38,16 @@ def candidates(kind: str, prefix: str, known: dict[str, Any]) -> list[str]:
     """The names of that kind that begin so; `known` as `GET /v1/names` gives it."""
     names: Iterable[str] = known[kind]
     if kind == "namespaces":
-        names = {*names, *(_namespace(key) for each in ("pods", "policies") for key in known[each])} - {""}
+        names = namespaces(known)
     found = sorted(name for name in names if name.startswith(prefix))
     if len(found) > MOST_NAMES and "/" not in prefix and kind != "namespaces":
         return sorted({f"{_namespace(name)}/" if _namespace(name) else name for name in found})
     return found
+
+
+def namespaces(known: dict[str, Any]) -> set[str]:
+    """Those that anything is in, too."""
+    return {*known["namespaces"], *(_namespace(key) for each in ("pods", "policies") for key in known[each])} - {""}
 
 
 def _namespace(key: str) -> str:

@@ -1,4 +1,7 @@
-"""`netpoldctl monitor`: what netpold drops, and what audited policies would drop, as it happens."""
+"""`netpoldctl monitor`: what netpold drops, and what audited policies would drop, as it happens.
+
+Who asks for a pod or namespace that no manifest knows likely mistyped it, and is told so; what is watched may come yet.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlencode
 
 from netpold.ctl import ports
 from netpold.ctl.client import ANSWER_S, ask
+from netpold.ctl.complete import namespaces
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.output import Colour, is_terminal, paint, say, wrapped
 from netpold.ctl.patient import patiently
 from netpold.ctl.progress import progress
 from netpold.daemon.wording import port, reason, way
+from netpold.policy.undeclared import undeclared
 from netpold.printable import printable
 
 RECENT = 10  # of the past, where it goes on
@@ -36,11 +42,17 @@ Event = dict[str, Any]
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
     wanted = _Wanted(arguments)
+    unknown = _unknown(arguments)
     if arguments.seconds is None and not arguments.follow and not is_terminal():
         answer = _ask(arguments, latest=ALL)
         _check(answer, arguments)
-        _say_nothing(arguments, _say(arguments, wanted, answer))
+        shown = _say(arguments, wanted, answer)
+        if unknown and not shown:  # else it is of a pod that was there
+            raise unknown
+        _say_nothing(arguments, shown)
         return Exit.FINE
+    if unknown:
+        print(f"netpoldctl: {unknown}; watching for it even so\nhint: {unknown.hint}", file=sys.stderr)
     end = math.inf if arguments.seconds is None else time.monotonic() + arguments.seconds
     answer = _ask(arguments, latest=RECENT if arguments.seconds is None else 0)
     _check(answer, arguments)
@@ -51,7 +63,39 @@ def run(arguments: argparse.Namespace) -> Exit:
     with nullcontext() if is_terminal() else progress(what, arguments.seconds):
         shown = sum(_say(arguments, wanted, each) for each in _answers(arguments, answer, end))
     _say_nothing(arguments, shown)
-    return Exit.FINE
+    return Exit.USAGE if unknown and not shown else Exit.FINE
+
+
+def _unknown(arguments: argparse.Namespace) -> Failure | None:
+    """That no manifest knows the pod or the namespace that is asked for, as far as the daemon can tell just now: it may
+    come yet.  Raises Failure for a pod that never can."""
+    pod, namespace = arguments.pod, arguments.namespace
+    if _address(pod):
+        pod = ""
+    if not pod and not namespace:
+        return None
+    try:
+        known = ask(arguments.socket, "GET", "/v1/names")
+    except Failure as failure:
+        if failure.code in (Exit.NOT_RUNNING, Exit.NOT_PERMITTED):
+            raise
+        return None  # nothing is in force yet, or any more
+    if pod and pod not in known["pods"]:
+        found = Failure(*undeclared("pod", pod, known["pods"]), Exit.USAGE)
+        if "/" not in pod:
+            raise found
+        return found
+    if namespace and namespace not in (there := namespaces(known)):
+        return Failure(*undeclared("namespace", namespace, sorted(there)), Exit.USAGE)
+    return None
+
+
+def _address(text: str) -> str:
+    """As events have it; '' for what is none."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return ""
 
 
 def _say_nothing(arguments: argparse.Namespace, shown: int) -> None:
@@ -109,7 +153,8 @@ class _Wanted:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Raises Failure."""
-        self._pod, self._namespace, self._direction = arguments.pod, arguments.namespace, arguments.direction
+        self._pod = _address(arguments.pod) or arguments.pod
+        self._namespace, self._direction = arguments.namespace, arguments.direction
         self._port = ports.parse(arguments.port) if arguments.port else None
         self._allowed = arguments.allowed
 

@@ -203,8 +203,8 @@ VERBS = (
         ),
         "Each packet that netpold drops, or that audited policies would drop, with pods, port, the policies that "
         "isolate, and the rule that is nearest to allowing it.  What says the same is told once a second, with how "
-        "often it was.  Without a terminal, --follow and --for it shows what is remembered and ends.  JSON is one "
-        "object a line.",
+        "often it was.  Without a terminal, --follow and --for it shows what is remembered and ends.  Exits with 2 when "
+        "nothing was seen of a pod or namespace that no manifest knows.  JSON is one object a line.",
     ),
     Verb(
         "audit",

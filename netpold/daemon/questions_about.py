@@ -6,12 +6,10 @@ whoever asks (inspection.py).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from netpold.daemon.inbox import Question
 from netpold.daemon.questions import Facts, NoAnswer, Why
@@ -33,11 +31,11 @@ from netpold.policy.model import (
     TierRule,
     policy_title,
 )
+from netpold.policy.undeclared import undeclared
 from netpold.policy.words import peer_text, peers_text, ports_text, rule_text
 from netpold.rules.answers import place_json
 from netpold.rules.count import Count, Isolated
 from netpold.rules.counted import RULES_PREFIX, PodChains, add, rules_chains
-from netpold.rules.ends import MOST_SIMILAR
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES, InSet, Origin, origin
 
@@ -362,17 +360,6 @@ def _some(names: Sequence[str]) -> Json:
     return {"count": len(names), "names": list(names[:MOST_NAMED])}
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> NoAnswer:
+def unknown(what: Literal["pod", "policy"], name: str, known: Iterable[str]) -> NoAnswer:
     """No manifest declares the pod or policy of that name; with names that are near."""
-    namespace = name.partition("/")[0] + "/"
-    keys = list(known)
-    own = [key for key in keys if key.startswith(namespace)][:MOST_SIMILAR]
-    bare = name.rpartition("/")[2]
-    near = [key for key in keys if key.endswith(f"/{bare}")]
-    near = near or difflib.get_close_matches(name, own or islice(keys, MOST_SIMILAR), n=3)
-    near = near or [key for key in islice(keys, MOST_SIMILAR) if bare and bare in key]
-    form = "write it as namespace/name, as the manifests do"
-    if what == "policy":
-        form += ", and one of the cluster by its name"
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else form
-    return NoAnswer(Why.UNKNOWN, f"no manifest declares the {what} {name}", hint)
+    return NoAnswer(Why.UNKNOWN, *undeclared(what, name, known))
