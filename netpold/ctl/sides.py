@@ -29,6 +29,7 @@ from netpold.policy.manifest import Object
 from netpold.policy.model import ClusterPolicy, Namespace, Node, Pod, Policy, Position, World
 from netpold.policy.rule_lines import with_rule_lines
 from netpold.printable import printable
+from netpold.rules.ends import Home
 
 NODE = "node"
 _GIT = "git:"
@@ -93,9 +94,12 @@ def _read(
     return side
 
 
-def in_force(socket: Path) -> Index:
-    """What the running daemon enforces.  Raises Failure."""
-    return Index(world_in_force(_in_force(socket)))
+def in_force(socket: Path) -> tuple[Index, Home]:
+    """What the running daemon enforces, and what of it is its node's own.  Raises Failure."""
+    answer = _in_force(socket)
+    home: Mapping[str, list[str]] = answer.get("home", {})  # an older one does not tell
+    addresses, pods = (frozenset(home.get(each, ())) for each in ("addresses", "pods"))
+    return Index(world_in_force(answer)), Home(answer["node"], addresses, pods)
 
 
 def _in_force(socket: Path) -> Mapping[str, Any]:

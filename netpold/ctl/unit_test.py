@@ -36,7 +36,7 @@ from netpold.policy.model import Direction, Family, IPBlock
 from netpold.printable import printable
 from netpold.rules.answers import explain_json
 from netpold.rules.difference import Party
-from netpold.rules.ends import UnknownEndpoint, end, judges
+from netpold.rules.ends import NOWHERE, UnknownEndpoint, end, judges
 from netpold.rules.expectations import Expectation, parse
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.port import Port, show
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.live and arguments.manifests:
         hint = "leave out one of the two"
         raise Failure("--live asks the node, --manifests a directory: it can't be both", hint, Exit.USAGE)
-    index = in_force(arguments.socket) if arguments.live else index_of(settings)
+    index, _ = in_force(arguments.socket) if arguments.live else (index_of(settings), NOWHERE)
     asked = _Asked(index, compile_settings(settings), arguments.socket if arguments.live else None)
     everything: list[_Done] = []
     with progress("testing") as told:

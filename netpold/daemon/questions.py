@@ -214,7 +214,7 @@ def names(facts: Facts, parameters: Parameters) -> Question[Json]:
 
 
 def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
-    """The world in force, as the manifests that say it."""
+    """The world in force, as the manifests that say it, and what of it is this node's own."""
     found, where = Texts(), Texts()
     for number, each in enumerate(_objects(facts.world)):
         found.append(written(each))
@@ -225,7 +225,8 @@ def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:
         if number % STEP == 0:
             yield
     tagged = facts.bridge_filter.tagged_of(facts.endpoints)
-    return {"manifests": found, "where": where, "unfiltered_tagged": tagged}
+    home = {"addresses": sorted(facts.home.addresses), "pods": sorted(facts.home.pods & facts.world.pods.keys())}
+    return {"manifests": found, "where": where, "home": home, "unfiltered_tagged": tagged}
 
 
 def _objects(world: World) -> Iterator[Object]:
