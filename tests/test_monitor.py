@@ -389,6 +389,12 @@ def test_too_many_different_ones_are_counted() -> None:
         ({}, "x/p isolates x/a for egress, and no rule allows it"),
         ({"isolating": ["x/p", "x/q"]}, "x/p, x/q isolate x/a for egress"),
         ({"nearest_miss": {"text": "x/p egress[0] would allow it but for the port"}}, "it; x/p egress[0] would allow"),
+        ({"isolating": []}, "a policy that judged x/a for egress denied it; which one is not known"),
+        (
+            {"judged_lingers": True},
+            "10.0.0.1 is left of x/a, whose manifest is gone, and keeps its policies while it is there: "
+            "x/p isolates 10.0.0.1 for egress, and no rule allows it",
+        ),
         ({"why": "spoofed"}, "not the sender's own"),
         ({"why": "spoofed", "sender": "x/c", "interface_in": "veth7"}, "own: it came from x/c by veth7"),
         ({"why": "unclaimed"}, "no pod is known"),

@@ -151,6 +151,18 @@ def test_explain_of_what_is_left_of_a_pod_says_what_packets_find(lab: Lab) -> No
         judged = json.loads(scene.daemon.ctl("explain", ends[a], ends[c], "80/TCP", "-o", "json").stdout)["egress"]
         assert judged["verdict"] == "deny" and judged["in_force"] and len(judged["isolating"]) == 1
         assert "left of x/a, whose manifest is gone" in judged["reason"]
+        assert judged["reason"].endswith(
+            f": {ends[a]} is isolated for egress by x/only-to-b, and no rule of it allows it"
+        )
+        assert judged["nearest_miss"]["but_for"] == "pod-labels" and judged["nearest_miss"]["file"] is None
+        assert eventually(lambda: ends[a] in scene.daemon.ctl("monitor", "--pod", "x/a").stdout)
+        events = map(json.loads, scene.daemon.ctl("monitor", "--pod", "x/a", "-o", "json").stdout.splitlines())
+        event = next(
+            each for each in events if each["destination"]["pod"] == "x/c" and ":" not in each["source"]["address"]
+        )
+        assert (event["judged"], event["judged_lingers"], event["source"]["pod"]) == ("x/a", True, None)
+        assert (event["isolating"], event["denied_by"]) == (["x/only-to-b"], None)
+        assert event["nearest_miss"] == judged["nearest_miss"]
 
 
 @EACH

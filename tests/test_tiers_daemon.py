@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from netpold.daemon.wording import reason
 from tests.lab import BACKENDS, Backend, Host, Lab, Node, Probe, namespace_manifest
 from tests.lab.daemon import Daemon
 from tests.lab.host import family_of
@@ -235,6 +236,15 @@ def test_a_pod_keeps_what_is_denied_to_it_until_its_interface_is_gone(lab: Lab, 
         scene.settle()
         scene.expect("ab ba bc ca")
         assert scene.status()["pods"]["lingering"] == 1
+        a, b, c = (each.addresses[0] for each in (scene.a, scene.b, scene.c))
+        told = json.loads(scene.daemon.ctl("explain", a, c, "80/TCP", "-o", "json").stdout)["egress"]
+        assert (told["isolating"], told["denied_by"]["policy"]) == ([], "out")
+        assert json.loads(scene.daemon.ctl("explain", a, b, "80/TCP", "-o", "json").stdout)["egress"]["isolating"] == []
+        assert eventually(lambda: "is left of x/a" in scene.daemon.ctl("monitor").stdout)
+        events = map(json.loads, scene.daemon.ctl("monitor", "-o", "json").stdout.splitlines())
+        event = next(each for each in events if each["judged_lingers"])
+        assert (event["judged"], event["isolating"]) == ("x/a", []) and event["denied_by"] == told["denied_by"]
+        assert reason(event).endswith(": Admin out egress[0] denies it")
         (scene.daemon.manifests / "x.json").unlink()
         scene.settle()
         scene.expect("ab ba bc ca")  # while its pods are here, subjects go by what the namespace's object said

@@ -159,7 +159,7 @@ class _Wanted:
         self._allowed = arguments.allowed
 
     def __call__(self, event: Event) -> bool:
-        pods = [each["pod"] or "" for each in (event["source"], event["destination"])]
+        pods = [each or "" for each in (event["source"]["pod"], event["destination"]["pod"], event["judged"])]
         addresses = [each["address"] for each in (event["source"], event["destination"])]
         return (
             (not self._pod or self._pod in pods or self._pod in addresses)

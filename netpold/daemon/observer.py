@@ -234,8 +234,10 @@ class Observer:
             return
         self._journalled[sight] = now, 0
         message = journal.DROPPED if sight.verdict == "drop" else journal.AUDITED
-        pods = [pod for pod in (event["source"]["pod"], event["destination"]["pod"]) if pod]
-        journal.say(message, line(event, packets), pod=pods, policy=event["isolating"])
+        pods = (event["source"]["pod"], event["destination"]["pod"], event["judged"])
+        journal.say(
+            message, line(event, packets), pod=list(dict.fromkeys(filter(None, pods))), policy=event["isolating"]
+        )
 
     def _forget_journalled(self, now: float) -> None:
         """Pairs that were not seen for long, and have nothing left to be told."""

@@ -139,6 +139,7 @@ def _event(number: int, each: Described, times: Times, names: Mapping[int, str])
         "interface_out": names.get(sight.outgoing),
         "sender": each.sender and each.sender.key,
         "judged": each.judged and each.judged.key,
+        "judged_lingers": each.lingers,
         "isolating": list(each.isolating),
         "nearest_miss": each.miss,
         "denied_by": each.denied_by,

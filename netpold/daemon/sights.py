@@ -16,8 +16,8 @@ from netpold.policy.model import Direction, Pod
 from netpold.rules.answers import miss_json, rule_json
 from netpold.rules.audit import PREFIX
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.ends import UnknownEndpoint
-from netpold.rules.explain import Judgement, explain
+from netpold.rules.ends import Home, Lingerer, UnknownEndpoint
+from netpold.rules.explain import Explanation, Judgement, explain
 from netpold.rules.near import Far, misses
 from netpold.rules.revoke import Flow
 from netpold.rules.ruleset import Ruleset
@@ -46,6 +46,8 @@ class Model(Protocol):
     def ruleset(self) -> Ruleset: ...
     @property
     def endpoints(self) -> Mapping[str, Endpoint]: ...
+    @property
+    def home(self) -> Home: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Sight:
 @dataclass(frozen=True, slots=True)
 class Described:
     """A sight with what the model says of it.  `source`, `destination`: the pods, where each is one; `judged`: the one
-    of which policies judge it; `sender`: of what has another's address, the one by whose interface it came.
+    of which policies judge it, and `lingers`: whether its manifest is gone (then the address is no pod's any more);
+    `sender`: of what has another's address, the one by whose interface it came.
     `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`, `denied_by` (the rule of a tier): as in JSON.
     """
 
@@ -81,6 +84,7 @@ class Described:
     allowed_by: tuple[Json, ...] = ()
     sender: Pod | None = None
     denied_by: Json | None = None
+    lingers: bool = False
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -116,16 +120,20 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
     index = model.index
     source, destination = _pod(index, sight.source), _pod(index, sight.destination)
     if sight.direction is None:
-        sender = _behind(model, names.get(sight.incoming)) if sight.why == "spoofed" else None
-        return Described(sight, source, destination, sender=sender)
-    near, far, there = source, destination, sight.destination
+        behind = _behind(model, names.get(sight.incoming)) if sight.why == "spoofed" else None
+        return Described(sight, source, destination, sender=behind.pod if isinstance(behind, Lingerer) else behind)
+    own, far, there, interface = sight.source, destination, sight.destination, sight.incoming
     if sight.direction is Direction.INGRESS:
-        near, far, there = destination, source, sight.source
-    if near is None:
-        near = _behind(model, names.get(sight.incoming if sight.direction is Direction.EGRESS else sight.outgoing))
-    if near is None:
+        own, far, there, interface = sight.destination, source, sight.source, sight.outgoing
+    found = _pod(index, own) or model.home.lingering.get(own) or _behind(model, names.get(interface))
+    if found is None:
         return Described(sight, source, destination)
-    isolation = index.isolation(near, sight.direction)
+    lingers = isinstance(found, Lingerer)
+    near = found.pod if isinstance(found, Lingerer) else found
+    if isinstance(found, Lingerer):
+        isolation = found.isolation[sight.direction]
+    else:
+        isolation = index.isolation(near, sight.direction)
     policies = isolation.policies
     keys = tuple(policy.key for policy in policies)
     miss = None
@@ -135,40 +143,49 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
         return None  # what comes behind the audited policy drops it, and reports that itself
     denied_by = judgement.denied_by if judgement else None
     if denied_by is not None:
-        return Described(sight, source, destination, near, keys, denied_by=rule_json(index, denied_by))
+        return Described(sight, source, destination, near, keys, denied_by=rule_json(index, denied_by), lingers=lingers)
     if is_known and not near.quarantined:
         other = Far(far.key if far else there, there, tuple(index.claimants(there)))
-        found = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
-        if found:
-            miss = miss_json(found[0])
-    return Described(sight, source, destination, near, keys, miss)
+        nearest = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
+        if nearest:
+            miss = miss_json(nearest[0])
+    return Described(sight, source, destination, near, keys, miss, lingers=lingers)
 
 
 def _judgement(model: Model, sight: Sight) -> Judgement | None:
     """What the model says of its direction; None where it can't tell."""
     try:
-        answer = explain(model.index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port)
+        answer = _explain(model, sight)
     except UnknownEndpoint:
         return None
     return answer.egress if sight.direction is Direction.EGRESS else answer.ingress
 
 
-def _behind(model: Model, name: str | None) -> Pod | None:
-    """The pod behind an interface, where it is one: of what is for a group of receivers, or for an address that several
-    pods claim."""
+def _explain(model: Model, sight: Sight) -> Explanation:
+    """Raises UnknownEndpoint."""
+    ends = sight.source, sight.destination
+    return explain(model.index, model.ruleset, *ends, sight.protocol, sight.port, home=model.home)
+
+
+def _behind(model: Model, name: str | None) -> Pod | Lingerer | None:
+    """The pod behind an interface, where it is one, or what is left of one: of what is for a group of receivers, or for
+    an address that several pods claim."""
     found = [key for key, each in model.endpoints.items() if any(at.name == name for at in each.interfaces)]
-    return model.index.world.pods.get(found[0]) if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    left = (model.home.lingering.get(address) for address in model.endpoints[found[0]].addresses)
+    return model.index.world.pods.get(found[0]) or next(filter(None, left), None)
 
 
 def _allowed(model: Model, sight: Sight) -> Described | None:
     index = model.index
     ends = _pod(index, sight.source), _pod(index, sight.destination)
-    if not any(ends):
+    if not any(ends) and not model.home.lingering.keys() & {sight.source, sight.destination}:
         return None
     if sight.protocol not in (*WITH_PORTS, "ICMP"):
         return Described(sight, *ends)
     try:
-        answer = explain(index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port)
+        answer = _explain(model, sight)
     except UnknownEndpoint:
         return Described(sight, *ends)
     judgements = (answer.egress, answer.ingress)

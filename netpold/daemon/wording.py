@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from netpold.rules.reasons import left_of
+
 Json = dict[str, Any]
 
 _ECHO = (8, 128)
@@ -46,12 +48,20 @@ def reason(event: Json) -> str:
             if rules
             else "no policy isolates the sender for egress, or the receiver for ingress"
         )
+    judged = event["destination" if event["direction"] == "ingress" else "source"]["address"]
+    if event["judged_lingers"]:
+        return f"{left_of(judged, event['judged'])}: {_denial(event, judged)}"
+    return _denial(event, event["judged"] or judged)
+
+
+def _denial(event: Json, near: str) -> str:
+    """By which policies it is denied, or would be; `near`: whom they judge."""
     if event["denied_by"]:
         rule = event["denied_by"]
         closed = "; the policy is closed: its manifest failed the checks" if rule["closed"] else ""
         return f"{rule['tier']} {rule['policy']} {rule['direction']}[{rule['rule']}] denies it{closed}"
-    near = event["judged"] or event["destination" if event["direction"] == "ingress" else "source"]["address"]
-    names = ", ".join(event["isolating"]) or "policies that are gone"
-    text = f"{names} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"
+    if not event["isolating"]:
+        return f"a policy that judged {near} for {event['direction']} denied it; which one is not known"
+    text = f"{', '.join(event['isolating'])} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"
     text += f" for {event['direction']}, and no rule allows it"
     return f"{text}; {event['nearest_miss']['text']}" if event["nearest_miss"] else text

@@ -27,7 +27,7 @@ from netpold.rules.ends import (
     hook,
 )
 from netpold.rules.near import Far, Miss, misses
-from netpold.rules.reasons import denial
+from netpold.rules.reasons import denial, left_of
 from netpold.rules.render import text
 from netpold.rules.ruleset import Goto, InSet, Jump, Log, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, Walk, is_member, walk
@@ -216,13 +216,7 @@ def _of_lingerer(
     else:
         policies = () if at_home else lingerer.isolation[direction].policies
         told = _told(asked, found, near, far, direction, policies, at_home)
-    return replace(told, reason=f"{left_of(near, lingerer)}: {told.reason}")
-
-
-def left_of(near: End, lingerer: Lingerer) -> str:
-    return (
-        f"{near.name} is left of {lingerer.pod.key}, whose manifest is gone, and keeps its policies while it is there"
-    )
+    return replace(told, reason=f"{left_of(near.name, lingerer.pod.key)}: {told.reason}")
 
 
 def _told(

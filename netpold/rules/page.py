@@ -25,11 +25,11 @@ from netpold.policy.model import ContainerPort, Direction, Family, IPBlock, Pod,
 from netpold.policy.steps import Steps, finished
 from netpold.rules.answers import place_json, rule_json
 from netpold.rules.ends import End, claimants, first_packet, hook
-from netpold.rules.explain import AT_HOME, elsewhere, left_of, root, unsaid
+from netpold.rules.explain import AT_HOME, elsewhere, root, unsaid
 from netpold.rules.matrix import Matrix
 from netpold.rules.near import Clause, Far, Lack, clauses, peer_lack, port_lack
 from netpold.rules.page_steps import KernelSteps, Program, Step, program
-from netpold.rules.reasons import denial
+from netpold.rules.reasons import denial, left_of
 from netpold.rules.ruleset import FAMILIES, Address, Goto, Jump, Origin, Ruleset
 from netpold.rules.walk import holds, walk
 
@@ -141,7 +141,7 @@ class _Tables:
             alone = [end.pod] if end.pod else []
             pods = sorted(claimants(self._index, end, address), key=lambda pod: pod.key) or alone
             isolations = [self._isolations.of(pod, direction) for pod in pods]
-        before = f"{left_of(end, end.lingerer)}: " if end.lingerer else ""
+        before = f"{left_of(end.name, end.lingerer.pod.key)}: " if end.lingerer else ""
         if not end.lingerer:
             if not chain or (at_home and not any(each.tiers for each in isolations)):
                 return {"free": AT_HOME}

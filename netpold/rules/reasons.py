@@ -9,6 +9,11 @@ from netpold.policy.model import Direction, Policy
 MOST_NAMED = 4  # policies
 
 
+def left_of(name: str, pod: str) -> str:
+    """That a pod's manifest is gone; `name`: what is left of it, an address."""
+    return f"{name} is left of {pod}, whose manifest is gone, and keeps its policies while it is there"
+
+
 def denial(name: str, direction: Direction, policies: Sequence[Policy], is_audited: bool) -> str:
     """What to say of a pod that these policies isolate, and none of whose rules allows what is asked about;
     `is_audited`: they would isolate it."""
