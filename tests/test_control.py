@@ -314,6 +314,7 @@ def test_status_shape() -> None:
         "last_good": {"count": 0, "objects": []},
         "pods": {"total": 10, "local": 4, "isolated": 2, "in_tiers": 0, "without_interface": 1, "lingering": 0},
         "without_interface": {"count": 1, "names": ["x/p"]},
+        "lingering": {"count": 0, "names": []},
         "interfaces_without_pod": {"count": 1, "names": ["veth8"]},
         "tables": [{"backend": "legacy", "family": "IPv4", "chains": 9, "rules": 30, "sets": 3}],
         "other_tables": [{"backend": "nft", "family": "IPv6"}],

@@ -143,6 +143,11 @@ def test_explain_of_what_is_left_of_a_pod_says_what_packets_find(lab: Lab) -> No
         scene.write(a, b, c, policies=(ONLY_TO_B,))
         scene.found()
         scene.write(b, c)  # with its policy
+        assert scene.daemon.status()["lingering"] == {"count": 1, "names": ["x/a"]}
+        for words in (("pod", "x/a"), ("explain", "x/a", "x/b", "80/TCP"), ("suggest", "x/a")):
+            done = scene.daemon.ctl(*words)
+            assert done.returncode == 2 and f"address: {a.addresses[0]}" in done.stderr
+            assert "its manifest is gone, and it keeps its policies while its interface is there" in done.stderr
         ends: dict[Host, str] = {each: each.addresses[0] for each in (a, b, c, scene.node)}
         for source, destination in permutations(ends, 2):
             said = scene.daemon.ctl("explain", ends[source], ends[destination], "80/TCP", "-o", "json")

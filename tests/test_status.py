@@ -128,6 +128,7 @@ def test_names_come_with_their_number() -> None:
         Status.starting(Settings(node="n1"), "nft"),
         without_interface=tuple(f"x/p{number}" for number in range(7)),
         without_pod=("veth9",),
+        lingering=("x/gone",),
         others=(("legacy", "IPv4"),),
         git=GitCommit("/etc/netpold", "ab" * 20, "main"),
         drift=Drifted(3, "2026-01-31T08:15:30.125Z", ("iptables", "nft")),
@@ -135,6 +136,7 @@ def test_names_come_with_their_number() -> None:
     lines = text(status.as_json(), datetime(2026, 1, 31, 8, 16, tzinfo=UTC))
     said = "\n".join(lines)
     assert "7 pods: x/p0, x/p1, x/p2, x/p3, x/p4, ..." in said
+    assert "1 pod: x/gone: the manifest is gone, and the interface is still there" in said
     assert "1 interface: veth9" in said and "legacy IPv4" in said
     assert "abababababab, branch main, of /etc/netpold" in said
     assert re.search(r"put back 3 times since the start, last .* \(29 s ago\): iptables, nft had changed it", said)

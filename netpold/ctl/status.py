@@ -159,7 +159,7 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
     policies, pods, last = status["policies"], status["pods"], status["last_apply"]
     applied = f", applied {_when(last['at'], now)} in {last['duration_ms']:g} ms" if last else ""
     kinds = sorted(status["passed_over"].items())
-    closed, lingering = status["unclaimed_interfaces"], pods["lingering"]
+    closed, lingering = status["unclaimed_interfaces"], status["lingering"]
     tiers = f"{pods['in_tiers']} judged by tiers, " if pods["in_tiers"] else ""
     families = ", ".join(f"{count} {family}" for family, count in status["rules"].items())
     facts = [
@@ -191,8 +191,10 @@ def _facts(status: dict[str, Any], now: datetime) -> list[tuple[str, str]]:
         who = ", ".join(drift["by"]) or "another program"
         times = f"{number(drift['repairs'], 'time')} since the start"
         facts.append(("drift", f"put back {times}, last {_when(drift['last'], now)}: {who} had changed it"))
-    if lingering:
-        facts.append(("lingering", f"{number(lingering, 'pod')} without a manifest, whose interfaces are still there"))
+    if lingering["count"]:
+        one = lingering["count"] == 1
+        gone = "manifest is gone, and the interface is" if one else "manifests are gone, and the interfaces are"
+        facts.append(("lingering", f"{_named(lingering, 'pod')}: the {gone} still there"))
     if closed:
         shown = ", ".join(closed[:MOST_NAMED]) + (", ..." if len(closed) > MOST_NAMED else "")
         facts.append(("closed", f"{number(len(closed), 'interface')} that no pod claims: {shown}"))

@@ -256,6 +256,7 @@ class Known:
             ),
             "without_interface": tuple(sorted(key for key, each in endpoints.items() if not each.interfaces)),
             "without_pod": self._without_pod,
+            "lingering": tuple(sorted(each.pod.key for each in self._lingering.past.pods.values())),
             "unclaimed": self.unclaimed,
             "namespaces": len(world.namespaces),
             "nodes": len(world.nodes),

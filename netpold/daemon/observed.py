@@ -14,7 +14,7 @@ from typing import Any
 
 from netpold.daemon.inbox import Question
 from netpold.daemon.questions import Facts, NoAnswer, Why
-from netpold.daemon.questions_about import unknown
+from netpold.daemon.questions_about import no_pod
 from netpold.daemon.seen import Pair, Party, Times, moment
 from netpold.daemon.sights import PROTOCOLS, WITH_PORTS
 from netpold.policy.model import Direction, Tier
@@ -140,7 +140,7 @@ def _not_here(facts: Facts, wanted: Wanted) -> NoAnswer:
         return NoAnswer(Why.UNKNOWN, fault, hint)
     pod = facts.world.pods.get(wanted.pod)
     if pod is None:
-        return unknown("pod", wanted.pod, facts.world.pods)
+        return no_pod(facts, wanted.pod)
     if pod.host_network:
         fault, hint = "is on its node's own network: policies do not select it", "ask about the pods that it talks to"
     elif not pod.takes_part or not pod.addresses:

@@ -36,6 +36,7 @@ from netpold.policy.words import peer_text, peers_text, ports_text, rule_text
 from netpold.rules.answers import place_json
 from netpold.rules.count import Count, Isolated
 from netpold.rules.counted import RULES_PREFIX, PodChains, add, rules_chains
+from netpold.rules.ends import lingering
 from netpold.rules.plan import Installed
 from netpold.rules.ruleset import FAMILIES, InSet, Origin, origin
 
@@ -74,7 +75,7 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
     """Raises NoAnswer where no manifest declares it."""
     pod = facts.world.pods.get(name)
     if pod is None:
-        raise unknown("pod", name, facts.world.pods)
+        raise no_pod(facts, name)
     yield
     endpoint, namespace = facts.endpoints.get(name), facts.world.namespace(pod.namespace)
     directions = {}
@@ -358,6 +359,12 @@ def _count(count: Count | None) -> Json | None:
 
 def _some(names: Sequence[str]) -> Json:
     return {"count": len(names), "names": list(names[:MOST_NAMED])}
+
+
+def no_pod(facts: Facts, name: str) -> NoAnswer:
+    """No manifest declares the pod of that name, or none does any more."""
+    left = lingering(facts.home, name)
+    return NoAnswer(Why.UNKNOWN, *left) if left else unknown("pod", name, facts.world.pods)
 
 
 def unknown(what: Literal["pod", "policy"], name: str, known: Iterable[str]) -> NoAnswer:

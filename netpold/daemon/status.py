@@ -112,7 +112,8 @@ class Status:
     state (ISO 8601, UTC).  `revision` goes up with every change of the kernel.  `passed_over`: objects of other kinds,
     counted by kind.  `rules`: by "IPv4" and "IPv6".  `git`: what the manifests are a work tree of, as of the last time
     that they were read.  `without_interface`: local pods that are enforced by address; `without_pod`: interfaces that
-    look like a pod's and are none's.  `others`: the backend and family of tables that are in force beside.
+    look like a pod's and are none's; `lingering`: pods whose manifests are gone, and their interfaces not.  `others`:
+    the backend and family of tables that are in force beside.
     """
 
     state: State
@@ -136,6 +137,7 @@ class Status:
     git: GitCommit | None = None
     without_interface: tuple[str, ...] = ()
     without_pod: tuple[str, ...] = ()
+    lingering: tuple[str, ...] = ()
     drift: Drifted | None = None
     tried: Tried | None = None
     error: str | None = None
@@ -171,6 +173,7 @@ class Status:
             "last_good": {"count": len(self.last_good), "objects": list(self.last_good[:MOST_NAMED])},
             "pods": asdict(self.pods),
             "without_interface": _some(self.without_interface),
+            "lingering": _some(self.lingering),
             "interfaces_without_pod": _some(self.without_pod),
             "unclaimed_interfaces": list(self.unclaimed),
             "namespaces": self.namespaces,

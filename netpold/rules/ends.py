@@ -95,6 +95,8 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
     if pod is None and _is_block(name):
         hint = "ask about one address of it; `netpoldctl test` is about all of them"
         raise UnknownEndpoint(f"{name} is a block of addresses", hint)
+    if pod is None and (left := lingering(home, name)):
+        raise UnknownEndpoint(*left)
     if pod is None:
         near = difflib.get_close_matches(name, _similar(index, name), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`netpoldctl matrix` lists the pods that are known"
@@ -130,6 +132,18 @@ def claimants(index: Index, end: End, address: str) -> list[Pod]:
     """The pods that have a say about packets of this end at that address of its."""
     found = index.claimants(address)
     return found if end.beside is None else [pod for pod in found if pod.key in end.beside]
+
+
+def lingering(home: Home, name: str) -> tuple[str, str] | None:
+    """That the pod of that name, which no manifest declares any more, is still there, and a hint; None where it is
+    not."""
+    if not any(key.startswith(f"{name}@") for key in home.pods):  # so are those named that linger (past.py)
+        return None
+    addresses = [address for address, each in home.lingering.items() if each.pod.key == name]
+    hint = (
+        f"ask `netpoldctl explain` by its address: {' or '.join(addresses)}" if addresses else "take its interface away"
+    )
+    return f"the pod {name} lingers: its manifest is gone, and it keeps its policies while its interface is there", hint
 
 
 def _is_block(name: str) -> bool:
