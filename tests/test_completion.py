@@ -186,6 +186,7 @@ KNOWN = {
     "pods": [f"shop/{name}" for name in ("api", "db", "web")] + [f"mail/box-{number}" for number in range(300)],
     "policies": ["shop/deny-all"],
     "namespaces": ["empty"],
+    "nodes": ["gb1", "gb2", "other"],
 }
 
 
@@ -221,6 +222,33 @@ def test_names_that_the_daemon_knows(shell: Shell, served: Path) -> None:
     assert shell(f"{line} monitor --pod shop/a") == {"shop/api"}
     assert shell(f"{line} monitor --namespace ") == {"empty", "mail", "shop"}
     assert shell(f"{line} suggest s") == {"shop"}
+    assert shell(f"{line} suggest shop/w") == {"shop/web"}
+    for verb in ("matrix", "plan", "render"):
+        assert shell(f"{line} {verb} --node g") == {"gb1", "gb2"}
+
+
+@in_each_shell
+def test_lists_of_names_that_the_daemon_knows(shell: Shell, served: Path) -> None:
+    line = f"netpoldctl --socket {served} matrix"
+    assert shell(f"{line} --pods shop/") == {"shop/api", "shop/db", "shop/web"}
+    assert shell(f"{line} --pods ") == {"shop/", "mail/"}
+    assert shell(f"{line} --pods mail/box-7,shop/w") == {"mail/box-7,shop/web"}
+    assert shell(f"{line} --pods shop/api,mail/box-7,s") == {
+        f"shop/api,mail/box-7,shop/{name}" for name in ("db", "web")
+    }
+    assert shell(f"{line} --namespace ") == {"empty", "mail", "shop"}
+    assert shell(f"{line} --namespace shop,") == {"shop,empty", "shop,mail"}
+    assert {each.removeprefix("--namespace=") for each in shell(f"{line} --namespace=shop,m")} == {"shop,mail"}
+
+
+@in_each_shell
+def test_sides_are_files_or_the_node(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("new", "near"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    for line in ("diff n", "diff new n", "plan n", "plan --from n"):
+        assert {each.removesuffix("/") for each in shell(f"netpoldctl {line}")} == {"new", "near", "node"}, line
+    assert shell("netpoldctl diff no") == {"node"}
 
 
 @in_each_shell

@@ -115,7 +115,7 @@ VERBS = (
             argument(
                 "--pods", default="", metavar="PATTERN,...", help="pods like these only: shop/web, 'shop/*', '*/db-*'"
             ),
-            argument("--node", default="", metavar="NAME", help="pods of this node only"),
+            argument("--node", default="", metavar="NODE", help="pods of this node only"),
             argument("--addresses", default="", metavar="A,...", help="addresses outside of the cluster to ask about"),
         ),
         "About what the running daemon enforces on its node; with --manifests, or where no daemon runs, about what the "
@@ -159,7 +159,7 @@ VERBS = (
             ),
             argument(
                 "--node",
-                metavar="NAME",
+                metavar="NODE",
                 help="for the pods of this node (default: the daemon's; all pods, where none is asked)",
             ),
             argument(
@@ -203,8 +203,8 @@ VERBS = (
         ),
         "Each packet that netpold drops, or that audited policies would drop, with pods, port, the policies that "
         "isolate, and the rule that is nearest to allowing it.  What says the same is told once a second, with how "
-        "often it was.  Without a terminal, --follow and --for it shows what is remembered and ends.  Exits with 2 when "
-        "nothing was seen of a pod or namespace that no manifest knows.  JSON is one object a line.",
+        "often it was.  Without a terminal, --follow and --for it shows what is remembered and ends.  Exits with 2 "
+        "when nothing was seen of a pod or namespace that no manifest knows.  JSON is one object a line.",
     ),
     Verb(
         "audit",
@@ -339,7 +339,7 @@ VERBS = (
         (
             OUTPUT,
             MANIFESTS,
-            argument("--node", metavar="NAME", help="for the pods of this node (default: all pods)"),
+            argument("--node", metavar="NODE", help="for the pods of this node (default: all pods)"),
         ),
         "Works without a daemon.  Pods are told apart by address: interfaces are known to the daemon only.",
     ),

@@ -210,7 +210,14 @@ def names(facts: Facts, parameters: Parameters) -> Question[Json]:
     """What can be asked about, for completion."""
     yield from ()
     world = facts.world
-    return {"pods": sorted(world.pods), "policies": sorted(world.policies), "namespaces": sorted(world.namespaces)}
+    nodes = {*world.nodes, *(pod.node for pod in world.pods.values() if pod.node)}
+    tables: Mapping[str, Iterable[str]] = {
+        "pods": world.pods,
+        "policies": world.policies,
+        "namespaces": world.namespaces,
+        "nodes": nodes,
+    }
+    return {name: sorted(keys) for name, keys in tables.items()}
 
 
 def manifests(facts: Facts, parameters: Parameters) -> Question[Json]:

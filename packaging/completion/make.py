@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
@@ -21,9 +21,10 @@ sys.path.insert(0, str(HERE.parent.parent))
 from netpold.ctl import main as ctl  # noqa: E402
 from netpold.daemon import main as daemon  # noqa: E402
 
-Kind = Literal["choice", "directory", "file", "manifests", "namespaces", "pods", "policies", "port", "ports", "word"]
+Name = Literal["pods", "pods,", "policies", "namespaces", "namespaces,", "nodes", "subjects"]
+Kind = Literal[Name, "choice", "directory", "file", "manifests", "port", "ports", "side", "word"]
 
-# What is to be completed, by metavar.  `word`: nothing that a shell could know; `pods`, `policies`, `namespaces`: what
+# What is to be completed, by metavar.  `word`: nothing that a shell could know; `side`: files, or `node`; a Name: what
 # the daemon knows (netpold/ctl/complete.py).
 KINDS: dict[str, Kind] = {
     "A,...": "word",
@@ -33,14 +34,15 @@ KINDS: dict[str, Kind] = {
     "FILE": "file",
     "FILE...": "manifests",
     "NAME": "word",
-    "NEW": "file",
-    "OLD": "file",
-    "NAME,...": "word",
-    "PATTERN,...": "word",
+    "NEW": "side",
+    "NODE": "nodes",
+    "OLD": "side",
+    "NAME,...": "namespaces,",
+    "PATTERN,...": "pods,",
     "PATH": "file",
     "PORT/PROTO": "port",
     "PORT/PROTO,...": "ports",
-    "NAMESPACE[/POD]": "namespaces",
+    "NAMESPACE[/POD]": "subjects",
     "POD": "pods",
     "POLICY": "policies",
     "N": "word",
@@ -49,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "SRC": "pods",
 }
 
-NAMES: tuple[Kind, ...] = ("pods", "policies", "namespaces")
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +164,10 @@ _netpoldctl_ports() {
 
 
 _BASH_NAMES = """
-# Names that the daemon knows: pods, policies or namespaces.
+# Names that the daemon knows, of a kind; with a comma behind that, several with commas between them.
 _netpoldctl_names() {
     COMPREPLY=($(netpoldctl complete "$1" "$cur" "${words[@]}" 2>/dev/null))
-    [[ ${COMPREPLY[0]} != */ ]] || compopt -o nospace
+    [[ ${COMPREPLY[0]} != */ && $1 != *, ]] || compopt -o nospace
 }
 """
 
@@ -227,6 +229,7 @@ def _bash_value(value: Value) -> str:
         "manifests": "_filedir '@(yaml|yml|json)'",
         "port": "_netpoldctl_ports",
         "ports": "_netpoldctl_ports list",
+        "side": '_filedir; COMPREPLY+=($(compgen -W node -- "$cur"))',
         **{kind: f"_netpoldctl_names {kind}" for kind in NAMES},
     }
     return calls.get(value.kind, "")
@@ -255,11 +258,16 @@ _netpoldctl_ports() {
 
 
 _ZSH_NAMES = """
-# Names that the daemon knows: pods, policies or namespaces, which the last argument says.
+# Names that the daemon knows, of the kind that the last argument says; with a comma behind that, several with commas
+# between them.
 _netpoldctl_names() {
-    local -a names=(${(f)"$(netpoldctl complete $@[-1] "$PREFIX" ${(Q)${(z)LBUFFER}} 2>/dev/null)"})
+    local -a names=(${(f)"$(netpoldctl complete $@[-1] "$PREFIX" ${(Q)${(z)LBUFFER}} 2>/dev/null)"}) suffix
+    if [[ $@[-1] == *, ]]; then
+        compset -P '*,'
+        names=(${names##*,}) suffix=(-qS ,)
+    fi
     compadd "$@[1,-2]" -S '' -- ${(M)names:#*/}
-    compadd "$@[1,-2]" -- ${names:#*/}
+    compadd "$@[1,-2]" $suffix -- ${names:#*/}
 }
 """
 
@@ -313,6 +321,7 @@ def _zsh_value(value: Value) -> str:
         "manifests": '_files -g "*.(yaml|yml|json)(-.)"',
         "port": "_netpoldctl_ports one",
         "ports": "_netpoldctl_ports list",
+        "side": "{_files; compadd node}",
         "word": "",
         **{kind: f"_netpoldctl_names {kind}" for kind in NAMES},
     }
@@ -359,10 +368,10 @@ end
 
 
 _FISH_NAMES = """
-# Names that the daemon knows: pods, policies or namespaces.
+# Names that the daemon knows, of a kind; with a comma behind that, several with commas between them.
 function __netpoldctl_names
     command --query netpoldctl; or return
-    set -l word (commandline -ct)
+    set -l word (string replace --regex -- '^--[a-z-]+=' '' (commandline -ct))
     netpoldctl complete $argv[1] "$word" (commandline -opc) 2>/dev/null
 end
 """
@@ -407,6 +416,7 @@ def _fish_value(value: Value) -> str:
         "manifests": " -F",
         "port": " -f -a '(__netpoldctl_ports)'",
         "ports": " -f -a '(__netpoldctl_ports list)'",
+        "side": " -F -a node",
         **{kind: f" -f -a '(__netpoldctl_names {kind})'" for kind in NAMES},
     }
     return calls.get(value.kind, "")

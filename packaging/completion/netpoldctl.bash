@@ -31,9 +31,10 @@ _netpoldctl() {
             return
             ;;
         matrix:--namespace)
+            _netpoldctl_names namespaces,
             return
             ;;
-        *:--socket | *:--from)
+        *:--socket)
             _filedir
             return
             ;;
@@ -45,7 +46,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W 'text json' -- "$cur"))
             return
             ;;
-        *:--timeout | *:--for | *:--pods | *:--node | *:--addresses | *:--since | *:-n | *:--interval)
+        *:--timeout | *:--for | *:--addresses | *:--since | *:-n | *:--interval)
             return
             ;;
         *:--ports)
@@ -56,8 +57,20 @@ _netpoldctl() {
             _netpoldctl_names namespaces
             return
             ;;
+        *:--pods)
+            _netpoldctl_names pods,
+            return
+            ;;
+        *:--node)
+            _netpoldctl_names nodes
+            return
+            ;;
         *:--fail-on)
             COMPREPLY=($(compgen -W 'open any never' -- "$cur"))
+            return
+            ;;
+        *:--from)
+            _filedir; COMPREPLY+=($(compgen -W node -- "$cur"))
             return
             ;;
         *:--pod)
@@ -117,16 +130,16 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --inventory --fail-on' -- "$cur"))
             ;;
         diff:0:*)
-            _filedir
+            _filedir; COMPREPLY+=($(compgen -W node -- "$cur"))
             ;;
         diff:1:*)
-            _filedir
+            _filedir; COMPREPLY+=($(compgen -W node -- "$cur"))
             ;;
         plan:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --inventory --from --node' -- "$cur"))
             ;;
         plan:0:*)
-            _filedir
+            _filedir; COMPREPLY+=($(compgen -W node -- "$cur"))
             ;;
         test:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --manifests --live' -- "$cur"))
@@ -144,7 +157,7 @@ _netpoldctl() {
             COMPREPLY=($(compgen -W '-h --help -o --output --socket --direction --without-drops' -- "$cur"))
             ;;
         suggest:0:*)
-            _netpoldctl_names namespaces
+            _netpoldctl_names subjects
             ;;
         pod:*:-*)
             COMPREPLY=($(compgen -W '-h --help -o --output --socket' -- "$cur"))
@@ -205,8 +218,8 @@ _netpoldctl_ports() {
     COMPREPLY=($(compgen -P "$before" -W "${ports[*]}" -- "$last"))
 }
 
-# Names that the daemon knows: pods, policies or namespaces.
+# Names that the daemon knows, of a kind; with a comma behind that, several with commas between them.
 _netpoldctl_names() {
     COMPREPLY=($(netpoldctl complete "$1" "$cur" "${words[@]}" 2>/dev/null))
-    [[ ${COMPREPLY[0]} != */ ]] || compopt -o nospace
+    [[ ${COMPREPLY[0]} != */ && $1 != *, ]] || compopt -o nospace
 }

@@ -33,10 +33,10 @@ function __netpoldctl_ports
     end
 end
 
-# Names that the daemon knows: pods, policies or namespaces.
+# Names that the daemon knows, of a kind; with a comma behind that, several with commas between them.
 function __netpoldctl_names
     command --query netpoldctl; or return
-    set -l word (commandline -ct)
+    set -l word (string replace --regex -- '^--[a-z-]+=' '' (commandline -ct))
     netpoldctl complete $argv[1] "$word" (commandline -opc) 2>/dev/null
 end
 
@@ -101,9 +101,9 @@ complete -c netpoldctl -n '__netpoldctl_after matrix' -s o -l output -r -f -a 't
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l ports -r -f -a '(__netpoldctl_ports list)' -d '80/TCP,53/UDP,ICMP (default: the 12 that pods and policies name most)'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l namespace -r -f -d 'pods of these namespaces only'
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l pods -r -f -d 'pods like these only: shop/web, '\''shop/*'\'', '\''*/db-*'\'''
-complete -c netpoldctl -n '__netpoldctl_after matrix' -l node -r -f -d 'pods of this node only'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l namespace -r -f -a '(__netpoldctl_names namespaces,)' -d 'pods of these namespaces only'
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l pods -r -f -a '(__netpoldctl_names pods,)' -d 'pods like these only: shop/web, '\''shop/*'\'', '\''*/db-*'\'''
+complete -c netpoldctl -n '__netpoldctl_after matrix' -l node -r -f -a '(__netpoldctl_names nodes)' -d 'pods of this node only'
 complete -c netpoldctl -n '__netpoldctl_after matrix' -l addresses -r -f -d 'addresses outside of the cluster to ask about'
 
 complete -c netpoldctl -n '__netpoldctl_after diff' -s h -l help -d 'show this help message and exit'
@@ -111,16 +111,16 @@ complete -c netpoldctl -n '__netpoldctl_after diff' -s o -l output -r -f -a 'tex
 complete -c netpoldctl -n '__netpoldctl_after diff' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after diff' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests, of pods for one, that count on both sides'
 complete -c netpoldctl -n '__netpoldctl_after diff' -l fail-on -r -f -a 'open any never' -d 'exit with 1 when something opens, or when anything changes (default: never)'
-complete -c netpoldctl -n '__netpoldctl_after diff 1' -F
-complete -c netpoldctl -n '__netpoldctl_after diff 2' -F
+complete -c netpoldctl -n '__netpoldctl_after diff 1' -F -a node
+complete -c netpoldctl -n '__netpoldctl_after diff 2' -F -a node
 
 complete -c netpoldctl -n '__netpoldctl_after plan' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after plan' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after plan' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after plan' -l inventory -r -f -a '(__fish_complete_directories)' -d 'more manifests, of pods for one, that count on both sides'
-complete -c netpoldctl -n '__netpoldctl_after plan' -l from -r -F -d 'from there: a directory, git:REV, git:REV:PATH or node (default: node)'
-complete -c netpoldctl -n '__netpoldctl_after plan' -l node -r -f -d 'for the pods of this node (default: the daemon'\''s; all pods, where none is asked)'
-complete -c netpoldctl -n '__netpoldctl_after plan 1' -F
+complete -c netpoldctl -n '__netpoldctl_after plan' -l from -r -F -a node -d 'from there: a directory, git:REV, git:REV:PATH or node (default: node)'
+complete -c netpoldctl -n '__netpoldctl_after plan' -l node -r -f -a '(__netpoldctl_names nodes)' -d 'for the pods of this node (default: the daemon'\''s; all pods, where none is asked)'
+complete -c netpoldctl -n '__netpoldctl_after plan 1' -F -a node
 
 complete -c netpoldctl -n '__netpoldctl_after test' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after test' -s o -l output -r -f -a 'text json junit' -d 'text for a person, JSON or JUnit XML (default: text)'
@@ -150,7 +150,7 @@ complete -c netpoldctl -n '__netpoldctl_after suggest' -s o -l output -r -f -a '
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l socket -r -F -d 'the daemon'\''s socket (default: /run/netpold/netpold.sock)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l direction -r -f -a 'ingress egress' -d 'for this direction only (default: both)'
 complete -c netpoldctl -n '__netpoldctl_after suggest' -l without-drops -d 'leave out what policies drop now'
-complete -c netpoldctl -n '__netpoldctl_after suggest 1' -f -a '(__netpoldctl_names namespaces)'
+complete -c netpoldctl -n '__netpoldctl_after suggest 1' -f -a '(__netpoldctl_names subjects)'
 
 complete -c netpoldctl -n '__netpoldctl_after pod' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after pod' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
@@ -196,4 +196,4 @@ complete -c netpoldctl -n '__netpoldctl_after support-bundle 1' -F
 complete -c netpoldctl -n '__netpoldctl_after render' -s h -l help -d 'show this help message and exit'
 complete -c netpoldctl -n '__netpoldctl_after render' -s o -l output -r -f -a 'text json' -d 'text for a person, or JSON (default: text)'
 complete -c netpoldctl -n '__netpoldctl_after render' -l manifests -r -f -a '(__fish_complete_directories)' -d 'directory of manifests (default: that of the settings)'
-complete -c netpoldctl -n '__netpoldctl_after render' -l node -r -f -d 'for the pods of this node (default: all pods)'
+complete -c netpoldctl -n '__netpoldctl_after render' -l node -r -f -a '(__netpoldctl_names nodes)' -d 'for the pods of this node (default: all pods)'
