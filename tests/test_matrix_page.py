@@ -177,6 +177,21 @@ def test_the_way_through_the_tiers_is_told(chromium: Browser, tmp_path: Path) ->
     assert chromium.run(f"new Promise((done) => setTimeout(() => done({signs}), 50))") == [False, True]
 
 
+def test_tiers_judge_also_where_they_speak_of_no_end_of_the_page(chromium: Browser, tmp_path: Path) -> None:
+    """The sign beside a name, as `pod` says it."""
+    rules = [{"action": "Deny", "to": [{"networks": ["198.51.100.0/24"]}]}]
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": rules}
+    metadata = {"name": "no-metadata"}
+    kind = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+    policy = {**kind, "metadata": metadata, "spec": spec}
+    chromium.open(Made(tmp_path / "page.html", Index(to_world([*shop(), policy]))).path)
+    judged = "ends.map((end, at) => end.pod && inTiers.{}[at] ? end.name : null).filter(Boolean)"
+    pods = chromium.run("ends.map((end) => end.pod).filter(Boolean)")
+    assert len(pods) > 2 and chromium.run(judged.format("egress")) == pods
+    assert chromium.run(judged.format("ingress")) == []
+    assert chromium.run("document.querySelector('[data-sign=tiers]').hidden") is False
+
+
 def test_the_keyboard_is_enough(chromium: Browser, made: Made) -> None:
     chromium.open(made.path, "#port=80/TCP&from=shop/db&to=shop/web")
     chromium.run("view.focus()")

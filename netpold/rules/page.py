@@ -109,7 +109,8 @@ class _Tables:
     def near(self, end: End, family: Family, direction: Direction) -> Json | None:
         """What holds for an end in a direction: `free`, why nothing is judged; or who judges, with the reason that is
         given for a denial (for letting pass what would be denied, where policies are audited), and with the one for
-        letting pass what nobody speaks of.  `home`: the same for what is between a pod and its own node (`ends`).
+        letting pass what nobody speaks of; `tiers`: whether any policy of the cluster judges it.  `home`: the same for
+        what is between a pod and its own node (`ends`).
         `pod`: the name that stands for NEAR, where the end has none."""
         if end.address(family) is None:
             return None
@@ -153,9 +154,12 @@ class _Tables:
         leaf = self._leaf(chain, address, family, direction, end)
         if leaf is None and end.lingerer:
             return {"free": before + (AT_HOME if at_home else f"none isolates it for {direction}")}
-        isolating = [_number(self.policies, key) for key in keys]
+        by = {
+            "isolating": [_number(self.policies, key) for key in keys],
+            "tiers": any(each.tiers for each in isolations),  # also those whose rules match no end of the page
+        }
         if leaf is None:
-            return {"free": elsewhere(end, direction, bool(keys)), "isolating": isolating}
+            return {"free": elsewhere(end, direction, bool(keys)), **by}
         chains, own = leaf
         granting = _granting(pods, isolations)
         judges = []
@@ -164,7 +168,7 @@ class _Tables:
             number = self._judge(found, family, granting, pods, direction)
             judges.append([number, _reason(end, address, pods, policies, found, direction)])
         return {
-            "isolating": isolating,
+            **by,
             "judges": judges,
             "self": own,
             "miss": len(pods) == 1 and not pods[0].quarantined,
