@@ -319,6 +319,13 @@ def test_policies_that_go_with_their_namespace(lab: Lab, backend: Backend, order
             assert scene.daemon.stop() == 0
         scene.write(a, b, c)
         scene.expect(as_before)
+        told = json.loads(scene.daemon.ctl("explain", "x/a", "x/c", "80/TCP", "-o", "json").stdout)
+        assert told["verdict"] == told["egress"]["verdict"] == "deny"
+        assert told["egress"]["isolating"] == ["x/only-to-b"] and told["egress"]["nearest_miss"]["file"] is None
+        assert "isolated, by 1 policy" in scene.daemon.ctl("pod", "x/a").stdout
+        html = scene.daemon.ctl("matrix", "-o", "html").stdout
+        assert "x/a is isolated for egress by x/only-to-b, and no rule of it allows it" in html
+        assert eventually(lambda: "x/only-to-b isolates x/a for egress" in scene.daemon.ctl("monitor").stdout)
         scene.write(b, c)
         scene.expect(as_before)
         scene.write(a, b, c, space)

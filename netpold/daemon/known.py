@@ -163,7 +163,7 @@ class Known:
                 placed = {**placed, **{key: replace(placed[key], interfaces=at) for key, at in found.items()}}
         self._placed = placed
         past = self._lingering.past
-        self._index.kept = past.namespaces
+        self._index.kept, self._index.lasting = past.namespaces, past.lasting()
         if anew:
             gone = {name: each.endpoint for name, each in past.pods.items()}
             self.endpoints = {**placed, **gone} if gone else placed

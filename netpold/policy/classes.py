@@ -7,6 +7,7 @@ combinations occur, so what a policy's selector says is worked out once for each
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 
 from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
@@ -23,7 +24,7 @@ class Isolations:
         self._known: dict[_Class, Isolation] = {}
         keys: dict[str, set[str]] = defaultdict(set)
         everywhere: set[str] = set()  # what policies of the cluster ask for
-        for policy in index.world.policies.values():
+        for policy in chain(index.world.policies.values(), *index.lasting.values()):
             if isinstance(policy, Policy):
                 keys[policy.namespace].update(each.key for each in policy.selector.requirements)
             else:

@@ -44,6 +44,7 @@ class Index:
     def __init__(self, world: World) -> None:
         self.world = world
         self.kept: Mapping[str, Namespace] = {}  # what subjects go by of namespaces whose objects are gone
+        self.lasting: Mapping[str, tuple[Policy, ...]] = {}  # by namespace, those that are gone and hold for its pods
         self.claims = Claims()
         self._pods: dict[str, set[str]] = {}  # by namespace, the keys of the pods that take part
         self._quarantined: set[str] = set()
@@ -125,8 +126,10 @@ class Index:
     def isolation(self, pod: Pod, direction: Direction, namespace: Namespace | None = None) -> Isolation:
         """The policies that isolate the pod in that direction, sorted by key, and those of the tiers.
 
-        `namespace`: the pod's, where that is not the one in the world."""
-        policies = (self.world.policies[key] for key in sorted(self._policies.get(pod.namespace, ())))
+        `namespace`: the pod's, where that is not the one in the world (then without `lasting`)."""
+        policies = [self.world.policies[key] for key in sorted(self._policies.get(pod.namespace, ()))]
+        if self.lasting and namespace is None:
+            policies = sorted((*policies, *self.lasting.get(pod.namespace, ())), key=lambda policy: policy.key)
         isolating = tuple(
             policy
             for policy in policies

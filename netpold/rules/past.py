@@ -34,6 +34,11 @@ class Past:
     ending: frozenset[str] = frozenset()
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
 
+    def lasting(self) -> dict[str, tuple[Policy, ...]]:
+        """By namespace, the policies that hold for all pods of these in `ending`."""
+        found = [each for each in self.policies.values() if isinstance(each, Policy) and each.namespace in self.ending]
+        return {name: tuple(each for each in found if each.namespace == name) for name in self.ending}
+
     def isolating(self, isolation: Isolation, key: str, pod: Pod, direction: Direction) -> Isolation:
         """What holds for the pod of that name: `isolation`, and the kept policies that isolate it, too."""
         if not self.policies or (key not in self.pods and pod.namespace not in self.ending):
@@ -46,7 +51,8 @@ class Past:
             and each.rules(direction) is not None
             and (pod.quarantined or matches(each.selector, pod.labels))
         ]
-        policies = sorted((*isolation.policies, *kept), key=lambda policy: policy.key)
+        by_key = {policy.key: policy for policy in (*isolation.policies, *kept)}
+        policies = [by_key[key] for key in sorted(by_key)]
         found = replace(isolation, policies=tuple(policies))
         if key not in self.pods:
             return found
