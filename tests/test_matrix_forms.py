@@ -8,6 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from netpold.ctl.failure import Failure
 from netpold.ctl.graph import MOST_ENDS, Graph, Node, graph
 from netpold.ctl.matrix_dot import dot
-from netpold.ctl.matrix_svg import svg
+from netpold.ctl.matrix_svg import COLOURS, svg
 from netpold.ctl.matrix_text import as_csv, markdown, text
 from netpold.ctl.reach import End, Reach
 from netpold.policy.index import Index
@@ -102,10 +103,33 @@ def test_replicas_are_one_node() -> None:
         ("shop", ("web", "web1", "web2")),
     ]
     assert made.nodes[3].title == "web*"
-    assert Node("x", ("a", "b", "c")).title == "a and 2 more"
+    assert Node("x", ("a", "b", "c")).title == "a, b, c"
+    long = "front-of-the-whole-old-shop"
+    assert Node("x", (long, "db", "six")).title == f"{long} and 2 more"
     pictured = "".join(svg(made))
     assert "web* (3)" in pictured and "<title>web, web1, web2</title>" in pictured
     assert 'label="web*\\n3 pods\\nfrom everybody: all 3 ports"' in "\n".join(dot(made))
+
+
+def test_two_short_names_are_both_told() -> None:
+    ends = [End(f"x/{name}", f"x/{name}", "x", {}, ("IPv4",)) for name in ("db", "six", "web")]
+    made = graph(Reach(ends, [("TCP", 80)], [0, 3], {"IPv4": [[0, 0, 1]]}, {"IPv4": [[0, 0, 0]]}))
+    assert ">db, six</text>" in "".join(svg(made))
+    assert 'label="db, six"' in "\n".join(dot(made))
+
+
+def test_a_line_has_a_colour_that_the_legend_explains() -> None:
+    """None but what is audited has the colour that the page has for that."""
+    template = files("netpold.ctl").joinpath("matrix.html").read_text(encoding="utf-8")
+    of_verdicts = set(re.findall(r"--(?:audit|mixed|deny-word): (#\w+)", template))
+    assert len(of_verdicts) == 6 and not of_verdicts & set(COLOURS)
+    objects = [a_pod("one", "a", 1), a_pod("one", "b", 2), a_pod("two", "c", 3)]
+    made = graph(reach_of(to_world([*shop(), *objects])))
+    pictured = "\n".join(svg(made))
+    assert "a line has the colour of the namespace it comes from" in pictured and "dashed: " not in pictured
+    marks = re.findall(r'<rect x="\d+" y="\d+" width="10" height="10" rx="2" fill="(#\w+)"/>', pictured)
+    assert marks == list(COLOURS[: len(made.clusters())])
+    assert set(re.findall(r' stroke="(#\w+)"', pictured)) <= set(marks)
 
 
 def hostile() -> Graph:
@@ -309,6 +333,7 @@ def test_each_form_tells_families_and_audit_apart(kind: str, monkeypatch: pytest
     named = "80/TCP" if kind == "allow" else f"80/TCP ({kind.removeprefix('allow, ')})"
     assert (f'label="{named}"' in drawn) is (f">{named}</text>" in pictured) is passes
     assert ("style=dashed" in drawn) is ('class="link audited"' in pictured) is audited
+    assert ("dashed: passes, audited" in drawn) is ("dashed: passes, audited" in pictured) is audited
     rows = csv.DictReader(io.StringIO("\n".join(as_csv(reach))))
     row = next(row for row in rows if (row["source"], row["destination"]) == ("x/a", "x/b"))
     assert [row["IPv4"], row["IPv6"]] == ["allow" if bits else "deny" for bits in KINDS[kind][:2]]

@@ -20,6 +20,7 @@ from netpold.ctl.reach import Reach
 
 MOST_ENDS = 300
 MOST_NAMED = 2  # ports, before all of them are told in one word
+MOST_LETTERS = 32  # of the names of ends that are alike, before only the first is told
 
 Way = tuple[int, str]
 Ways = tuple[int, ...]  # by number
@@ -34,12 +35,20 @@ class Node:
 
     @property
     def title(self) -> str:
-        """`web`, `web-*` for several that begin so, or `api and 2 more`."""
+        """`web`, `web-*` for several that begin so, `db, six` where these are short, or `api and 2 more`."""
         if len(self.members) == 1:
             return self.members[0]
         pairs = zip(min(self.members), max(self.members), strict=False)
         common = "".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        return f"{common}*" if len(common) > 1 else f"{self.members[0]} and {len(self.members) - 1} more"
+        if len(common) > 1:
+            return f"{common}*"
+        named = ", ".join(self.members)
+        return named if len(named) <= MOST_LETTERS else f"{self.members[0]} and {len(self.members) - 1} more"
+
+    @property
+    def names_all(self) -> bool:
+        """Whether the title says how many they are."""
+        return self.title == ", ".join(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,11 @@ class Graph:
     def is_audited(self, numbers: Ways) -> bool:
         """Whether all of that passes, in some family, because policies are audited only."""
         return all("audited" in self.ways[number][1] for number in numbers)
+
+    @property
+    def has_audited(self) -> bool:
+        """Whether there is such an edge."""
+        return any(self.is_audited(edge.ways) for edge in self.edges)
 
     @property
     def about(self) -> str:

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from netpold.ctl.graph import Edge, Graph
 from netpold.printable import printable
 
-_COLOURS = ("#d6e8f2", "#fbe8c8", "#d3ece3", "#f3e0ea", "#e2dcf0", "#e9edf0", "#fbdccb", "#e4edd0")
+_PASSES, _AUDITED = "#1f6f9f", "#d98600"  # as in the page
+_COLOURS = ("#d6e8f2", "#f6dcdf", "#d3ece3", "#f3e0ea", "#dfe3f6", "#e9edf0", "#d3ecee", "#e4edd0")  # of namespaces
 
 
 def dot(graph: Graph) -> Iterator[str]:
     yield "digraph netpold {"
     yield "  graph [compound=true, rankdir=LR, ranksep=1.2, nodesep=0.25, fontname=Helvetica, fontsize=12]"
-    yield f"  label={_quoted(f'Who reaches whom: {graph.about}')}; labelloc=t; labeljust=l"
+    legend = "\ndashed: passes, audited: would be denied" if graph.has_audited else ""
+    yield f"  label={_quoted(f'Who reaches whom: {graph.about}{legend}')}; labelloc=t; labeljust=l"
     box = 'shape=box, style="rounded,filled", fillcolor=white, color="#556666"'
     yield f"  node [{box}, fontname=Helvetica, fontsize=11]"
-    yield '  edge [color="#1f6f9f", fontcolor="#5d6872", fontname=Helvetica, fontsize=9, arrowsize=0.7]'
+    yield f'  edge [color="{_PASSES}", fontcolor="#5d6872", fontname=Helvetica, fontsize=9, arrowsize=0.7]'
     for place, (cluster, numbers) in enumerate(graph.clusters().items()):
         if cluster:
             colour = _COLOURS[place % len(_COLOURS)]
@@ -29,7 +31,7 @@ def dot(graph: Graph) -> Iterator[str]:
     for edge in graph.edges:
         label = f"label={_quoted(graph.named(edge.ways))}"
         if graph.is_audited(edge.ways):
-            label += ', style=dashed, color="#b06f00"'
+            label += f', style=dashed, color="{_AUDITED}"'
         for source, more in _tails(graph, edge):
             yield f"  n{source} -> n{edge.destination} [{label}{more}]"
     yield "}"
@@ -53,7 +55,7 @@ def _tails(graph: Graph, edge: Edge) -> Iterator[tuple[int, str]]:
 def _label(graph: Graph, number: int) -> str:
     node = graph.nodes[number]
     lines = [node.title]
-    if len(node.members) > 1:
+    if not node.names_all:
         lines.append(f"{len(node.members)} pods")
     if graph.open_on[number]:
         lines.append(f"from everybody: {graph.named(graph.open_on[number])}")
