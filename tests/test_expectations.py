@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import permutations
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netpold.policy.index import Index
-from netpold.policy.model import EVERYTHING, Position, Requirement, Selector, World
+from netpold.policy.model import EVERYTHING, Node, Position, Requirement, Selector, World
 from netpold.policy.model import Operator as Op
+from netpold.rules.ends import end, hook
 from netpold.rules.expectations import Expectation, Group, Selected, parse
+from netpold.rules.explain import verdict as explained
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.reach import Reach, Wrong
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.services import Span
-from tests.strategies import EVERYTHING_GOES, KEYS, NAMESPACES, OUTSIDE, VALUES, worlds
-from tests.test_difference import first, is_allowed, packets
+from netpold.rules.settings import CompileSettings
+from tests.strategies import EVERYTHING_GOES, KEYS, NAMESPACES, NODES, OUTSIDE, VALUES, worlds
+from tests.test_difference import first, packets
 
 # Files ----------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +141,7 @@ _selectors = st.one_of(
 _NETWORKS = [ip_network(each) for each in ("10.72.0.0/24", "10.0.0.0/8", "fd72::/16", "0.0.0.0/0", "::/0")]
 _ends = st.one_of(
     st.builds(lambda name, pods: Selected(name, EVERYTHING, pods), st.sampled_from(("", *NAMESPACES)), _selectors),
-    st.sampled_from([*_NETWORKS, *map(ip_network, OUTSIDE)]),
+    st.sampled_from([*_NETWORKS, *map(ip_network, (*OUTSIDE, *NODES, *NODES))]),
 )
 _ANYBODY = (Selected("", EVERYTHING, EVERYTHING), *_NETWORKS[-2:])
 _groups = st.builds(
@@ -172,34 +178,84 @@ def _in(block: object, address: str) -> bool:
     return where in block.cidr and not any(where in each for each in block.excepts)  # type: ignore[attr-defined]
 
 
+def _names(group: Group, address: str) -> bool:
+    return ip_network(address) in group.ends
+
+
+def _names(group: Group, address: str) -> bool:
+    return ip_network(address) in group.ends
+
+
+_ways: st.SearchStrategy[Literal["allow", "policy"]] = st.sampled_from(("allow", "allow", "policy"))
+_hosts = st.builds(CompileSettings, host_access=_ways, host_to_pods=_ways)
+_verdicts: st.SearchStrategy[Literal["allow", "deny"]] = st.sampled_from(("allow", "deny"))
+_all_nodes = Group(tuple(map(ip_network, (*NODES, "192.0.2.1"))))
+_all_pods = Group((Selected("", EVERYTHING, EVERYTHING),))
+
+
 @settings(max_examples=80, deadline=None)
-@given(world=worlds(EVERYTHING_GOES), source=_groups, destination=_groups, data=st.data())
-def test_as_the_rules_judge(world: World, source: Group, destination: Group, data: st.DataObject) -> None:
-    verdict = data.draw(st.sampled_from(("allow", "deny")))
-    services = data.draw(st.sampled_from(_SERVICES))
+@given(worlds(EVERYTHING_GOES), _groups, _groups, _verdicts, st.sampled_from(_SERVICES), _hosts, st.data())
+def test_as_the_rules_judge(
+    world: World,
+    source: Group,
+    destination: Group,
+    verdict: Literal["allow", "deny"],
+    services: tuple[Span, ...] | None,
+    host: CompileSettings,
+    data: st.DataObject,
+) -> None:
+    nodes = st.sampled_from((None, "n1", "n2"))
+    pods = {key: replace(pod, node=data.draw(nodes)) for key, pod in world.pods.items()}
     test = Expectation("t", verdict, source, destination, services, Position("t", 1))
-    outcome = Reach(Index(world), "enforce", [test]).judge(test)
-    ruleset = offline_ruleset(Index(world))
-    taken = {address for pod in world.pods.values() for address in pod.addresses}
+    assert_right(Index(replace(world, pods=pods)), host, test)
+
+
+@settings(max_examples=80, deadline=None)
+@given(worlds(EVERYTHING_GOES), _verdicts, st.sampled_from(_SERVICES), _hosts)
+def test_a_node_and_its_own_pods(
+    world: World, verdict: Literal["allow", "deny"], services: tuple[Span, ...] | None, host: CompileSettings
+) -> None:
+    pods = {key: replace(pod, node="n1") for key, pod in world.pods.items()}
+    index = Index(replace(world, pods=pods, nodes={**world.nodes, "n1": Node("n1", {"app": "a"}, NODES)}))
+    for both in ((_all_pods, _all_nodes), (_all_nodes, _all_pods)):
+        assert_right(index, host, Expectation("t", verdict, *both, services, Position("t", 1)))
+
+
+def assert_right(index: Index, host: CompileSettings, test: Expectation) -> None:
+    """Each pair, on its way: what is between a node and its own pods is told where the node's address is named."""
+    world, services = index.world, test.services
+    outcome = Reach(index, host, [test]).judge(test)
+    ruleset = offline_ruleset(index, settings=host)
+    taken = {address for pod in world.pods.values() if pod.takes_part for address in pod.addresses}
     tested = False
     for family in FAMILIES:
         here = [(key, address) for key in world.pods if (address := first(world, key, family))]
-        here += [("", each) for each in OUTSIDE if (":" in each) == (family == 6) and each not in taken]
-        for one in here:
-            for other in here:
-                if one == other or not (one[0] or other[0]):
-                    continue
-                if not _is_meant(world, source, *one) or not _is_meant(world, destination, *other):
-                    continue
-                tested = True
-                told = [each for each in outcome.wrong if family in each.families and _tells(each, one, other)]
-                for packet in packets(one[1], other[1]):
-                    protocol = "other" if packet.port is None else packet.protocol.upper()
-                    asked = _SERVICES[0] is services or any(_holds(span, protocol, packet.port) for span in services)
-                    is_wrong = asked and is_allowed(ruleset, packet) == (verdict == "deny")
-                    said = any(_holds(span, protocol, packet.port) for each in told for span in each.services)
-                    assert said == is_wrong, f"{one} -> {other}: {packet}"
-                    assert not (is_wrong and outcome.passed)
+        here += [("", each) for each in (*OUTSIDE, *NODES) if (":" in each) == (family == 6) and each not in taken]
+        for one, other in permutations(here, 2):
+            if not (one[0] or other[0]):
+                continue
+            if not _is_meant(world, test.source, *one) or not _is_meant(world, test.destination, *other):
+                continue
+            ends = end(index, one[0] or one[1]), end(index, other[0] or other[1])
+            way = hook(*ends)
+            free = (way == "INPUT" and host.host_access == "allow") or (
+                way == "OUTPUT" and host.host_to_pods == "allow"
+            )
+            told = [each for each in outcome.wrong if family in each.families and _tells(each, one, other)]
+            if free and not _names(test.source, one[1]) and not _names(test.destination, other[1]):
+                # it is left out, but a block in which no rule tells it from its neighbours may be told as a whole
+                blocks = [block for each in told for block in (*each.from_outside, *each.to_outside)]
+                assert all(block.cidr.num_addresses > 1 for block in blocks)
+                continue
+            tested = True
+            assert all(bool(each.node) == free for each in told)
+            for packet in packets(one[1], other[1]):
+                protocol = "other" if packet.port is None else packet.protocol.upper()
+                asked = services is None or any(_holds(span, protocol, packet.port) for span in services)
+                is_wrong = asked and (explained(ruleset, packet, *ends) == "allow") == (test.verdict == "deny")
+                said = any(_holds(span, protocol, packet.port) for each in told for span in each.services)
+                assert said == is_wrong, f"{one} -> {other}: {packet}"
+                assert not (is_wrong and outcome.passed)
     assert not (tested and outcome.fault)
 
 

@@ -36,7 +36,7 @@ from netpold.policy.model import Direction, Family, IPBlock
 from netpold.printable import printable
 from netpold.rules.answers import explain_json
 from netpold.rules.difference import Party
-from netpold.rules.ends import NOWHERE, UnknownEndpoint, end, judges
+from netpold.rules.ends import NOWHERE, Home, UnknownEndpoint, end, judges, node_at
 from netpold.rules.expectations import Expectation, parse
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.port import Port, show
@@ -65,10 +65,14 @@ class _Done:
 class _Asked:
     """Who says why: the manifests, or the daemon at `socket`."""
 
-    def __init__(self, index: Index, settings: CompileSettings, socket: Path | None) -> None:
-        self.index, self._settings, self.socket = index, settings, socket
+    def __init__(self, index: Index, settings: CompileSettings, socket: Path | None, home: Home) -> None:
+        self.index, self._settings, self.socket, self._home = index, settings, socket, home
         pods = {key: pod for key, pod in index.world.pods.items() if pod.takes_part and pod.addresses}
         self.names = Names(pods, index.world)
+
+    def is_nobodys(self, address: str) -> bool:
+        """Whether it is neither a pod's nor a node's."""
+        return not self.index.claimants(address) and not node_at(self.index, address, self._home)
 
     def explain(self, source: str, destination: str, port: Port) -> Mapping[str, Any]:
         """As `netpoldctl explain` says it.  Raises Failure."""
@@ -91,12 +95,12 @@ def run(arguments: argparse.Namespace) -> Exit:
     if arguments.live and arguments.manifests:
         hint = "leave out one of the two"
         raise Failure("--live asks the node, --manifests a directory: it can't be both", hint, Exit.USAGE)
-    index, _ = in_force(arguments.socket) if arguments.live else (index_of(settings), NOWHERE)
-    asked = _Asked(index, compile_settings(settings), arguments.socket if arguments.live else None)
+    index, home = in_force(arguments.socket) if arguments.live else (index_of(settings), NOWHERE)
+    asked = _Asked(index, compile_settings(settings), arguments.socket if arguments.live else None, home)
     everything: list[_Done] = []
     with progress("testing") as told:
         every = [test for several in tests.values() for test in several]
-        reach = Reach(index, compile_settings(settings).mode, every)
+        reach = Reach(index, compile_settings(settings), every, home)
         for number, test in enumerate(every):
             told.tell(number / len(every))
             everything.append(_judged(reach, asked, test))
@@ -164,10 +168,10 @@ def _reasons(asked: _Asked, wrong: Wrong, test: Expectation) -> Iterator[str]:
     ends = f"{asked.names.party(source)} -> {asked.names.party(destination)}"
     if len(wrong.families) == 1 and all(asked.names.could(_OTHER[wrong.families[0]], each) for each in _parties(wrong)):
         ends += f" (IPv{wrong.families[0]} only)"
-    one = _one_of(asked.index, source, wrong.families)
-    other = _one_of(
-        asked.index, Party(destination.pods - set(sorted(source.pods)[:1]), destination.outside), wrong.families
-    )
+    if wrong.node:
+        ends += f" (pods of {wrong.node} and the node itself)"
+    one = _one_of(asked, source, wrong.families)
+    other = _one_of(asked, Party(destination.pods - set(sorted(source.pods)[:1]), destination.outside), wrong.families)
     port = _port(wrong.services[0])
     shown = [_shown(asked.index, each) for each in (one, other)]
     told = [f"{ends}: {passes}: {services(wrong.services)}", f"{shown[0]} -> {shown[1]}: {passes}: {show(port)}"]
@@ -181,12 +185,12 @@ def _parties(wrong: Wrong) -> tuple[Party, Party]:
     return Party(wrong.sources, wrong.from_outside), Party(wrong.destinations, wrong.to_outside)
 
 
-def _one_of(index: Index, party: Party, families: tuple[Family, ...]) -> str:
+def _one_of(asked: _Asked, party: Party, families: tuple[Family, ...]) -> str:
     """A pod (by its address, where only one of its families is meant), or an address that is no pod's."""
     if not party.pods:
-        return _free_address(index, party.outside[0], families[0])
+        return _free_address(asked, party.outside[0], families[0])
     key = min(party.pods)
-    addresses = index.world.pods[key].addresses
+    addresses = asked.index.world.pods[key].addresses
     meant = [each for each in addresses if (6 if ":" in each else 4) in families]
     return key if meant == list(addresses) else meant[0]
 
@@ -197,7 +201,7 @@ def _shown(index: Index, name: str) -> str:
     return f"{claimants[0].key} ({name})" if len(claimants) == 1 else name
 
 
-def _free_address(index: Index, block: IPBlock, family: Family) -> str:
+def _free_address(asked: _Asked, block: IPBlock, family: Family) -> str:
     at, last = int(block.cidr.network_address), int(block.cidr.broadcast_address)
     if at != last and family == block.cidr.version:
         at += 1  # the first one is the network's own
@@ -206,10 +210,10 @@ def _free_address(index: Index, block: IPBlock, family: Family) -> str:
         inside = [each for each in block.excepts if address in each]
         if inside:
             at = int(inside[0].broadcast_address) + 1
-        elif index.claimants(str(address)):
-            at += 1
-        else:
+        elif asked.is_nobodys(str(address)):
             return str(address)
+        else:
+            at += 1
     return str(block.cidr.network_address)
 
 
@@ -287,6 +291,7 @@ def _test_json(asked: _Asked, done: _Done) -> dict[str, Any]:
                 "destination": party_json(asked.names, destination),
                 "ports": services(wrong.services),
                 "families": [f"IPv{family}" for family in wrong.families],
+                "node": wrong.node or None,
             }
             for wrong in done.outcome.wrong
             for source, destination in (_parties(wrong),)

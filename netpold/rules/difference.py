@@ -23,8 +23,9 @@ from netpold.policy.index import Index
 from netpold.policy.model import Action, Direction, Family, IPBlock, Mode
 from netpold.policy.steps import Steps, finished, stretch
 from netpold.rules.judged import Judged, Judges
-from netpold.rules.pieces import End, Pieces, Said, ends, ones
+from netpold.rules.pieces import End, Pieces, ends, ones
 from netpold.rules.ruleset import FAMILIES, Origin
+from netpold.rules.said import Said
 from netpold.rules.services import Services, Span
 
 Does = Literal["allows", "isolates", "denies", "passes", "allowed", "isolated", "denied", "passed"]

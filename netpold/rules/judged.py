@@ -24,12 +24,13 @@ from netpold.rules.sets import Sets
 class Judge(NamedTuple):
     """One who judges, in this order: the rules of the Admin tier, in order; those of the NetworkPolicies, each of which
     allows, and if they `isolate` nothing else is allowed; the rules of the Baseline tier, in order.  What a rule does
-    is its origin's action."""
+    is its origin's action.  `selected`: NetworkPolicies select the pod, if only in audit mode."""
 
     admin: tuple[Rule, ...]
     policies: tuple[Rule, ...]
     isolate: bool
     baseline: tuple[Rule, ...]
+    selected: bool
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -49,9 +50,16 @@ class Judges:
     own: frozenset[str]
 
 
-_Key = tuple[Direction, Family, tuple[tuple[tuple[str, ...], bool, tuple[ContainerPort, ...]], ...], frozenset[str]]
+_Of = tuple[tuple[str, ...], bool, frozenset[str], tuple[ContainerPort, ...]]
+_Key = tuple[Direction, Family, tuple[_Of, ...], frozenset[str]]
 _FREE = Isolation(())
 _NO_PORTS: tuple[ContainerPort, ...] = ()
+
+
+def _alike(judge: Judge) -> object:
+    """What is the same for judges that say the same."""
+    rules = (tuple(map(id, each)) for each in (judge.admin, judge.policies, judge.baseline))
+    return (*rules, judge.isolate, judge.selected)
 
 
 class Judged:
@@ -100,10 +108,7 @@ class Judged:
             )
             judges = tuple(self._judge(each, isolation, direction, family) for each, isolation in isolated)
             # pods with other ports have the same rules where these name none
-            alike = [
-                (*(tuple(map(id, rules)) for rules in each[:2]), *each[2:3], tuple(map(id, each[3]))) for each in judges
-            ]
-            same = isolating, own, tuple(alike)
+            same = isolating, own, tuple([_alike(each) for each in judges])
             found = self._known[key] = self._by_rules.setdefault(same, Judges(judges, isolating, own))
         return found
 
@@ -148,12 +153,10 @@ class Judged:
         """Whether it is enforced, and not only audited."""
         return not is_audited(policy, self.index.world, self._mode)
 
-    def _key(
-        self, pod: Pod, isolation: Isolation, direction: Direction
-    ) -> tuple[tuple[str, ...], bool, tuple[ContainerPort, ...]]:
+    def _key(self, pod: Pod, isolation: Isolation, direction: Direction) -> _Of:
         ports = pod.ports if direction is Direction.INGRESS else _NO_PORTS
         keys = tuple([policy.key for policy in isolation.all])
-        return keys, isolation.grants, ports
+        return keys, isolation.grants, isolation.denying, ports
 
     def _judge(self, pod: Pod, isolation: Isolation, direction: Direction, family: Family) -> Judge:
         isolate = any(map(self._holds, isolation.policies))
@@ -162,6 +165,7 @@ class Judged:
             tuple(self._allowing(pod, isolation, direction, family)),
             isolate,
             () if isolate else self._tier(isolation.baseline, pod, isolation, direction, family),
+            bool(isolation.policies),
         )
 
     def _allowing(self, pod: Pod, isolation: Isolation, direction: Direction, family: Family) -> Iterable[Rule]:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from netpold.policy.model import Action, Direction, Family, IPBlock, Network, Pod
 from netpold.rules.judged import Judge, Judged, Judges
 from netpold.rules.ruleset import Address, InSet, IPSet, Origin, Rule
+from netpold.rules.said import Said, both, narrowed, passed, widened
 from netpold.rules.services import Services
 from netpold.rules.space import Space
 
-Said = dict[int, int]  # services -> the ends for which just these are allowed
 # rules by the bit of each end, where there are few; and those with many ends
 _Origins = tuple[dict[int, list[tuple[int, Origin]]], list[tuple[int, int, Origin]]]
 
@@ -95,7 +95,7 @@ class Pieces:
         self._at_address = defaultdict[tuple[int, str], int](int)  # of those that are free to some pods
         self._sort(ends)
         self.everything = self.outside | (((1 << len(self._classes)) - 1) << self._first)
-        self._said: dict[tuple[int, int], Said] = {}
+        self._said: dict[tuple[int, int, bool], Said] = {}
         self._origins: dict[tuple[int, int], _Origins] = {}
         self._of_rule: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._pods: dict[int, frozenset[str]] = {}
@@ -167,6 +167,10 @@ class Pieces:
         """The ends in a network that was asked about, pods by their address after."""
         return self._in_pieces(1, self._space.of({network: True}))
 
+    def single(self) -> Iterator[tuple[str, int]]:
+        """The addresses outside that are pieces by themselves, and their bits."""
+        return ((address, piece) for address, piece in self._space.single() if piece & self.outside)
+
     def blocks(self, some: int) -> tuple[IPBlock, ...]:
         """The addresses outside among these ends."""
         pieces = some & self.outside
@@ -177,27 +181,30 @@ class Pieces:
 
     # What rules say -----------------------------------------------------------------------------------------------
 
-    def says(self, world: int, judges: Judges) -> Said:
-        """What these judges allow, from or to whom."""
-        found = self._said.get((world, id(judges)))
+    def says(self, world: int, judges: Judges, at_home: bool = False) -> Said:
+        """What these judges allow, from or to whom; `at_home`: as a pod's own node does, where NetworkPolicies leave
+        all to the tiers (at_home.py)."""
+        found = self._said.get((world, id(judges), at_home))
         if found is None:
             found = {self._services.everything: self.everything}
             for judge in judges.judges:
-                found = _both(found, self._judge_says(world, judge))
+                found = both(found, self._judge_says(world, judge, at_home))
             own = 0
             for address in judges.own:
                 own |= self._at_address.get((world, address), 0)
             if own:
-                found = _widened(found, own, self._services.everything)
-            self._said[world, id(judges)] = found
+                found = widened(found, own, self._services.everything)
+            self._said[world, id(judges), at_home] = found
         return found
 
-    def _judge_says(self, world: int, judge: Judge) -> Said:
-        if judge.isolate:
+    def _judge_says(self, world: int, judge: Judge, at_home: bool) -> Said:
+        everything = {self._services.everything: self.everything}
+        if at_home and judge.selected:
+            then = everything
+        elif judge.isolate:
             then = self._one_says(world, judge.policies)
         else:
-            then = self._tier_says(world, judge.baseline, {self._services.everything: self.everything})
-            then = self._tier_says(world, judge.policies, then)
+            then = self._tier_says(world, judge.policies, self._tier_says(world, judge.baseline, everything))
         return self._tier_says(world, judge.admin, then)
 
     def _tier_says(self, world: int, rules: tuple[Rule, ...], then: Said) -> Said:
@@ -208,11 +215,11 @@ class Pieces:
             action = rule.origin.action if rule.origin else Action.ACCEPT
             for some, services in self._allowed_by(world, rule):
                 if action is Action.ACCEPT:
-                    said = _widened(said, some, services)
+                    said = widened(said, some, services)
                 elif action is Action.DENY:
-                    said = _narrowed(said, some, services)
+                    said = narrowed(said, some, services)
                 else:
-                    said = _passed(said, some, services, then)
+                    said = passed(said, some, services, then)
         return said
 
     def _one_says(self, world: int, rules: tuple[Rule, ...]) -> Said:
@@ -229,7 +236,7 @@ class Pieces:
                 for end in ones(some):
                     single[end] |= services
             else:
-                said = _widened(said, some, services)
+                said = widened(said, some, services)
         moved: Said = defaultdict(int)
         for end, services in single.items():
             given = next((given for given, where in said.items() if where & end), None)
@@ -342,54 +349,6 @@ def _holders(sets: Iterable[IPSet], wanted: set[str], family: Family) -> dict[st
             if address in wanted:
                 found[address].append((ipset.name, port))
     return {address: tuple(sorted(names)) for address, names in found.items()}
-
-
-def _widened(said: Said, some: int, services: int) -> Said:
-    """The same, but that these services are allowed to `some`, too."""
-    found: Said = {}
-    for given, where in said.items():
-        inside = where & some
-        if inside and given | services != given:
-            found[given | services] = found.get(given | services, 0) | inside
-            where &= ~inside
-        if where:
-            found[given] = found.get(given, 0) | where
-    return found
-
-
-def _narrowed(said: Said, some: int, services: int) -> Said:
-    """The same, but that these services are not allowed to `some`."""
-    found: Said = {}
-    for given, where in said.items():
-        inside = where & some
-        if inside and given & services:
-            found[given & ~services] = found.get(given & ~services, 0) | inside
-            where &= ~inside
-        if where:
-            found[given] = found.get(given, 0) | where
-    return found
-
-
-def _passed(said: Said, some: int, services: int, then: Said) -> Said:
-    """The same, but that of these services `some` are allowed what `then` says."""
-    found: Said = {given: rest for given, where in said.items() if (rest := where & ~some)}
-    for given, where in said.items():
-        if inside := where & some:
-            for after, there in then.items():
-                if both := inside & there:
-                    now = (given & ~services) | (after & services)
-                    found[now] = found.get(now, 0) | both
-    return found
-
-
-def _both(one: Said, other: Said) -> Said:
-    """What two judges allow together: what both do."""
-    found: Said = {}
-    for services, where in one.items():
-        for given, there in other.items():
-            if shared := where & there:
-                found[services & given] = found.get(services & given, 0) | shared
-    return found
 
 
 def ones(number: int) -> Iterator[int]:

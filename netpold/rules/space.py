@@ -7,7 +7,7 @@ pieces is a number with a bit for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
 from netpold.policy.model import Family, IPBlock, Network
@@ -60,6 +60,12 @@ class Space:
         """The number of the piece that an address is in."""
         number = int(ip_address(address))
         return next(pieces[number >> shift] for shift, pieces in self._by_length if number >> shift in pieces)
+
+    def single(self) -> Iterator[tuple[str, int]]:
+        """The pieces that are one address, and their bits."""
+        for number, prefix in enumerate(self._prefixes):
+            if prefix.prefixlen == self._bits:
+                yield str(prefix.network_address), 1 << number
 
     def of(self, table: Mapping[Network, bool]) -> int:
         """The pieces of a longest-prefix table (True: inside), all prefixes of which are known here."""
