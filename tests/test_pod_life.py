@@ -148,6 +148,7 @@ def test_explain_of_what_is_left_of_a_pod_says_what_packets_find(lab: Lab) -> No
             done = scene.daemon.ctl(*words)
             assert done.returncode == 2 and f"address: {a.addresses[0]}" in done.stderr
             assert "its manifest is gone, and it keeps its policies while its interface is there" in done.stderr
+        assert scene.daemon.ctl("monitor", "--pod", "x/a").returncode == 0  # nothing was seen of it yet
         ends: dict[Host, str] = {each: each.addresses[0] for each in (a, b, c, scene.node)}
         for source, destination in permutations(ends, 2):
             said = scene.daemon.ctl("explain", ends[source], ends[destination], "80/TCP", "-o", "json")

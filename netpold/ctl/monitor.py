@@ -80,7 +80,7 @@ def _unknown(arguments: argparse.Namespace) -> Failure | None:
         if failure.code in (Exit.NOT_RUNNING, Exit.NOT_PERMITTED):
             raise
         return None  # nothing is in force yet, or any more
-    if pod and pod not in known["pods"]:
+    if pod and pod not in known["pods"] and pod not in known["lingering"]:
         found = Failure(*undeclared("pod", pod, known["pods"]), Exit.USAGE)
         if "/" not in pod:
             raise found
