@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from netpold.rules.expectations import parse
 from tests.test_ctl import ROOT, ctl
 
 GUESTBOOK = ROOT / "etc/examples/guestbook"
@@ -36,7 +37,9 @@ def failing(tmp_path: Path) -> Path:
 
 
 def test_the_example_of_the_page_passes(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    example, of_nodes = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    tests, findings = parse(f"tests:\n{of_nodes}".encode(), "t.yaml")
+    assert len(tests) == 2 and not findings
     (tmp_path / "t.yaml").write_text(example)
     done = ctl("test", "--manifests", GUESTBOOK, tmp_path / "t.yaml")
     assert (done.returncode, done.stderr) == (0, "")
@@ -78,6 +81,7 @@ def test_json(failing: Path) -> None:
             "destination": {"text": "guestbook/db", "pods": ["guestbook/db"], "addresses": []},
             "ports": "everything",
             "families": ["IPv4"],
+            "node": None,
         }
     ]
 
@@ -164,3 +168,107 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
         "      as x/a (fd00::1) -> x/b (fd00::2): should pass, and does not: 80/TCP",
     ]
     assert "is isolated for ingress" in lines[3]
+
+
+HOME = """\
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, spec: {nodeName: n1}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, spec: {nodeName: n2}, status: {podIP: 10.0.0.2}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: x}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+"""
+NODE = (
+    "{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 10.9.0.1}]}}"
+)
+AGENT = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: agent, namespace: x}
+spec: {nodeName: n1, hostNetwork: true}
+status: {podIP: 10.9.0.1}
+"""
+TIER = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: not-the-node}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress: [{action: Deny, to: [{networks: [10.9.0.0/24]}]}]
+"""
+
+
+def told_of(tmp_path: Path, tests: str, *manifests: str) -> list[str]:
+    """What `test` says of these tests, a line each."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/all.yaml").write_text("---\n".join(f"{each.rstrip()}\n" for each in (HOME, *manifests)))
+    (tmp_path / "t.yaml").write_text(f"tests:\n{tests}")
+    done = ctl("test", "--manifests", tmp_path / "m", tmp_path / "t.yaml")
+    assert not done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("who", [NODE, AGENT], ids=["Node", "hostNetwork"])
+def test_a_nodes_own_address_and_its_own_pods(tmp_path: Path, who: str) -> None:
+    """What policies leave free fails where it is denied, with the reason; on another node they judge."""
+    tests = """\
+- allow: {from: 10.9.0.1, to: x/a}
+- allow: {from: x/a, to: 10.9.0.1/32, ports: [80/TCP]}
+- deny: {from: 10.9.0.1, to: x/a}
+- deny: {from: x/*, to: 10.9.0.1, ports: [80/TCP]}
+- deny: {from: 10.9.0.1, to: x/b}
+"""
+    assert [line.replace(str(tmp_path), "") for line in told_of(tmp_path, tests, who)] == [
+        "ok    allow 10.9.0.1 -> x/a",
+        "ok    allow x/a -> 10.9.0.1/32",
+        "FAIL  deny 10.9.0.1 -> x/a (/t.yaml:4)",
+        "      10.9.0.1/32 -> x/a (pods of n1 and the node itself): passes, and should not: everything",
+        "      as 10.9.0.1 -> x/a: passes, and should not: 1/TCP",
+        "      egress: 10.9.0.1 is no pod that policies select",
+        "      ingress: traffic between a node and its own pods is free",
+        "FAIL  deny x/* -> 10.9.0.1 (/t.yaml:5)",
+        "      x/a -> 10.9.0.1/32 (pods of n1 and the node itself): passes, and should not: 80/TCP",
+        "      as x/a -> 10.9.0.1: passes, and should not: 80/TCP",
+        "      egress: traffic between a node and its own pods is free",
+        "      ingress: 10.9.0.1 is no pod that policies select",
+        "ok    deny 10.9.0.1 -> x/b",
+        "5 tests: 3 passed, 2 failed",
+    ]
+
+
+def test_a_block_leaves_out_a_node_and_its_own_pods(tmp_path: Path) -> None:
+    tests = """\
+- deny: {from: anywhere, to: x/a}
+- deny: {from: x/a, to: [10.9.0.0/24, anywhere]}
+- deny: {from: {any: [10.9.0.1, anywhere], except: 10.9.0.0/31}, to: x/a}
+- deny: {from: [anywhere, 10.9.0.1], to: x/a}
+"""
+    lines = told_of(tmp_path, tests, NODE)
+    assert [line[:4] for line in lines if line[0] != " "] == ["ok  ", "ok  ", "ok  ", "FAIL", "4 te"]
+    assert "10.9.0.1/32 -> x/a (pods of n1 and the node itself)" in lines[4]
+
+
+def test_what_should_pass_and_does_not_names_no_node(tmp_path: Path) -> None:
+    """The first address of the block is the node's own, which passes."""
+    lines = told_of(tmp_path, "- allow: {from: 10.9.0.0/24, to: x/a, ports: [80/TCP]}\n", NODE)
+    assert lines[2] == "      as 10.9.0.2 -> x/a: should pass, and does not: 80/TCP"
+    assert "is isolated for ingress" in lines[3]
+
+
+def test_tiers_judge_what_a_pod_sends_to_its_own_node(tmp_path: Path) -> None:
+    lines = told_of(tmp_path, "- deny: {from: x/a, to: 10.9.0.1}\n- allow: {from: x/a, to: 10.9.0.1}\n", NODE, TIER)
+    assert lines[0].startswith("ok") and lines[1].startswith("FAIL")
+    assert "      egress: Admin not-the-node egress[0] denies it" in "\n".join(lines)
+
+
+def test_a_nodes_address_in_json(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(f"{HOME}---\n{NODE}\n")
+    (tmp_path / "t.yaml").write_text("tests: [{deny: {from: 10.9.0.1, to: x/a}}]\n")
+    done = ctl("test", "--manifests", tmp_path / "m.yaml", tmp_path / "t.yaml", "-o", "json")
+    (wrong,) = json.loads(done.stdout)["tests"][0]["wrong"]
+    assert wrong["node"] == "n1"
+    assert wrong["source"]["addresses"] == [{"cidr": "10.9.0.1/32", "except": []}]

@@ -191,7 +191,7 @@ class Reach:
             if pod is None:
                 return f"no manifest declares the pod {key}"
             if pod.host_network:
-                return f"{key} is on the host's network: policies do not select it"
+                return f"{key} is on the host's network: policies do not select it; name its node's address"
             if pod.finished:
                 return f"{key} has finished; its addresses are no longer its own"
             if not pod.addresses:
