@@ -85,3 +85,55 @@ def test_what_is_told_of_a_change_is_what_becomes_of_packets(lab: Lab, backend: 
         assert "x/a -> x/b: should pass, and does not: 80/TCP, 80/UDP" in live.stdout
         assert "egress: x/a is isolated for egress" in live.stdout
         assert "3 tests: 1 passed, 2 failed" in live.stdout
+
+
+@pytest.mark.parametrize("wiring", ["routed", "bridged"])
+def test_a_nodes_own_addresses_are_judged_as_packets_are(
+    lab: Lab, backend: Backend, wiring: str, tmp_path: Path
+) -> None:
+    """Also those of its bridge, and for pods whose manifests name no node: no manifest says whose they are."""
+    scene = Scene(lab, backend, wiring)
+    gateways = ["10.99.0.1", "fd99::1", *(["10.72.8.1", "fd72:0:0:8::1"] if wiring == "bridged" else [])]
+    outside = ["10.99.0.2", "fd99::2"]
+    not_the_node = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: not-the-node}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {podSelector: {matchLabels: {app: b}}}}
+  egress: [{action: Deny, to: [{networks: [0.0.0.0/0, "::/0"]}]}]
+"""
+
+    def verdicts() -> dict[tuple[str, str], bool]:
+        """By end and end, whether a test that denies 80/TCP between the two passes."""
+        both = [(key, address) for key in ("x/a", "x/b") for address in (*gateways, *outside)]
+        both += [(address, key) for key, address in both]
+        each = [f'- deny: {{from: "{one}", to: "{other}", ports: [80/TCP]}}\n' for one, other in both]
+        (tmp_path / "t.yaml").write_text(f"tests:\n{''.join(each)}- deny: {{from: anywhere, to: every pod}}\n")
+        done = scene.daemon.ctl("test", "--live", str(tmp_path / "t.yaml"), "-o", "json")
+        *told, anywhere = json.loads(done.stdout)["tests"]
+        assert anywhere["passed"], anywhere
+        for test in told:
+            assert test["passed"] or test["wrong"], test["reasons"]  # else the daemon contradicts
+        return {pair: test["passed"] for pair, test in zip(both, told, strict=True)}
+
+    with scene.daemon:
+        for policies in ({"deny": DENY_ALL}, {"deny": DENY_ALL, "tier": not_the_node}):
+            scene.enforce(**policies)
+            told = verdicts()
+            assert {told[pair] for pair in told if not {*pair}.isdisjoint(outside)} == {True}
+            expected = {
+                Probe(pod, address, "TCP", 80, 6 if ":" in address else 4, arrives_at=scene.node): not told[
+                    key, address
+                ]
+                for key, pod in (("x/a", scene.a), ("x/b", scene.b))
+                for address in gateways
+            }
+            assert not lab.differences(expected)
+            assert {told[address, key] for address in gateways for key in ("x/a", "x/b")} == {False}
+            assert not lab.differences(
+                {Probe(scene.node, pod, "TCP", 80, family): True for pod in (scene.a, scene.b) for family in (4, 6)}
+            )
+            assert [told["x/a", gateways[0]], told["x/b", gateways[0]]] == [False, "tier" in policies]
