@@ -136,7 +136,9 @@ def test_the_manifests_in_force_mean_the_same_anywhere(lab: Lab) -> None:
         assert "what node" in page and "enforces, revision" in page
         where = {each["object"]: each["file"].rpartition("/")[2] for each in answer["where"]}
         assert where["NetworkPolicy x/deny-all"] == "deny.yaml" and where["Pod x/a"] == "pods.json"
-        (rule,) = in_force(scene.daemon.socket).world.policies["x/a-to-b"].ingress or ()
+        index, home = in_force(scene.daemon.socket)
+        assert home.node and home.pods == {"x/a", "x/b", "x/c"}
+        (rule,) = index.world.policies["x/a-to-b"].ingress or ()
         text = (scene.daemon.manifests / "allow.yaml").read_text().splitlines()
         assert rule.position and "from:" in text[rule.position.line - 1], "where the rule stands, not its policy"
         assert set(asked(scene, "names")["pods"]) == {"x/a", "x/b", "x/c"}
