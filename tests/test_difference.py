@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netpold.policy.index import Index
-from netpold.policy.model import Family, IPBlock, Namespace, World
+from netpold.policy.model import EVERYTHING, Family, IPBlock, Namespace, Pod, Policy, World
 from netpold.rules.difference import Change, Party, difference
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.ruleset import FAMILIES, Ruleset
@@ -104,6 +104,14 @@ def moved(old: World, new: World) -> World:
 @given(old=worlds(EVERYTHING_GOES), new=worlds(EVERYTHING_GOES))
 def test_any_two_worlds(old: World, new: World) -> None:
     assert_right(old, moved(old, new))
+
+
+def test_an_address_is_a_pods_own_only_where_audited_claimants_have_the_other_one_too() -> None:
+    pods = {"y/p0": Pod("y", "p0", {}, ("10.73.0.2",)), "x/p2": Pod("x", "p2", {}, ("10.72.0.2", "10.73.0.2"))}
+    closed = Policy("x", "closed", EVERYTHING, (), None)
+    audited = Policy("y", "audited", EVERYTHING, (), None, mode="audit")
+    old = World(pods, {}, {each.key: each for each in (closed, audited)})
+    assert assert_right(old, replace(old, policies={closed.key: closed})) > 0
 
 
 @settings(max_examples=20, deadline=None)

@@ -84,7 +84,9 @@ class Judged:
             pods = self.index.claimants(address)
         isolated = [(each, isolation) for each in pods if (isolation := self._isolation(each, direction))]
         if isolated and self._shares(pods):
-            own = frozenset.intersection(*(frozenset(each.addresses) for each, _ in isolated))
+            # as the kernel's rules are made (chains.py): also for those whose policies are all audited
+            judged = (each for each in pods if self._isolations.of(each, direction))
+            own = frozenset.intersection(*(frozenset(each.addresses) for each in judged))
         ports = direction is Direction.INGRESS
         same = (
             direction,
