@@ -185,7 +185,8 @@ def _equal_priorities(policies: Mapping[str, AnyPolicy]) -> list[Finding]:
         if first is not policy:
             fault = (
                 f"{policy_title(first.key)} ({first.position}) has the priority {policy.priority} in the tier "
-                f"{policy.tier}, too; it comes before this one, as its name does"
+                f"{policy.tier}, too; it comes before this one, as its "
+                f"{'name' if policy.kind == first.kind else 'kind'} does"
             )
             where, cure = policy.position or _NOWHERE, "give each a priority of its own"
             found.append(Finding(where, "equal-priority", "spec.priority", fault, cure, policy_title(key), "warning"))

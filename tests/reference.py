@@ -146,12 +146,12 @@ def tier_says(world: World, tier: Tier, pod: Pod, direction: Direction, packet: 
 
     "Policies with lower priority values have higher precedence, and are checked before policies with higher priority
     values in the same tier." "If two (or more) policies in the same tier with the same priority could match a
-    connection, then the implementation can apply any of the matching policies": netpold's choice is the order of names.
+    connection, then the implementation can apply any of the matching policies": netpold's choice is the order of keys.
     "The relative precedence of ingress rules within a single CNP object [...] will be determined by the order in which
     the rule is written." "Pass: Skips all further ClusterNetworkPolicy rules in the current tier".
     """
     policies = [each for each in world.policies.values() if isinstance(each, ClusterPolicy) and each.tier is tier]
-    for policy in sorted(policies, key=lambda each: (each.priority, each.name, each.kind)):
+    for policy in sorted(policies, key=lambda each: (each.priority, each.key)):
         for rule in policy.rules(direction):
             denies = rule.action is Action.DENY
             if not is_subject(world, policy, pod, denies):
@@ -202,6 +202,12 @@ def tier_rule_matches(world: World, rule: TierRule, pod: Pod, direction: Directi
         return (any(several) if denies else all(several)) if several else without_pod
     if without_pod and any(address_is_peer(world, peer, far_end, denies) for peer in rule.peers):
         return True
+    if denies and ip_address(far_end).is_link_local and ":" in far_end:
+        # netpold's choice: whose such an address is no manifest tells, so it may be that of any pod or node
+        unread = Pod("", "", {}, (), quarantined=True)
+        may_be = direction is Direction.EGRESS and tier_ports_match(rule.ports, packet, unread, denies)
+        if any(not isinstance(peer, IPBlock) for peer in rule.peers) and (without_pod or may_be):
+            return True
     pod_peers = [peer for peer in rule.peers if isinstance(peer, PodPeer)]
     found = [
         any(pods_chosen(world, peer, far_pod, denies) for peer in pod_peers)

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -252,6 +252,41 @@ def test_a_pod_keeps_what_is_denied_to_it_until_its_interface_is_gone(lab: Lab, 
         scene.daemon.write("a.json", scene.a.manifest())
         scene.settle()
         scene.expect("ab ba bc ca")
+
+
+@pytest.mark.parametrize(("backend", "wiring"), [("nft", "bridged"), ("legacy", "routed")])
+def test_no_link_local_address_passes_by_what_is_denied(lab: Lab, backend: Backend, wiring: str) -> None:
+    """Whose they are no manifest tells: one may be that of any pod or node that is meant."""
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        home = tiered("home", "Admin", "a", "egress Deny *").replace("[{pods", "[{networks: [\"::/0\"]}, {pods")
+        scene.enforce(home=home, into=tiered("into", "Admin", "b", "ingress Deny *"))
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        assert heard(scene.c, scene.node) and heard(scene.c, scene.a) == (wiring == "bridged")
+        assert not heard(scene.a, scene.node) and not heard(scene.c, scene.b)
+        if wiring == "bridged":
+            assert heard(scene.b, scene.c) and not heard(scene.a, scene.c)
+            assert not heard(scene.a, scene.c, link_local(scene.c))
+
+
+def link_local(host: Host) -> str:
+    words = host.run(["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]).split()
+    return f"{words[words.index('inet6') + 1].partition('/')[0]}%eth0"
+
+
+def heard(sender: Host, receiver: Host, there: str = "") -> bool:
+    """Whether what is sent from a link-local address arrives."""
+    with receiver.netns.entered():
+        listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        listener.bind(("::", 5999))
+        listener.settimeout(0.2)
+    with listener, sender.netns.entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as outgoing:
+        outgoing.bind(socket.getaddrinfo(link_local(sender), 0)[0][4])
+        for _ in range(5):
+            outgoing.sendto(b"hello", socket.getaddrinfo(there or receiver.address(6), 5999)[0][4])
+            with suppress(TimeoutError):
+                return bool(listener.recv(10))
+    return False
 
 
 def test_what_a_removed_policy_accepted_for_a_pod_that_goes_opens_nothing(lab: Lab) -> None:

@@ -216,9 +216,9 @@ class ClusterPolicy:
         return self.name if self.kind == "ClusterNetworkPolicy" else f"{self.kind}/{self.name}"
 
     @property
-    def order(self) -> tuple[int, str, str]:
+    def order(self) -> tuple[int, str]:
         """Sorts policies of a tier; of those with one priority any may come first, so here it is the same always."""
-        return self.priority, self.name, self.kind
+        return self.priority, self.key
 
     def rules(self, direction: Direction) -> tuple[TierRule, ...]:
         """The rules of one direction."""

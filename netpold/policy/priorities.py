@@ -29,12 +29,13 @@ class Priorities:
         """A warning about each but the first that has a priority."""
         for (tier, priority), policies in sorted(self._policies.items()):
             if len(policies) > 1:
-                first, *others = sorted(policies, key=lambda key: policies[key].order)
+                first, *others = sorted(policies)
                 where = policies[first].position or _NOWHERE
                 for key in others:
+                    told_by = "name" if policies[first].kind == policies[key].kind else "kind"
                     fault = (
                         f"{policy_title(first)} ({where}) has the priority {priority} in the tier {tier}, too; it "
-                        "comes before this one, as its name does"
+                        f"comes before this one, as its {told_by} does"
                     )
                     cure = "give each a priority of its own"
                     place = policies[key].position or _NOWHERE

@@ -191,12 +191,13 @@ class Chains:
     def _host_leaf(self, name: str, bridged: bool, pods: list[Local], ends: bool) -> tuple[Rule, ...]:
         """What an interface's pods may send to their own node: NetworkPolicies leave that free, tiers do not.  `ends`:
         there is more behind the tree that they need not pass."""
-        here, check = passes("src", name, bridged), self._spoof_check(pods, spoofing.ALIEN)
+        here = passes("src", name, bridged)
         judged = self._at_home(pods)
         if not judged:
+            check = self._spoof_check(pods, spoofing.ALIEN)
             return where(here, (*check, Rule((), "RETURN")) if ends else check)
         chain = at_home.interface_chain(name)
-        self.chains[chain] = (*check, *judged)
+        self.chains[chain] = (*self._spoof_check(pods, spoofing.ALIEN, then=judged), *judged)
         return (Rule((here,), Goto(chain)),)
 
     def _host_address_leaf(self, address: str, pods: list[Local]) -> tuple[Rule, ...]:
@@ -397,8 +398,9 @@ class Chains:
 
     # Source addresses ---------------------------------------------------------------------------------------------
 
-    def _spoof_check(self, pods: list[Local], chain: str) -> tuple[Rule, ...]:
-        """Packets with a source address that none of the pods has go to `chain`.
+    def _spoof_check(self, pods: list[Local], chain: str, then: Sequence[Rule] = ()) -> tuple[Rule, ...]:
+        """Packets with a source address that none of the pods has go to `chain`.  `then`: what judges those that it
+        lets pass, but for what is sent before a host has an address.
 
         No check where a pod has no address at all yet: then nothing is known to compare with.
         """
@@ -406,7 +408,10 @@ class Chains:
             return ()
         own = sorted({address for each in pods for address in each.own(self.family)})
         names = " ".join(sorted(each.key for each in pods))
-        return (spoofing.others(own, names, self._spoof_chain(chain), self.family, self.sets),)
+        made = self._spoof_chain(chain)
+        target: Target = Jump(made) if then else Goto(made)
+        first = spoofing.before_addresses(self.family) if then else []
+        return (*first, spoofing.others(own, names, target, self.family, self.sets))
 
     def _spoof_chain(self, chain: str) -> str:
         """Makes the chain, and gives its name."""

@@ -31,6 +31,7 @@ from netpold.policy.model import (
     Protocol,
     TierRule,
 )
+from netpold.rules.icmp import LINK_LOCAL
 from netpold.rules.regions import entries, member, region
 from netpold.rules.ruleset import (
     COMMENT_LIMIT,
@@ -143,6 +144,7 @@ def _combinations(
         yield (proto, InSet(sets.named_port(groups, family, port.protocol, port.port, larger), "dst,dst"))
         if about.action is Action.DENY:  # any port may have that name
             yield (proto, InSet(sets.unread(groups, family, larger), "dst"))
+            yield from ((proto, *match) for match in _may_be_any(about, family, "dst"))
 
 
 def _own(port: PolicyPort, own_ports: tuple[ContainerPort, ...] | None) -> list[PolicyPort]:
@@ -184,6 +186,14 @@ def _peer_matches(about: _Subject, direction: Direction, family: Family, sets: S
     groups = _groups(about)
     if groups:
         yield (InSet(sets.selected(groups, family, _LARGER[about.action]), side),)
+        yield from _may_be_any(about, family, side)
+
+
+def _may_be_any(about: _Subject, family: Family, side: Side) -> Iterator[Alternative]:
+    """Pods and nodes have link-local addresses that no manifest tells: to deny what one of them sends or gets is to
+    deny it to all of these."""
+    if about.action is Action.DENY and family == 6:
+        yield (Address(side, LINK_LOCAL),)
 
 
 def _port_matches(ports: Iterable[PolicyPort]) -> Iterator[Alternative]:

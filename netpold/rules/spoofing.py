@@ -2,7 +2,7 @@
 
 NETPOLD-SPOOF       drops
 NETPOLD-ALIEN       first lets pass what a host sends without its address, or before it has one:
-                    IPv4   a question to a DHCP server
+                    IPv4   a question to all DHCP servers
                     IPv6   from the unspecified address: detection of duplicates, looking for routers, groups;
                            from link-local addresses: all but what only routers and servers send, errors about
                            connections (those are between other addresses), and the host's own addresses
@@ -31,6 +31,7 @@ from netpold.rules.ruleset import (
     Reply,
     Rule,
     SourcePort,
+    Target,
     Translated,
 )
 from netpold.rules.sets import Sets
@@ -41,14 +42,14 @@ DHCP_CLIENT, DHCP_SERVER = 68, 67
 DHCPV6_SERVER = 547
 
 
-def others(own: list[str], pods: str, chain: str, family: Family, sets: Sets) -> Rule:
-    """Sends packets with other sources than these addresses to `chain`; `pods`: whose they are, as text."""
+def others(own: list[str], pods: str, target: Target, family: Family, sets: Sets) -> Rule:
+    """Sends packets with other sources than these addresses to `target`; `pods`: whose they are, as text."""
     if not own:
-        return Rule((), Goto(chain))
+        return Rule((), target)
     if len(own) == 1:
-        return Rule((Address("src", own[0], negate=True),), Goto(chain))
+        return Rule((Address("src", own[0], negate=True),), target)
     name = sets.addresses(f"addresses of {pods}", family, own)
-    return Rule((InSet(name, "src", negate=True),), Goto(chain))
+    return Rule((InSet(name, "src", negate=True),), target)
 
 
 def chains(chain: str, family: Family, nflog_group: int) -> dict[str, tuple[Rule, ...]]:
@@ -77,25 +78,34 @@ _SPOOFED = Rule((), Goto(SPOOF))
 
 
 def _without_address_v4() -> list[Rule]:
-    ports = (SourcePort(DHCP_CLIENT), Ports(((DHCP_SERVER, DHCP_SERVER),)))
-    return [Rule((Address("src", "0.0.0.0/32"), Proto("udp"), *ports), "RETURN", "DHCP")]
+    to_all = Address("src", "0.0.0.0/32"), Address("dst", "255.255.255.255/32")
+    ports = SourcePort(DHCP_CLIENT), Ports(((DHCP_SERVER, DHCP_SERVER),))
+    return [Rule((*to_all, Proto("udp"), *ports), "RETURN", "DHCP")]
 
 
-def _without_address_v6() -> list[Rule]:
-    is_icmp, link_local, unspecified = icmp.protocol(6), Address("src", LINK_LOCAL), Address("src", "::/128")
-    routers = (icmp.ROUTER_ADVERTISEMENT, icmp.REDIRECT_V6, icmp.MLD_QUERY)
-    nameless = (
+def before_addresses(family: Family) -> list[Rule]:
+    """Lets pass what a host sends to find out which addresses it may have."""
+    if family == 4:
+        return _without_address_v4()
+    kinds = (
         icmp.NEIGHBOR_SOLICITATION,
         icmp.ROUTER_SOLICITATION,
         icmp.MLD_REPORT,
         icmp.MLD_REPORT_V2,
         icmp.MLD_DONE,
     )
+    unspecified, why = Address("src", "::/128"), "before it has an address"
+    return [Rule((unspecified, icmp.protocol(6), IcmpType(kind)), "RETURN", why) for kind in kinds]
+
+
+def _without_address_v6() -> list[Rule]:
+    is_icmp, link_local = icmp.protocol(6), Address("src", LINK_LOCAL)
+    routers = (icmp.ROUTER_ADVERTISEMENT, icmp.REDIRECT_V6, icmp.MLD_QUERY)
     return [
         *(Rule((is_icmp, IcmpType(kind)), Goto(SPOOF)) for kind in routers),
         Rule((is_icmp, Related()), Goto(SPOOF)),
         Rule((link_local, Proto("udp"), SourcePort(DHCPV6_SERVER)), Goto(SPOOF)),
         Rule((link_local, OwnSource()), Goto(SPOOF)),
         Rule((link_local,), "RETURN", "link-local"),
-        *(Rule((unspecified, is_icmp, IcmpType(kind)), "RETURN", "before it has an address") for kind in nameless),
+        *before_addresses(6),
     ]
