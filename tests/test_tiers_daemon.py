@@ -259,7 +259,7 @@ def test_no_link_local_address_passes_by_what_is_denied(lab: Lab, backend: Backe
     """Whose they are no manifest tells: one may be that of any pod or node that is meant."""
     scene = Scene(lab, backend, wiring)
     with scene.daemon:
-        home = tiered("home", "Admin", "a", "egress Deny *").replace("[{pods", "[{networks: [\"::/0\"]}, {pods")
+        home = tiered("home", "Admin", "a", "egress Deny *").replace("[{pods", '[{networks: ["::/0"]}, {pods')
         scene.enforce(home=home, into=tiered("into", "Admin", "b", "ingress Deny *"))
         assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
         assert heard(scene.c, scene.node) and heard(scene.c, scene.a) == (wiring == "bridged")
