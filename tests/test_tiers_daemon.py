@@ -254,13 +254,36 @@ def test_a_pod_keeps_what_is_denied_to_it_until_its_interface_is_gone(lab: Lab, 
         scene.expect("ab ba bc ca")
 
 
+@OTHERWISE
+def test_a_pod_that_goes_is_still_one_that_is_denied(lab: Lab, backend: Backend, wiring: str) -> None:
+    """While its interface is there; its manifest goes, or that of its namespace before."""
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        into = tiered("into", "Admin", "b", "ingress Deny a").replace("{matchLabels: {}}", "{matchLabels: {team: x}}")
+        scene.enforce(into=into, out=tiered("out", "Baseline", "c", "egress Deny a"))
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        scene.expect("ac ba bc cb")
+        for gone in ("a.json", "x.json"):
+            (scene.daemon.manifests / gone).unlink()
+            scene.settle()
+            scene.expect("ac ba bc cb")
+        scene.daemon.write("x.json", namespace_manifest("x", {"team": "y"}))
+        scene.settle()
+        scene.expect("ab ac ba bc ca cb")
+        scene.daemon.write("x.json", namespace_manifest("x", {"team": "x"}))
+        scene.daemon.write("a.json", scene.a.manifest())
+        scene.settle()
+        scene.expect("ac ba bc cb")
+
+
 @pytest.mark.parametrize(("backend", "wiring"), [("nft", "bridged"), ("legacy", "routed")])
 def test_no_link_local_address_passes_by_what_is_denied(lab: Lab, backend: Backend, wiring: str) -> None:
     """Whose they are no manifest tells: one may be that of any pod or node that is meant."""
     scene = Scene(lab, backend, wiring)
     with scene.daemon:
         home = tiered("home", "Admin", "a", "egress Deny *").replace("[{pods", '[{networks: ["::/0"]}, {pods')
-        scene.enforce(home=home, into=tiered("into", "Admin", "b", "ingress Deny *"))
+        cloud = tiered("cloud", "Admin", "c", "egress Deny *").replace(pods("*"), "{networks: [203.0.113.5/32]}")
+        scene.enforce(home=home, cloud=cloud, into=tiered("into", "Admin", "b", "ingress Deny *"))
         assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
         assert heard(scene.c, scene.node) and heard(scene.c, scene.a) == (wiring == "bridged")
         assert not heard(scene.a, scene.node) and not heard(scene.c, scene.b)

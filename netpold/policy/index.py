@@ -38,6 +38,9 @@ from netpold.policy.watches import Watches
 KEPT_LABELS = 16
 
 
+Left = tuple[tuple[Pod, Namespace], ...]
+
+
 class Index:
     """Answers for the world as of the last `update`."""
 
@@ -45,6 +48,8 @@ class Index:
         self.world = world
         self.kept: Mapping[str, Namespace] = {}  # what subjects go by of namespaces whose objects are gone
         self.lasting: Mapping[str, tuple[Policy, ...]] = {}  # by namespace, those that are gone and hold for its pods
+        self._left: Mapping[str, Left] = {}
+        self._left_spaces: Mapping[str, Namespace] = {}  # `kept`, as of the last `linger`
         self.claims = Claims()
         self._pods: dict[str, set[str]] = {}  # by namespace, the keys of the pods that take part
         self._quarantined: set[str] = set()
@@ -100,6 +105,16 @@ class Index:
             self._changed(key, old, new, affected)
         self._shared(moved, affected)
         return affected
+
+    def linger(self, left: Mapping[str, Left]) -> Mapping[Group, Set[str]]:
+        """Take in which pods are still there though their manifests are gone, by address, and which namespaces are
+        `kept`: what is denied to groups, is denied to these, too.  Returns what `update` does."""
+        changed = {each for each in left.keys() | self._left.keys() if left.get(each) != self._left.get(each)}
+        for name in self.kept.keys() | self._left_spaces.keys():
+            if self.kept.get(name) != self._left_spaces.get(name):
+                changed |= {each for key in self._pods.get(name, ()) for each in self.world.pods[key].addresses}
+        self._left, self._left_spaces = left, self.kept
+        return dict.fromkeys(self._watches.possible, changed) if changed else {}
 
     def watch(self, group: Group) -> None:
         """From now on, `update` tells of this group."""
@@ -181,7 +196,7 @@ class Index:
         """Those of which it is not known whether they are in the group."""
         pods = self.world.pods
         yield from (key for key in self._quarantined if self._matches(group, pods[key]))
-        for name in self._closed_namespaces:
+        for name in (*self._closed_namespaces, *self.kept):
             yield from (key for key in self._pods.get(name, ()) if self._matches(group, pods[key]))
 
     def _certain(self, group: PodGroup) -> frozenset[str]:
@@ -220,7 +235,8 @@ class Index:
         """The addresses of the pods and nodes in any of the groups.  One that several pods claim counts only when all
         match, but for groups of those that are possible."""
         certain, possible = (self._addresses(groups, only) for only in (False, True))
-        return certain | possible | self._node_addresses(groups)
+        left = {address for address in self._left if self._is_left(groups, address)}
+        return certain | possible | left | self._node_addresses(groups)
 
     def _addresses(self, groups: Iterable[Group], possible: bool) -> frozenset[str]:
         some = [group for group in groups if isinstance(group, PodGroup) and group.possible is possible]
@@ -249,6 +265,7 @@ class Index:
         return (
             (bool(claimants) and all(any(self._matches(group, pod) for group in certain) for pod in claimants))
             or any(self._matches(group, pod) for group in possible for pod in claimants)
+            or self._is_left(possible, address)
             or any(_is_node(group, node) for group in groups if isinstance(group, NodeGroup) for node in nodes)
         )
 
@@ -257,7 +274,21 @@ class Index:
             return False
         if group.namespace:
             return pod.namespace == group.namespace
-        return _reaches(group, self.world.namespace(pod.namespace))
+        kept = self.kept.get(pod.namespace) if group.possible else None
+        return _reaches(group, self.world.namespace(pod.namespace)) or (kept is not None and _reaches(group, kept))
+
+    def _is_left(self, groups: Iterable[Group], address: str) -> bool:
+        """Whether one that is left at the address may be in any of the groups."""
+        possible = [group for group in groups if isinstance(group, PodGroup) and group.possible]
+        return any(
+            _may_be(group, pod) and _reaches(group, namespace)
+            for pod, namespace in self._left.get(address, ())
+            for group in possible
+        )
+
+    def left_at(self, address: str) -> list[Pod]:
+        """The pods that are left there though their manifests are gone."""
+        return [pod for pod, _ in self._left.get(address, ())]
 
     def _selected_namespaces(self, selector: Selector) -> frozenset[str]:
         found = self._selected.get(selector)

@@ -307,11 +307,19 @@ class Chains:
 
     def _egress_of_interface(self, pods: list[Local]) -> list[Rule]:
         closes = self._closes(pods, Direction.EGRESS)
-        check = self._spoof_check(pods, spoofing.SPOOF if closes else spoofing.ALIEN)
         if len(pods) == 1:
-            return [*check, *self._judge(pods, Direction.EGRESS)]
+            return self._egress_of(pods, closes)
+        check = self._spoof_check(pods, spoofing.SPOOF if closes else spoofing.ALIEN)
         rules = self._by_address(pods, Direction.EGRESS)
         return [*rules, Rule((), Goto(self._spoof_chain(spoofing.SPOOF)))] if closes else [*rules, *check]
+
+    def _egress_of(self, pods: list[Local], closes: bool) -> list[Rule]:
+        """What the only pod behind an interface sends.  Of what it sends without its address NetworkPolicies that
+        isolate it allow nothing; tiers deny what they name."""
+        judged = self._judge(pods, Direction.EGRESS)
+        if closes and pods[0].is_isolated(Direction.EGRESS):
+            return [*self._spoof_check(pods, spoofing.SPOOF), *judged]
+        return [*self._spoof_check(pods, spoofing.ALIEN, then=judged if closes else ()), *judged]
 
     def _ingress_of_interface(self, own: Match, pods: list[Local], others_too: bool) -> list[Rule]:
         """`others_too`: what is for somebody else is judged by address, too."""

@@ -7,10 +7,11 @@ policy did.  Only when something changed for one of these are chains made (chain
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from netpold.policy.changes import Changes
+from netpold.policy.groups import Group
 from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
 from netpold.policy.model import ClusterPolicy, Direction, Policy
@@ -87,6 +88,8 @@ class Compiler:
         (by pod key; all of them in the world), and beside them what is `past`, and what is closed as `unclaimed`."""
         affected = self.index.update(changes)
         self.audited.update(changes)
+        if past is not self._past:
+            affected = _merged(affected, self.index.linger(past.left()))
         changed = self._sets.follow(affected)
         lost = {address for name, change in changed.items() for address in self._lost(name, change)}
         moved = self._localise(changes, endpoints, past)
@@ -217,3 +220,8 @@ def _compare(before: Mapping[str, IPSet], now: Mapping[str, IPSet]) -> dict[str,
     """What became of the members of sets that are in both."""
     both = ((name, before[name].members, now[name].members) for name in now.keys() & before.keys())
     return {name: SetChange(frozenset(new - old), frozenset(old - new)) for name, old, new in both if old != new}
+
+
+def _merged(one: Mapping[Group, Set[str]], other: Mapping[Group, Set[str]]) -> Mapping[Group, Set[str]]:
+    """The addresses of both."""
+    return {group: {*one.get(group, ()), *other.get(group, ())} for group in one.keys() | other.keys()}

@@ -39,6 +39,14 @@ class Past:
         found = [each for each in self.policies.values() if isinstance(each, Policy) and each.namespace in self.ending]
         return {name: tuple(each for each in found if each.namespace == name) for name in self.ending}
 
+    def left(self) -> dict[str, tuple[tuple[Pod, Namespace], ...]]:
+        """By address, the pods that are left there."""
+        found: dict[str, tuple[tuple[Pod, Namespace], ...]] = {}
+        for each in self.pods.values():
+            for address in each.endpoint.addresses:
+                found[address] = (*found.get(address, ()), (each.pod, each.namespace))
+        return found
+
     def isolating(self, isolation: Isolation, key: str, pod: Pod, direction: Direction) -> Isolation:
         """What holds for the pod of that name: `isolation`, and the kept policies that isolate it, too."""
         if not self.policies or (key not in self.pods and pod.namespace not in self.ending):

@@ -165,6 +165,8 @@ class _Live:
         if not self._index.holds(self.wanted.groups, address):
             return frozenset()
         claimants = self._index.claimants(address)
+        if self.wanted.larger == "forbids":
+            claimants = [*claimants, *self._index.left_at(address)]
         if not self.wanted.port:
             held = not self.wanted.unread or any(pod.quarantined for pod in claimants)
             return frozenset((address,)) if held else frozenset()
