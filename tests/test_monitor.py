@@ -383,6 +383,10 @@ def test_too_many_different_ones_are_counted() -> None:
     assert next(iter(observer._waiting.values())) == Times(4, 1.0, 2.0)
 
 
+RULE = {"policy": "x/p", "direction": "egress", "rule": 2, "tier": "NetworkPolicy"}
+TIERS = {**RULE, "policy": "out", "tier": "Admin"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -398,11 +402,17 @@ def test_too_many_different_ones_are_counted() -> None:
         ({"why": "spoofed"}, "not the sender's own"),
         ({"why": "spoofed", "sender": "x/c", "interface_in": "veth7"}, "own: it came from x/c by veth7"),
         ({"why": "unclaimed"}, "no pod is known"),
-        ({"verdict": "allow"}, "no policy isolates the sender"),
-        ({"verdict": "allow", "allowed_by": [{"policy": "x/p", "direction": "egress", "rule": 2}]}, "by x/p egress[2]"),
+        ({"verdict": "allow"}, "which policies let it through is not known"),
+        (
+            {"verdict": "allow", "passes": ["no policy isolates x/a", "b is free"]},
+            ": no policy isolates x/a; b is free",
+        ),
+        ({"verdict": "allow", "allowed_by": [RULE]}, "by x/p egress[2]"),
+        ({"verdict": "allow", "allowed_by": [RULE, TIERS]}, "by x/p egress[2] and Admin out egress[2]"),
+        ({"denied_by": {**TIERS, "closed": False}}, "Admin out egress[2] denies it"),
     ],
 )
 def test_words(change: Event, words: str) -> None:
     event = {**Seen().add(described(), Times(2, 0, 0), {}), **change}
-    assert words in reason(event)
+    assert words in f": {reason(event)}"
     assert "x/a -> 192.0.2.0 80/TCP: " in line(event, 2) and "2 packets" in line(event, 2)

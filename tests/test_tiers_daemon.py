@@ -16,6 +16,7 @@ import pytest
 from netpold.daemon.wording import reason
 from tests.lab import BACKENDS, Backend, Host, Lab, Node, Probe, namespace_manifest
 from tests.lab.daemon import Daemon
+from tests.lab.datagram import DOMAIN
 from tests.lab.host import family_of
 from tests.test_daemon import eventually, policy
 from tests.test_last_good import kill
@@ -387,6 +388,107 @@ def test_an_address_of_two_pods_is_denied_if_one_is_and_accepted_if_both_are(lab
         scene.daemon.write("twin.json", twin)
         scene.settle()
         scene.expect("ac ba bc")
+
+
+# What is told of packets ----------------------------------------------------------------------------------------------
+
+GRE, ICMP, ICMPV6 = 47, socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6
+EVERYTHING_OUT = policy("np", "  podSelector: {}\n  policyTypes: [Egress]\n  egress: [{}]\n")
+TIMESTAMP, INFORMATION = (bytes([each, 0]) + bytes(18) for each in (13, 139))
+
+
+def send_raw(source: Host, destination: Host, protocol: int, data: bytes = b"\0\0\x08\0hello") -> None:
+    family = 6 if protocol == ICMPV6 else 4
+    with source.netns.entered():
+        sender = socket.socket(DOMAIN[family], socket.SOCK_RAW, protocol)
+    with sender:
+        sender.sendto(data, (destination.address(family), 0))
+
+
+def told(scene: Scene, *verdicts: str) -> list[dict[str, Any]]:
+    """The events of these verdicts, but for those without a direction, of forged addresses."""
+    events = map(json.loads, scene.daemon.ctl("monitor", "-o", "json").stdout.splitlines())
+    return [each for each in events if each["verdict"] in verdicts and each["direction"]]
+
+
+@BOTH
+def test_packets_of_any_protocol_are_told_with_the_rule_that_denies_them(
+    lab: Lab, backend: Backend, wiring: str
+) -> None:
+    """And a NetworkPolicy that allows them is not blamed."""
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        scene.enforce(
+            out=tiered("out", "Admin", "a", "egress Accept b", "egress Deny c"),
+            into=tiered("into", "Baseline", "b", "ingress Deny c"),
+            np=EVERYTHING_OUT,
+        )
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        for protocol, data in ((GRE, b"\0\0\x08\0hello"), (ICMP, TIMESTAMP), (ICMPV6, INFORMATION)):
+            send_raw(scene.a, scene.c, protocol, data)
+            send_raw(scene.c, scene.b, protocol, data)
+        assert eventually(lambda: len(told(scene, "drop")) >= 6)
+        found = {
+            (each["source"]["pod"], each["protocol"], each["icmp_type"]): reason(each) for each in told(scene, "drop")
+        }
+        ways = (("x/a", "Admin out egress[1] denies it"), ("x/c", "Baseline into ingress[0] denies it"))
+        assert found == {
+            (source, *seen): why for source, why in ways for seen in (("47", None), ("ICMP", 13), ("ICMP", 139))
+        }
+        scene.enforce(np=EVERYTHING_OUT.replace("  egress: [{}]\n", ""))
+        send_raw(scene.b, scene.c, GRE)
+        send_raw(scene.a, scene.c, 50, bytes(12))
+        assert eventually(lambda: len(told(scene, "drop")) >= 8)
+        assert {reason(each) for each in told(scene, "drop")[6:]} == {
+            "x/np isolates x/b for egress, and no rule allows it",
+            "Admin out egress[1] denies it",
+        }
+
+
+def test_of_an_address_of_two_pods_the_rule_that_denies_is_told(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    ghost = scene.a.manifest()
+    ghost["metadata"] |= {"name": "ghost", "labels": {"app": "ghost"}}
+    with scene.daemon:
+        scene.daemon.write("ghost.json", ghost)
+        scene.enforce(
+            out=tiered("out", "Admin", "ghost", "egress Deny b"),
+            np=policy("np", "  podSelector: {matchLabels: {app: ghost}}\n  policyTypes: [Ingress]\n"),
+        )
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        scene.expect("ac bc cb")
+        assert eventually(lambda: len({each["direction"] for each in told(scene, "drop")}) == 2)
+        assert {reason(each) for each in told(scene, "drop") if each["protocol"] == "TCP"} == {
+            "Admin out egress[0] denies it",
+            *(f"x/np isolates {each} for ingress, and no rule allows it" for each in scene.a.addresses),
+        }
+
+
+AUDITED = "metadata: {annotations: {netpold.io/mode: audit}, "
+
+
+@OTHERWISE
+def test_a_packet_that_two_audited_policies_report_is_one(lab: Lab, backend: Backend, wiring: str) -> None:
+    scene = Scene(lab, backend, wiring)
+    with scene.daemon:
+        scene.enforce(
+            out=tiered("out", "Admin", "a", "egress Deny c").replace("metadata: {", AUDITED),
+            too=tiered("too", "Baseline", "a", "egress Deny c").replace("metadata: {", AUDITED),
+            np=NOTHING_OUT.replace("metadata: {", AUDITED),
+        )
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        send_raw(scene.a, scene.c, GRE)
+        send_raw(scene.a, scene.b, 50, bytes(12))
+        assert eventually(lambda: len(told(scene, "audit")) >= 2)
+        assert [(each["protocol"], each["packets"], reason(each)) for each in told(scene, "audit")] == [
+            ("47", 1, "Admin out egress[0] denies it"),
+            ("50", 1, "x/out isolates x/a for egress, and no rule allows it"),
+        ]
+        rows = json.loads(scene.daemon.ctl("audit", "-o", "json").stdout)["rows"]
+        assert {(row["protocol"], row["packets"], *row["isolating"], row["now"]) for row in rows} == {
+            ("47", 1, "out", "audit"),
+            ("50", 1, "x/out", "audit"),
+        }
 
 
 # Changes under traffic ------------------------------------------------------------------------------------------------

@@ -85,8 +85,6 @@ def _open(facts: Facts, flows: Iterable[Flow]) -> Generator[None, None, dict[Pai
 
 def _judgements(facts: Facts, pair: Pair) -> Mapping[Direction, Judgement]:
     """What would become of it now; none: that can't be told, as of pods that are gone."""
-    if pair.protocol not in (*WITH_PORTS, "ICMP"):
-        return {}
     ends = [each.pod or each.address for each in (pair.source, pair.destination)]
     try:
         answer = explain(facts.index, facts.ruleset, ends[0], ends[1], pair.protocol, pair.port, home=facts.home)

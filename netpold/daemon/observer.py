@@ -201,7 +201,7 @@ class Observer:
         for sight in set(due) - {each.sight for each in described}:
             del self._waiting[sight]
         for each in sorted(described, key=lambda each: self._waiting[each.sight].first):
-            times = self._waiting.pop(each.sight)
+            times = self._waiting.pop(each.sight).each_reported(each.reports)
             self._told[each.sight] = now
             event = self.seen.add(each, times, names)
             if self._log_drops and each.sight.verdict != "allow":

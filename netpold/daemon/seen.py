@@ -30,6 +30,10 @@ class Times:
     def and_also(self, more: Times) -> Times:
         return Times(self.packets + more.packets, min(self.first, more.first), max(self.last, more.last))
 
+    def each_reported(self, often: int) -> Times:
+        """Of as many reports, where each packet was reported so often."""
+        return Times(-(-self.packets // often), self.first, self.last)
+
 
 @dataclass(frozen=True, slots=True)
 class Party:
@@ -144,4 +148,5 @@ def _event(number: int, each: Described, times: Times, names: Mapping[int, str])
         "nearest_miss": each.miss,
         "denied_by": each.denied_by,
         "allowed_by": list(each.allowed_by),
+        "passes": list(each.passes),
     }

@@ -7,7 +7,7 @@ only netpold's own rules have these prefixes, and each stands directly before th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from netpold.host.nflog import Logged
@@ -17,10 +17,12 @@ from netpold.rules.answers import miss_json, rule_json
 from netpold.rules.audit import PREFIX
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ends import Home, Lingerer, UnknownEndpoint
-from netpold.rules.explain import Explanation, Judgement, explain
+from netpold.rules.explain import explain
+from netpold.rules.made import Made, made
 from netpold.rules.near import Far, misses
 from netpold.rules.revoke import Flow
 from netpold.rules.ruleset import Ruleset
+from netpold.rules.walk import Packet
 
 Json = dict[str, Any]
 Verdict = Literal["drop", "audit", "allow"]
@@ -53,7 +55,7 @@ class Model(Protocol):
 @dataclass(frozen=True, slots=True)
 class Sight:
     """Packets that are told together.  `protocol`: TCP, UDP, SCTP, ICMP, or a number as text; `incoming`, `outgoing`:
-    indexes of interfaces, 0 for none."""
+    indexes of interfaces, 0 for none; `hook`: the built-in chain that it came through."""
 
     verdict: Verdict
     why: Why
@@ -65,6 +67,7 @@ class Sight:
     icmp_type: int | None = None
     incoming: int = 0
     outgoing: int = 0
+    hook: str = "FORWARD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Described:
     of which policies judge it, and `lingers`: whether its manifest is gone (then the address is no pod's any more);
     `sender`: of what has another's address, the one by whose interface it came.
     `isolating`: the keys of those that isolate it.  `miss`, `allowed_by`, `denied_by` (the rule of a tier): as in JSON.
+    `passes`: of what is allowed by no rule, why it passes, a sentence for each pod.  `reports`: how often each packet
+    was reported: each rule of an audited policy does so for itself.
     """
 
     sight: Sight
@@ -85,6 +90,8 @@ class Described:
     sender: Pod | None = None
     denied_by: Json | None = None
     lingers: bool = False
+    passes: tuple[str, ...] = ()
+    reports: int = 1
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -100,7 +107,8 @@ def of_packet(logged: Logged) -> Sight | None:
     protocol = PROTOCOLS.get(head.protocol, head.protocol)
     port = head.port if protocol in WITH_PORTS else None
     where = (logged.incoming, logged.outgoing)
-    return Sight(*MEANING[logged.prefix], head.source, head.destination, protocol, port, head.icmp_type, *where)
+    ends = head.source, head.destination
+    return Sight(*MEANING[logged.prefix], *ends, protocol, port, head.icmp_type, *where, logged.hook)
 
 
 def of_flow(flow: Flow) -> Sight:
@@ -126,45 +134,56 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
     if sight.direction is Direction.INGRESS:
         own, far, there, interface = sight.destination, source, sight.source, sight.outgoing
     found = _pod(index, own) or model.home.lingering.get(own) or _behind(model, names.get(interface))
-    if found is None:
-        return Described(sight, source, destination)
     lingers = isinstance(found, Lingerer)
     near = found.pod if isinstance(found, Lingerer) else found
     if isinstance(found, Lingerer):
-        isolation = found.isolation[sight.direction]
-    else:
-        isolation = index.isolation(near, sight.direction)
-    policies = isolation.policies
-    keys = tuple(policy.key for policy in policies)
-    miss = None
-    is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
-    judgement = _judgement(model, sight) if is_known and isolation.tiers else None
-    if judgement and judgement.verdict == "deny" and sight.verdict == "audit":
+        isolations = [found.isolation[sight.direction]]
+    else:  # where several pods have its address, all of them judge it
+        isolations = [index.isolation(pod, sight.direction) for pod in ([near] if near else index.claimants(own))]
+    isolating = {policy.key: policy for each in isolations for policy in each.policies}
+    policies = tuple(isolating[key] for key in sorted(isolating))
+    done = made(model.ruleset, _packet(model, sight, names), sight.hook, sight.direction)
+    if done.dropped and sight.verdict == "audit":
         return None  # what comes behind the audited policy drops it, and reports that itself
-    denied_by = judgement.denied_by if judgement else None
-    if denied_by is not None:
-        return Described(sight, source, destination, near, keys, denied_by=rule_json(index, denied_by), lingers=lingers)
-    if is_known and not near.quarantined:
+    if not _is_theirs(sight, done) and any(each.tiers for each in isolations):
+        policies = ()  # by the rules that are in force now it was none of them
+    keys = tuple(policy.key for policy in policies)
+    told = Described(sight, source, destination, near, keys, lingers=lingers, reports=max(1, done.reports))
+    if done.denied_by is not None:
+        return replace(told, denied_by=rule_json(index, done.denied_by))
+    is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
+    if is_known and near and not near.quarantined:
         other = Far(far.key if far else there, there, tuple(index.claimants(there)))
         nearest = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
         if nearest:
-            miss = miss_json(nearest[0])
-    return Described(sight, source, destination, near, keys, miss, lingers=lingers)
+            return replace(told, miss=miss_json(nearest[0]))
+    return told
 
 
-def _judgement(model: Model, sight: Sight) -> Judgement | None:
-    """What the model says of its direction; None where it can't tell."""
-    try:
-        answer = _explain(model, sight)
-    except UnknownEndpoint:
-        return None
-    return answer.egress if sight.direction is Direction.EGRESS else answer.ingress
+def _is_theirs(sight: Sight, done: Made) -> bool:
+    """Whether the rules still do with it what was seen."""
+    return done.dropped if sight.verdict == "drop" else done.reports > 0
 
 
-def _explain(model: Model, sight: Sight) -> Explanation:
-    """Raises UnknownEndpoint."""
-    ends = sight.source, sight.destination
-    return explain(model.index, model.ruleset, *ends, sight.protocol, sight.port, home=model.home)
+def _packet(model: Model, sight: Sight, names: Mapping[int, str]) -> Packet:
+    """The packet as the rules saw it."""
+    ports = {at.name for each in model.endpoints.values() for at in each.interfaces if at.bridged}
+    come, gone = names.get(sight.incoming, ""), names.get(sight.outgoing, "")
+    is_bridged = gone in ports  # what a port of a bridge is named for was never routed
+    protocol = sight.protocol.lower()
+    if sight.protocol == "ICMP":
+        protocol = "ipv6-icmp" if ":" in sight.source else "icmp"
+    return Packet(
+        sight.source,
+        sight.destination,
+        protocol,
+        sight.port,
+        in_interface="" if is_bridged or come in ports else come,
+        out_interface="" if is_bridged else gone,
+        in_port=come if is_bridged or come in ports else "",
+        out_port=gone if is_bridged else "",
+        icmp_type=sight.icmp_type,
+    )
 
 
 def _behind(model: Model, name: str | None) -> Pod | Lingerer | None:
@@ -182,16 +201,22 @@ def _allowed(model: Model, sight: Sight) -> Described | None:
     ends = _pod(index, sight.source), _pod(index, sight.destination)
     if not any(ends) and not model.home.lingering.keys() & {sight.source, sight.destination}:
         return None
-    if sight.protocol not in (*WITH_PORTS, "ICMP"):
-        return Described(sight, *ends)
     try:
-        answer = _explain(model, sight)
+        answer = explain(
+            index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port, home=model.home
+        )
     except UnknownEndpoint:
         return Described(sight, *ends)
     judgements = (answer.egress, answer.ingress)
     isolating = tuple(dict.fromkeys(key for each in judgements for key in each.isolating))
-    origins = [each.allowed_by for each in judgements if each.allowed_by]
-    return Described(sight, *ends, None, isolating, None, tuple(rule_json(index, each) for each in origins))
+    by = tuple(rule_json(index, each.allowed_by) for each in judgements if each.allowed_by)
+    of_pods = zip(judgements, ends, (sight.source, sight.destination), strict=True)
+    passes = tuple(
+        each.reason
+        for each, pod, address in of_pods
+        if (pod or address in model.home.lingering) and each.verdict == "allow" and not each.allowed_by
+    )
+    return Described(sight, *ends, None, isolating, None, by, passes=passes)
 
 
 def _pod(index: Index, address: str) -> Pod | None:

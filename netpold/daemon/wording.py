@@ -42,12 +42,10 @@ def reason(event: Json) -> str:
     if event["why"] == "unclaimed":
         return "no pod is known to have this interface"
     if event["verdict"] == "allow":
-        rules = [f"{each['policy']} {each['direction']}[{each['rule']}]" for each in event["allowed_by"]]
-        return (
-            f"by {' and '.join(rules)}"
-            if rules
-            else "no policy isolates the sender for egress, or the receiver for ingress"
-        )
+        rules = [_place(each) for each in event["allowed_by"]]
+        if rules:
+            return f"by {' and '.join(rules)}"
+        return "; ".join(event["passes"]) or "which policies let it through is not known"
     judged = event["destination" if event["direction"] == "ingress" else "source"]["address"]
     if event["judged_lingers"]:
         return f"{left_of(judged, event['judged'])}: {_denial(event, judged)}"
@@ -57,11 +55,16 @@ def reason(event: Json) -> str:
 def _denial(event: Json, near: str) -> str:
     """By which policies it is denied, or would be; `near`: whom they judge."""
     if event["denied_by"]:
-        rule = event["denied_by"]
-        closed = "; the policy is closed: its manifest failed the checks" if rule["closed"] else ""
-        return f"{rule['tier']} {rule['policy']} {rule['direction']}[{rule['rule']}] denies it{closed}"
+        closed = "; the policy is closed: its manifest failed the checks" if event["denied_by"]["closed"] else ""
+        return f"{_place(event['denied_by'])} denies it{closed}"
     if not event["isolating"]:
         return f"a policy that judged {near} for {event['direction']} denied it; which one is not known"
     text = f"{', '.join(event['isolating'])} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"
     text += f" for {event['direction']}, and no rule allows it"
     return f"{text}; {event['nearest_miss']['text']}" if event["nearest_miss"] else text
+
+
+def _place(rule: Json) -> str:
+    """A rule by its policy, of one of the cluster with its tier."""
+    tier = "" if rule["tier"] == "NetworkPolicy" else f"{rule['tier']} "
+    return f"{tier}{rule['policy']} {rule['direction']}[{rule['rule']}]"

@@ -112,8 +112,9 @@ def explain(
 ) -> Explanation:
     """Judge the first packet between two ends (`namespace/pod` or an address) in their first common family.
 
-    `protocol` is TCP, UDP, SCTP or ICMP (echo request, no port).  `own`: the interface of a pod that sends to itself:
-    only by that does the kernel tell it from others that send with its address.  `home`: the node that is asked.
+    `protocol` is TCP, UDP, SCTP, ICMP (echo request, no port) or the number of another (no port).  `own`: the interface
+    of a pod that sends to itself: only by that does the kernel tell it from others that send with its address.  `home`:
+    the node that is asked.
     Raises UnknownEndpoint.
     """
     ends = end(index, source, home), end(index, destination, home)
@@ -247,7 +248,7 @@ def _outcome(
 ) -> Judgement:
     keys = tuple(policy.key for policy in policies)
     chain, rule = next(((chain, rule) for chain, rule in reversed(found.passed) if rule.origin), ("", None))
-    if found.verdict == "DROP" and rule and _denies(rule):
+    if found.verdict == "DROP" and rule and denies(rule):
         line = text(rule, asked.packet.family)
         reason = f"{rule.origin.place} denies it{_closed(asked, rule.origin)}" if rule.origin else ""
         return Judgement("deny", keys, None, chain, line, reason, None, _sets(asked, [rule]), denied_by=rule.origin)
@@ -267,7 +268,7 @@ def _closed(asked: _Question, origin: Origin) -> str:
     return CLOSED if policy and policy.quarantined else ""
 
 
-def _denies(rule: Rule) -> bool:
+def denies(rule: Rule) -> bool:
     """Whether it is a tier's, and not only reports."""
     return rule.origin is not None and rule.origin.action is Action.DENY and not isinstance(rule.target, Log)
 
