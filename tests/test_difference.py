@@ -10,9 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netpold.policy.index import Index
-from netpold.policy.model import EVERYTHING, Family, IPBlock, Namespace, Pod, Policy, World
+from netpold.policy.model import (
+    EVERYTHING,
+    Family,
+    IPBlock,
+    Namespace,
+    Operator,
+    Pod,
+    Policy,
+    PolicyRule,
+    Requirement,
+    Selector,
+    World,
+)
 from netpold.rules.difference import Change, Party, difference
+from netpold.rules.judged import Judged
 from netpold.rules.offline import offline_ruleset
+from netpold.rules.pieces import ends
 from netpold.rules.ruleset import FAMILIES, Ruleset
 from netpold.rules.walk import Packet, walk
 from tests.strategies import EVERYTHING_GOES, OUTSIDE, PORT_NUMBERS, worlds
@@ -128,6 +142,27 @@ def test_a_policy_less(world: World, data: st.DataObject) -> None:
     if world.policies:
         out = data.draw(st.sampled_from(sorted(world.policies)))
         assert_right(world, replace(world, policies={key: each for key, each in world.policies.items() if key != out}))
+
+
+@settings(max_examples=25, deadline=None)
+@given(old=worlds(EVERYTHING_GOES), new=worlds(EVERYTHING_GOES))
+def test_any_policies_of_the_same_pods(old: World, new: World) -> None:
+    assert_right(old, replace(old, policies=new.policies))
+
+
+def test_what_no_changed_policy_judges_is_one_value_in_both_worlds() -> None:
+    pods = {f"a/{name}": Pod("a", name, {"app": name}, (f"10.0.0.{number}",)) for number, name in enumerate("xy", 1)}
+    x, y = (
+        Policy("a", name, Selector((Requirement("app", Operator.IN, (name,)),)), (PolicyRule(None, None),), None)
+        for name in "xy"
+    )
+    before = Judged(Index(World(pods, {}, {x.key: x, y.key: y})), "enforce")
+    after = Judged(Index(World(pods, {}, {x.key: x, y.key: replace(y, ingress=())})), "enforce", before)
+    same = {each.pod: each.judges[2] is each.judges[3] for each in ends(before, after, 4)}
+    assert same == {"a/x": True, "a/y": False}
+        "a/x": True,
+        "a/y": False,
+    }
 
 
 @settings(max_examples=20, deadline=None)

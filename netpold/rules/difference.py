@@ -4,7 +4,8 @@ Pairs are not looked at one by one.  Pods that both worlds treat alike are one c
 same sets and networks hold them.  Classes, and pieces of the address space (space.py), are bits of a number; ports are
 bits of another (services.py).  What one pod's rules say is then a few pieces (these ends, these services), the same for
 all pods with the same rules.  Where what the sender's side says before and after meets what the receiver's side says, a
-change is a rectangle: these senders, these receivers, these services.
+change is a rectangle: these senders, these receivers, these services.  What rules say of which nothing changed is only
+asked where the other end's did.
 
 Compared are pods that are in both worlds, each by its first address of a family, as `matrix` does.  A pod to itself is
 free, whatever the policies say.  Each family is a world of its own; changes that are the same in both are told once.
@@ -13,9 +14,9 @@ free, whatever the policies say.  Each family is a world of its own; changes tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Literal, NamedTuple
 
@@ -86,7 +87,8 @@ def difference_in_steps(old: Index, new: Index, mode: Mode = "enforce") -> Steps
     """The same in steps."""
     if old.world == new.world:
         return []
-    before, after = Judged(old, mode), Judged(new, mode)
+    before = Judged(old, mode)
+    after = Judged(new, mode, before)
     both: dict[Family, list[End]] = {}
     for number, family in enumerate(FAMILIES):  # the shares are those of time, with 10,000 pods and 1,000 policies
         yield 0.2 * number
@@ -162,17 +164,33 @@ class _Between(NamedTuple):
 
 
 class _Side:
-    """Ends that are judged alike in a direction: `mask`; and what is said of other ends, in parts."""
+    """Ends that are judged alike in a direction: `mask`; and what is said of other ends, in parts.  Those of a side of
+    which nothing changed are worked out when they are asked for."""
 
     def __init__(
-        self, direction: Direction, mask: int, before: Judges | None, after: Judges | None, says: Iterable[_Between]
+        self,
+        direction: Direction,
+        mask: int,
+        judges: tuple[Judges, Judges] | None,
+        says: Callable[[], Iterable[_Between]],
     ) -> None:
-        self.direction, self.mask, self.before, self.after = direction, mask, before, after
-        self._says = list(says)
-        self.changed = [each for each in self._says if each.before != each.after]
+        self.direction, self.mask = direction, mask
+        self.before: Judges | None = judges[0] if judges else None
+        self.after: Judges | None = judges[1] if judges else None
+        self._ask = says
+        self._known: list[_Between] | None = None
+        self.changed: list[_Between] = []
+        if judges and judges[0] is not judges[1]:
+            self.changed = [each for each in self._says if each.before != each.after]
         self._touched = reduce(or_, (each.ends for each in self.changed), 0)
         self._at: dict[int, _Between] | None = None  # by the number of an end, but for those of the largest part
         self._largest = _Between(0, 0, 0)
+
+    @property
+    def _says(self) -> list[_Between]:
+        if self._known is None:
+            self._known = list(self._ask())
+        return self._known
 
     def may_change(self, other: _Side) -> bool:
         """Whether anything may be another one between the two: what one of them says of any of the other's ends is."""
@@ -202,7 +220,7 @@ class _Comparison:
     def into(self, found: dict[_Same, dict[Family, _Shape]]) -> Steps[None]:
         """Put the changes there."""
         effects: dict[_Effect, list[_Rectangle]] = defaultdict(list)
-        senders, receivers = self._sides(Direction.EGRESS), self._sides(Direction.INGRESS)
+        senders, receivers = self._sides()
         changing = [each for each in receivers if each.changed]
         for number, sender in enumerate(senders):
             yield number / len(senders)
@@ -213,15 +231,28 @@ class _Comparison:
             for rectangle in _joined(rectangles):
                 self._note(effect, rectangle, found)
 
-    def _sides(self, direction: Direction) -> list[_Side]:
-        """All ends, by what judges them; addresses that are no pods' are judged by nobody."""
+    def _sides(self) -> tuple[list[_Side], list[_Side]]:
+        """All ends, by what judges them as senders, and as receivers; addresses that are no pods' are judged by nobody.
+        What does not change for some matters to those of the other direction alone for which something may."""
+        both = {direction: self._pieces.by_judges(direction) for direction in (Direction.EGRESS, Direction.INGRESS)}
+        may_change = {
+            direction: reduce(or_, (mask for (before, after), mask in some.items() if before is not after), 0)
+            for direction, some in both.items()
+        }
+        senders = self._of(Direction.EGRESS, both[Direction.EGRESS], may_change[Direction.INGRESS])
+        return senders, self._of(Direction.INGRESS, both[Direction.INGRESS], may_change[Direction.EGRESS])
+
+    def _of(self, direction: Direction, some: Mapping[tuple[Judges, Judges], int], others: int) -> list[_Side]:
+        """`others`: the ends that judges of which none changed are asked about."""
         pieces = self._pieces
-        sides = [
-            _Side(direction, mask, before, after, _compared(pieces.says(0, before), pieces.says(1, after)))
-            for (before, after), mask in pieces.by_judges(direction).items()
-        ]
+
+        def said(before: Judges, after: Judges) -> Iterable[_Between]:
+            among = others if before is after else pieces.everything
+            return _compared(pieces.says(0, before, among=among), pieces.says(1, after, among=among))
+
+        sides = [_Side(direction, mask, judges, partial(said, *judges)) for judges, mask in some.items()]
         nobody = (_Between(pieces.everything, self._everything, self._everything),)
-        return [*sides, _Side(direction, pieces.outside, None, None, nobody)]
+        return [*sides, _Side(direction, pieces.outside, None, lambda: nobody)]
 
     def _meet(self, sender: _Side, receiver: _Side, effects: dict[_Effect, list[_Rectangle]]) -> None:
         for sent in sender.parts(receiver.mask):

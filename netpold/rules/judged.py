@@ -3,6 +3,9 @@
 The rules are those that the compiler makes for the policies that judge the pod (peers.py); few pods have rules that
 no other has, so they are kept once for all that have the same.  An address that several pods claim is judged by all of
 them.
+
+Of two worlds with the same pods, most of what policies say is the same, too: that is worked out once, and is one value
+in both, so that nobody has to compare it.
 """
 
 from __future__ import annotations
@@ -62,13 +65,33 @@ def _alike(judge: Judge) -> object:
     return (*rules, judge.isolate, judge.selected)
 
 
+def _same_inventory(one: Index, other: Index) -> bool:
+    """Whether what sets hold is the same in both."""
+    worlds = one.world, other.world
+    pods, namespaces, nodes = ([getattr(each, what) for each in worlds] for what in ("pods", "namespaces", "nodes"))
+    lingers = one.lasting or other.lasting or one.kept or other.kept
+    return not lingers and pods[0] == pods[1] and namespaces[0] == namespaces[1] and nodes[0] == nodes[1]
+
+
+def _changed(one: Index, other: Index) -> frozenset[str]:
+    """The keys of the policies that are not the same in both."""
+    before, after = one.world.policies, other.world.policies
+    return frozenset(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
 class Judged:
     """One world.  Pods are asked about first; then `fill` makes the sets that their rules look peers up in."""
 
-    def __init__(self, index: Index, mode: Mode) -> None:
+    def __init__(self, index: Index, mode: Mode, beside: Judged | None = None) -> None:
+        """`beside`: another world, which is asked about each pod before this one.  Where it has the same pods,
+        namespaces and nodes, the two have their sets in common, and what is the same in both is one value."""
         self.index = index
         self._mode = mode
-        self._sets = Sets(index)
+        self._like = beside if beside and beside._mode == mode and _same_inventory(beside.index, index) else None
+        self._sets: Sets = self._like._sets if self._like else Sets(index)
+        self._kin: list[Judged] = self._like._kin if self._like else []  # those that have these sets in common
+        self._kin.append(self)
+        self._changed = _changed(self._like.index, index) if self._like else frozenset()
         self._rules = PolicyRules(self._sets)
         self._isolations = Isolations(index)
         self._enforced: dict[int, Isolation] = {}  # by isolation
@@ -103,7 +126,7 @@ class Judged:
         self, isolated: list[tuple[Pod, Isolation]], direction: Direction, family: Family, own: frozenset[str]
     ) -> Judges:
         key = (direction, family, tuple([self._key(each, isolation, direction) for each, isolation in isolated]), own)
-        found = self._known.get(key)
+        found = self._known.get(key) or self._beside(isolated, key)
         if found is None:
             isolating = tuple(
                 dict.fromkeys(policy.key for _, each in isolated for policy in each.policies if self._holds(policy))
@@ -114,8 +137,18 @@ class Judged:
             found = self._known[key] = self._by_rules.setdefault(same, Judges(judges, isolating, own))
         return found
 
+    def _beside(self, isolated: list[tuple[Pod, Isolation]], key: _Key) -> Judges | None:
+        """Those of the world beside this one, where they are the same."""
+        if self._like is None or any(policy.key in self._changed for _, each in isolated for policy in each.all):
+            return None
+        return self._like._known.get(key)
+
+    def shares_sets(self, other: Judged) -> bool:
+        """Whether both have the same sets, and the same pods at the same addresses."""
+        return self._sets is other._sets
+
     def rules(self) -> Iterator[Rule]:
-        """All rules of those that were asked about, each once."""
+        """All rules of those that were asked about, each once; but for those of the world beside this one."""
         found: dict[int, Rule] = {}
         for each in self._known.values():
             for judge in each.judges:
@@ -123,12 +156,13 @@ class Judged:
         yield from found.values()
 
     def own(self) -> frozenset[str]:
-        """The addresses with which anything is free to any of those that were asked about."""
-        return frozenset[str]().union(*(each.own for each in self._known.values()))
+        """The addresses with which anything is free to any of those that were asked about, in all worlds that have
+        the sets in common."""
+        return frozenset[str]().union(*(each.own for world in self._kin for each in world._known.values()))
 
     def fill(self) -> None:
-        """Make the sets of these rules."""
-        self._sets.retain(sets_used([tuple(self.rules())]))
+        """Make the sets of these rules, and of those of all worlds that have them in common."""
+        self._sets.retain(sets_used([tuple(each.rules()) for each in self._kin]))
 
     @property
     def sets(self) -> dict[str, IPSet]:

@@ -76,6 +76,7 @@ class Pieces:
     ) -> None:
         self.family = family
         self._halves = before, after
+        self._number = (0, 0) if before.shares_sets(after) else (0, 1)  # what is the same is looked at once
         self._services = services
         self._nodes = _nodes(before, family), _nodes(after, family)
         prefixes = {prefix for half in self._halves for prefix in _prefixes(half, family)}
@@ -95,7 +96,7 @@ class Pieces:
         self._at_address = defaultdict[tuple[int, str], int](int)  # of those that are free to some pods
         self._sort(ends)
         self.everything = self.outside | (((1 << len(self._classes)) - 1) << self._first)
-        self._said: dict[tuple[int, int, bool], Said] = {}
+        self._said: dict[tuple[int, int, bool, int], Said] = {}
         self._origins: dict[tuple[int, int], _Origins] = {}
         self._of_rule: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._pods: dict[int, frozenset[str]] = {}
@@ -106,20 +107,21 @@ class Pieces:
     def _sort(self, ends: list[End]) -> None:
         """Put the pods into classes, and note what holds each."""
         holders = [_holders(half.sets.values(), {each.addresses[number] for each in ends}, self.family)
-                   for number, half in enumerate(self._halves)]  # fmt: skip
+                   for number, half in enumerate(self._halves[: self._number[1] + 1])]  # fmt: skip
         special = [half.own() for half in self._halves]
         classes: dict[object, list[End]] = {}
         for end in ends:
             was, now = end.addresses
             alone = end.pod if was in special[0] or now in special[1] else ""
             pieces = self._space.piece(was), self._space.piece(now)
-            key = (tuple(map(id, end.judges)), holders[0].get(was), holders[1].get(now), pieces, alone)
+            key = (tuple(map(id, end.judges)), holders[0].get(was), holders[-1].get(now), pieces, alone)
             classes.setdefault(key, []).append(end)
         for same in classes.values():
             bit = 1 << (self._first + len(self._classes))
             self._classes.append(same)
             self._class_of.update((end.pod, bit) for end in same)
-            for world, address in enumerate(same[0].addresses):
+            for world in range(len(holders)):
+                address = same[0].addresses[world]
                 self._at_piece[world, self._space.piece(address)] |= bit
                 if address in special[world]:
                     self._at_address[world, address] |= bit
@@ -165,7 +167,7 @@ class Pieces:
 
     def inside(self, network: Network) -> int:
         """The ends in a network that was asked about, pods by their address after."""
-        return self._in_pieces(1, self._space.of({network: True}))
+        return self._in_pieces(self._number[1], self._space.of({network: True}))
 
     def single(self) -> Iterator[tuple[str, int]]:
         """The addresses outside that are pieces by themselves, and their bits."""
@@ -181,28 +183,29 @@ class Pieces:
 
     # What rules say -----------------------------------------------------------------------------------------------
 
-    def says(self, world: int, judges: Judges, at_home: bool = False) -> Said:
+    def says(self, world: int, judges: Judges, at_home: bool = False, among: int = -1) -> Said:
         """What these judges allow, from or to whom; `at_home`: as a pod's own node does, where NetworkPolicies leave
-        all to the tiers (at_home.py)."""
-        found = self._said.get((world, id(judges), at_home))
+        all to the tiers (at_home.py).  `among`: the ends that are asked about, or all: with few, it costs little."""
+        world, asked = self._number[world], self.everything & among
+        found = self._said.get((world, id(judges), at_home, asked))
         if found is None:
-            found = {self._services.everything: self.everything}
+            found = {self._services.everything: asked}
             for judge in judges.judges:
-                found = both(found, self._judge_says(world, judge, at_home))
+                found = both(found, self._judge_says(world, judge, at_home, asked))
             own = 0
             for address in judges.own:
                 own |= self._at_address.get((world, address), 0)
             if own:
                 found = widened(found, own, self._services.everything)
-            self._said[world, id(judges), at_home] = found
+            self._said[world, id(judges), at_home, asked] = found
         return found
 
-    def _judge_says(self, world: int, judge: Judge, at_home: bool) -> Said:
-        everything = {self._services.everything: self.everything}
+    def _judge_says(self, world: int, judge: Judge, at_home: bool, asked: int) -> Said:
+        everything = {self._services.everything: asked}
         if at_home and judge.selected:
             then = everything
         elif judge.isolate:
-            then = self._one_says(world, judge.policies)
+            then = self._one_says(world, judge.policies, asked)
         else:
             then = self._tier_says(world, judge.policies, self._tier_says(world, judge.baseline, everything))
         return self._tier_says(world, judge.admin, then)
@@ -222,14 +225,15 @@ class Pieces:
                     said = passed(said, some, services, then)
         return said
 
-    def _one_says(self, world: int, rules: tuple[Rule, ...]) -> Said:
+    def _one_says(self, world: int, rules: tuple[Rule, ...], asked: int) -> Said:
         """What the rules of NetworkPolicies allow.  Most name a few ends, and are looked at end by end; the others one
         by one."""
         together: dict[int, int] = defaultdict(int)  # by ends, the services
         for rule in rules:
             for some, services in self._allowed_by(world, rule):
-                together[some] |= services
-        said: Said = {0: self.everything}
+                if some & asked:
+                    together[some & asked] |= services
+        said: Said = {0: asked}
         single: dict[int, int] = defaultdict(int)  # by the bit of an end
         for some, services in together.items():
             if some.bit_count() <= _FEW:
@@ -249,6 +253,7 @@ class Pieces:
 
     def about(self, world: int, judges: Judges, peers: int, services: int) -> set[Origin]:
         """The policy rules that match any of these services from or to any of these ends."""
+        world = self._number[world]
         key = world, id(judges)
         if key not in self._origins:
             self._origins[key] = self._sorted_rules(world, judges)
