@@ -311,8 +311,9 @@ def test_what_passes_in_one_family_only(chromium: Browser, tmp_path: Path) -> No
     chromium.open(made.path, "#port=80/TCP&from=x/a&to=x/b")
     assert "passes in IPv6 only on 80/TCP" in panel(chromium) and "Below is IPv4: denied." in panel(chromium)
     assert "On each port that was asked about" in panel(chromium)
+    assert chromium.run("document.querySelector('[data-sign=none]').hidden") is False, "addresses among themselves"
     counts = chromium.run("$('counts').textContent")
-    assert re.search(r", 1 of them in one family only · 4 of 4 ends in 1 namespaces$", counts), counts
+    assert re.search(r", 1 of them in one family only · 4 of 4 ends in 1 namespace$", counts), counts
     assert chromium.run("document.documentElement.dataset.pass").startswith(counts.split()[0])
     assert chromium.run("[$('left').textContent, $('left').title]") == [
         "1 more that manifests name, too: ask with --ports",

@@ -30,6 +30,7 @@ from netpold.rules.ends import end, families
 from netpold.rules.explain import Judgement, explain
 from netpold.rules.near import Far, Miss, misses
 from netpold.rules.offline import offline_ruleset
+from netpold.rules.reasons import REACHES_ITSELF
 from tests.objects import to_world
 from tests.strategies import OUTSIDE, Shape, labels, pod_selectors, worlds
 
@@ -40,6 +41,14 @@ def judged(world: World, words: tuple[str, str, str, int | None], direction: Dir
     index = Index(world)
     answer = explain(index, offline_ruleset(index), *words)
     return answer.egress if direction is Direction.EGRESS else answer.ingress
+
+
+def test_a_pod_to_itself_is_said_in_a_sentence() -> None:
+    pod = Pod("x", "a", {}, ("10.0.0.1",))
+    closed = Policy("x", "closed", EVERYTHING, (), ())
+    world = World({pod.key: pod}, {}, {closed.key: closed})
+    assert judged(world, ("x/a", "x/a", "TCP", 80), Direction.EGRESS).reason == REACHES_ITSELF
+    assert judged(world, ("x/a", "x/a", "TCP", 80), Direction.INGRESS).reason == REACHES_ITSELF
 
 
 # Whatever is named, mended: it allows ---------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from netpold.rules.matrix import matrix, matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import FAR, NEAR, explained, explained_in_steps
 from netpold.rules.past import Gone, Past
+from netpold.rules.reasons import REACHES_ITSELF
 from netpold.rules.ruleset import Ruleset
 from netpold.rules.settings import CompileSettings
 from tests.strategies import EVERYTHING_GOES, NODES, OUTSIDE, worlds
@@ -77,7 +78,7 @@ def judge(page: Json, direction: str, near: int, far: int, family: str, port: in
     if "free" in here:
         return answer | {"reason": here["free"]}
     if page["ends"][far]["addresses"][family] in here["self"]:
-        return answer | {"reason": "the pod itself"}
+        return answer | {"reason": REACHES_ITSELF}
     way, first = Way(table, far, port, answer["tiers"]), None
     for number, reason in here["judges"]:
         who = table["judges"][number]

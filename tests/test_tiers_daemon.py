@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from netpold.daemon.wording import reason
+from netpold.daemon.wording import reason, way
 from tests.lab import BACKENDS, Backend, Host, Lab, Node, Probe, namespace_manifest
 from tests.lab.daemon import Daemon
 from tests.lab.datagram import DOMAIN
@@ -406,9 +406,10 @@ def send_raw(source: Host, destination: Host, protocol: int, data: bytes = b"\0\
 
 
 def told(scene: Scene, *verdicts: str) -> list[dict[str, Any]]:
-    """The events of these verdicts, but for those without a direction, of forged addresses."""
-    events = map(json.loads, scene.daemon.ctl("monitor", "-o", "json").stdout.splitlines())
-    return [each for each in events if each["verdict"] in verdicts and each["direction"]]
+    """The events of these verdicts, but for those of forged addresses."""
+    more = ("--allowed",) if "allow" in verdicts else ()
+    events = map(json.loads, scene.daemon.ctl("monitor", "-o", "json", *more).stdout.splitlines())
+    return [each for each in events if each["verdict"] in verdicts and each["why"] != "spoofed"]
 
 
 @BOTH
@@ -461,6 +462,29 @@ def test_of_an_address_of_two_pods_the_rule_that_denies_is_told(lab: Lab) -> Non
         assert {reason(each) for each in told(scene, "drop") if each["protocol"] == "TCP"} == {
             "Admin out egress[0] denies it",
             *(f"x/np isolates {each} for ingress, and no rule allows it" for each in scene.a.addresses),
+        }
+
+
+def test_what_is_allowed_is_told_with_why(lab: Lab) -> None:
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(out=NOTHING_OUT, too=tiered("too", "Admin", "a", "egress Accept b"))
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        node = scene.node.address(4)
+
+        def seen() -> dict[str, str]:
+            """What is told of each way: from when on it was asked for."""
+            for there in (node, scene.b.addresses[0]):
+                scene.a.run(["ping", "-c1", "-W1", there])
+            scene.b.run(["ping", "-c1", "-W1", scene.c.addresses[0]])
+            return {way(each): reason(each) for each in told(scene, "allow")}
+
+        assert eventually(lambda: len(seen()) >= 3), seen()
+        assert seen() == {
+            f"x/a -> {node} ICMP": "no tier denies it, and NetworkPolicies leave traffic between a node and its own "
+            "pods free",
+            "x/a -> x/b ICMP": "by Admin too egress[0]",
+            "x/b -> x/c ICMP": "no policy isolates x/b for egress; no policy isolates x/c for ingress",
         }
 
 

@@ -16,8 +16,8 @@ from netpold.policy.model import Direction, Pod
 from netpold.rules.answers import miss_json, rule_json
 from netpold.rules.audit import PREFIX
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.ends import Home, Lingerer, UnknownEndpoint
-from netpold.rules.explain import explain
+from netpold.rules.ends import Home, Lingerer, end
+from netpold.rules.explain import explain_between
 from netpold.rules.made import Made, made
 from netpold.rules.near import Far, misses
 from netpold.rules.revoke import Flow
@@ -198,25 +198,24 @@ def _behind(model: Model, name: str | None) -> Pod | Lingerer | None:
 
 def _allowed(model: Model, sight: Sight) -> Described | None:
     index = model.index
-    ends = _pod(index, sight.source), _pod(index, sight.destination)
-    if not any(ends) and not model.home.lingering.keys() & {sight.source, sight.destination}:
+    pods = _pod(index, sight.source), _pod(index, sight.destination)
+    if not any(pods) and not model.home.lingering.keys() & {sight.source, sight.destination}:
         return None
-    try:
-        answer = explain(
-            index, model.ruleset, sight.source, sight.destination, sight.protocol, sight.port, home=model.home
-        )
-    except UnknownEndpoint:
-        return Described(sight, *ends)
+    source, destination = (
+        replace(found, name=pod.key) if pod else found
+        for pod, address in zip(pods, (sight.source, sight.destination), strict=True)
+        for found in (end(index, address, model.home),)
+    )
+    answer = explain_between(index, model.ruleset, (source, destination), sight.protocol, sight.port)
     judgements = (answer.egress, answer.ingress)
     isolating = tuple(dict.fromkeys(key for each in judgements for key in each.isolating))
     by = tuple(rule_json(index, each.allowed_by) for each in judgements if each.allowed_by)
-    of_pods = zip(judgements, ends, (sight.source, sight.destination), strict=True)
     passes = tuple(
         each.reason
-        for each, pod, address in of_pods
-        if (pod or address in model.home.lingering) and each.verdict == "allow" and not each.allowed_by
+        for each, near in ((answer.egress, source), (answer.ingress, destination))
+        if (near.pod or near.lingerer) and each.verdict == "allow" and not each.allowed_by
     )
-    return Described(sight, *ends, None, isolating, None, by, passes=passes)
+    return Described(sight, *pods, None, isolating, None, by, passes=passes)
 
 
 def _pod(index: Index, address: str) -> Pod | None:

@@ -35,6 +35,7 @@ from netpold.rules.local import Local
 from netpold.rules.parts import Parts
 from netpold.rules.peers import PolicyRules
 from netpold.rules.places import address_chain, interface_chain, passes, where
+from netpold.rules.reasons import ITSELF
 from netpold.rules.revoke import forgotten_rule, revoked_rule
 from netpold.rules.ruleset import (
     Address,
@@ -325,7 +326,7 @@ class Chains:
         """`others_too`: what is for somebody else is judged by address, too."""
         if len(pods) == 1:
             others = self._own_destinations(pods, negate=True) if others_too else ()
-            return [Rule((own,), "RETURN", "the pod itself"), *others, *self._judge(pods, Direction.INGRESS)]
+            return [Rule((own,), "RETURN", ITSELF), *others, *self._judge(pods, Direction.INGRESS)]
         # what else is sent to an interface with an isolated pod behind it is meant for nobody that is known
         closed = [Rule((), "DROP", "no pod has this address")] if self._closes(pods, Direction.INGRESS) else []
         return [*self._by_address(pods, Direction.INGRESS), *closed]
@@ -376,7 +377,7 @@ class Chains:
         if not all(pod.endpoint.interfaces for pod in pods):
             here = [()]
         return [
-            Rule((*matches, Address("src", address)), "RETURN", "the pod itself")
+            Rule((*matches, Address("src", address)), "RETURN", ITSELF)
             for matches in here
             for address in sorted(common)
         ]
@@ -392,7 +393,7 @@ class Chains:
                 Rule(icmp.error(self.family), "RETURN", "errors about known connections"),
             ]
             own = frozenset.intersection(*(frozenset(each.own(self.family)) for each in pods))
-            rules += [Rule((Address("dst", address),), "RETURN", "the pod itself") for address in sorted(own)]
+            rules += [Rule((Address("dst", address),), "RETURN", ITSELF) for address in sorted(own)]
         judges = [chain for each in pods if (chain := self._rules_chain(each, direction))]
         rules += [Rule((), Jump(chain)) for chain in judges[:-1]]
         rules += [Rule((), Goto(chain)) for chain in judges[-1:]]

@@ -27,7 +27,7 @@ from netpold.rules.ends import (
     hook,
 )
 from netpold.rules.near import Far, Miss, misses
-from netpold.rules.reasons import denial, left_of
+from netpold.rules.reasons import ITSELF, REACHES_ITSELF, denial, left_of
 from netpold.rules.render import text
 from netpold.rules.ruleset import Goto, InSet, Jump, Log, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, Walk, is_member, walk
@@ -118,8 +118,21 @@ def explain(
     Raises UnknownEndpoint.
     """
     ends = end(index, source, home), end(index, destination, home)
+    return explain_between(index, ruleset, ends, protocol, port, own)
+
+
+def explain_between(
+    index: Index,
+    ruleset: Ruleset,
+    ends: tuple[End, End],
+    protocol: str,
+    port: int | None,
+    own: Interface | None = None,
+) -> Explanation:
+    """The same of ends that are known already.  Raises UnknownEndpoint where they have no family in common."""
     common = families(*ends)
     if not common:
+        source, destination = (each.name for each in ends)
         raise UnknownEndpoint(
             f"{source} and {destination} have no address of the same family",
             "write both addresses into status.podIPs of the pods' manifests"
@@ -292,9 +305,8 @@ def _allowance(
     if not reaches_pod(found):
         return Judgement("allow", isolating, None, "", "", elsewhere(near, direction, bool(isolating)))
     if found.rule is not None and not found.chain.startswith(RULES_CHAIN):
-        return Judgement(
-            "allow", isolating, None, found.chain, text(found.rule, asked.packet.family), found.rule.comment
-        )
+        says = REACHES_ITSELF if found.rule.comment == ITSELF else found.rule.comment
+        return Judgement("allow", isolating, None, found.chain, text(found.rule, asked.packet.family), says)
     return Judgement("allow", isolating, None, "", "", unsaid(near, direction, bool(isolating), at_home))
 
 

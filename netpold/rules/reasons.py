@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from netpold.policy.model import Direction, Policy
 
 MOST_NAMED = 4  # policies
+ITSELF = "the pod itself"  # the comment of rules that let this pass
+REACHES_ITSELF = "a pod always reaches itself, whatever policies say"
 
 
 def left_of(name: str, pod: str) -> str:
