@@ -488,6 +488,31 @@ def test_what_is_allowed_is_told_with_why(lab: Lab) -> None:
         }
 
 
+@OTHERWISE
+def test_what_is_judged_for_the_own_node_is_counted_as_judged(lab: Lab, backend: Backend, wiring: str) -> None:
+    """Whether a tier denies it or not; nothing that is dropped is missing there."""
+    scene = Scene(lab, backend, wiring)
+    away, node = scene.b.addresses[0], scene.node.address(4)
+    with scene.daemon:
+        denied = ", ".join(f"{each}/32" for each in (away, node))
+        out = tiered("out", "Admin", "a", "egress Deny *").replace(pods("*"), f"{{networks: [{denied}]}}")
+        scene.enforce(out=out)
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        with scene.a.netns.entered():
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sender:
+            for there in (away, *[node] * 10, scene.c.addresses[0]):
+                sender.sendto(b"x", (there, 9))
+
+        def counts() -> tuple[int, int]:
+            found = json.loads(scene.daemon.ctl("pod", "x/a", "-o", "json").stdout)["egress"]
+            assert any(name.startswith("NP-HOST-") for name in found["chains"]["IPv4"])
+            return found["judged"]["packets"], found["dropped"]["packets"]
+
+        assert eventually(lambda: counts()[1] >= 11), counts()
+        assert eventually(lambda: counts()[0] > counts()[1]), counts()
+
+
 AUDITED = "metadata: {annotations: {netpold.io/mode: audit}, "
 
 

@@ -7,7 +7,7 @@ the policies that isolate it say nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from netpold.policy.model import Direction, Family
 from netpold.rules import icmp
@@ -21,9 +21,9 @@ def interface_chain(interface: str) -> str:
     return f"NP-HOST-{interface}"
 
 
-def chain(address: str, pods: Sequence[Local]) -> str:
-    """The name of the chain that judges for the pods at an address."""
-    return interface_chain(f"@{short_hash(' '.join((address, *(each.key for each in pods))))}")
+def chain(address: str, pods: Iterable[str]) -> str:
+    """The name of the chain that judges for the pods (keys, sorted) at an address."""
+    return interface_chain(f"@{short_hash(' '.join((address, *pods)))}")
 
 
 def judged(

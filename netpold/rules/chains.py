@@ -206,7 +206,7 @@ class Chains:
         judged = self._at_home(pods)
         if not judged:
             return ()
-        chain = at_home.chain(address, pods)
+        chain = at_home.chain(address, (each.key for each in pods))
         self.chains[chain] = tuple(judged)
         return (Rule((Address("src", address),), Goto(chain)),)
 

@@ -4,19 +4,21 @@ A rule of a pod's policies is met by the packets that go in the direction in whi
 before.  So all counts here are of such packets: a flow of a thousand packets to a pod and a thousand back counts a
 thousand.  Chains with the policies' rules are shared by pods, and a policy rule may be several rules in the kernel, in
 several chains: they are added up.  The rules that lead from a pod's own chain to the policies' tell how much of it was
-judged for the pod.
+judged for the pod; of what it sends to its own node likewise, where its tiers judge that.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 from netpold.policy.model import Direction, Family
+from netpold.rules import at_home
 from netpold.rules.count import Count, Isolated
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.places import address_chain, interface_chain
-from netpold.rules.ruleset import FAMILIES, Goto, Jump, Origin, Rule, Ruleset
+from netpold.rules.ruleset import FAMILIES, Goto, Jump, Match, Origin, Rule, Ruleset
 
 RULES_PREFIX = "NP-RULES-"
 
@@ -25,22 +27,29 @@ PodChains = Mapping[tuple[str, Direction], tuple[str, ...]]
 
 
 def pod_chains(isolated: Iterable[Isolated], endpoints: Mapping[str, Endpoint]) -> PodChains:
-    """The names that the chains of isolated pods may have, by pod and direction: by interface, then by address."""
+    """The names that the chains of isolated pods may have, by pod and direction: by interface, then by address; then
+    those for what is sent to the own node."""
     isolated = list(isolated)
     claimed: dict[tuple[Direction, str], set[str]] = defaultdict(set)
+    at: dict[str, set[str]] = defaultdict(set)
     for each in isolated:
         for address in each.addresses:
             claimed[each.direction, address].add(each.pod)
+    for endpoint in endpoints.values():
+        for address in endpoint.addresses:
+            at[address].add(endpoint.pod)
     found: dict[tuple[str, Direction], tuple[str, ...]] = {}
     for each in isolated:
         interfaces = endpoints[each.pod].interfaces if each.pod in endpoints else ()
-        found[each.pod, each.direction] = (
-            *(interface_chain(interface.name, each.direction) for interface in interfaces),
-            *(
-                address_chain(address, sorted(claimed[each.direction, address]), each.direction)
-                for address in each.addresses
-            ),
-        )
+        names = [interface_chain(interface.name, each.direction) for interface in interfaces]
+        names += [
+            address_chain(address, sorted(claimed[each.direction, address]), each.direction)
+            for address in each.addresses
+        ]
+        if each.direction is Direction.EGRESS:
+            names += [at_home.interface_chain(interface.name) for interface in interfaces]
+            names += [at_home.chain(address, sorted(at[address])) for address in each.addresses]
+        found[each.pod, each.direction] = tuple(names)
     return found
 
 
@@ -67,8 +76,11 @@ def by_pod(ruleset: Ruleset, readings: Readings, chains: PodChains) -> dict[tupl
                 rules = ruleset.chains[family].get(name, ())
                 counts = _paired(rules, readings.get(family, {}).get(name, ()))
                 # where several pods have the address, the first one's policies see all of it
-                first = next((count for rule, count in counts if _judges(rule)), Count())
-                total = add(total, first)
+                firsts: dict[tuple[Match, ...], Count] = {}
+                for rule, count in counts:
+                    if _judges(rule):
+                        firsts.setdefault(rule.matches, count)
+                total = reduce(add, firsts.values(), total)
         found[key] = total
     return found
 
