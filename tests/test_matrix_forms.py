@@ -104,6 +104,7 @@ def test_replicas_are_one_node() -> None:
     ]
     assert made.nodes[3].title == "web*"
     assert Node("x", ("a", "b", "c")).title == "a, b, c"
+    assert Node("x", ("web1", "web2"), ("web3", "db")).title == "web1, web2", "web* is another, too"
     long = "front-of-the-whole-old-shop"
     assert Node("x", (long, "db", "six")).title == f"{long} and 2 more"
     pictured = "".join(svg(made))

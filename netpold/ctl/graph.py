@@ -28,19 +28,21 @@ Ways = tuple[int, ...]  # by number
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Ends that are alike.  `cluster`: their namespace, '' for addresses; `members`: their names without it."""
+    """Ends that are alike.  `cluster`: their namespace, '' for addresses; `members`: their names without it; `beside`:
+    the names of the others there."""
 
     cluster: str
     members: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """`web`, `web-*` for several that begin so, `db, six` where these are short, or `api and 2 more`."""
+        """`web`, `web-*` for several that alone begin so, `db, six` where these are short, or `api and 2 more`."""
         if len(self.members) == 1:
             return self.members[0]
         pairs = zip(min(self.members), max(self.members), strict=False)
         common = "".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if len(common) > 1:
+        if len(common) > 1 and not any(each.startswith(common) for each in self.beside):
             return f"{common}*"
         named = ", ".join(self.members)
         return named if len(named) <= MOST_LETTERS else f"{self.members[0]} and {len(self.members) - 1} more"
@@ -111,7 +113,7 @@ def graph(reach: Reach) -> Graph:
         raise Failure(f"a graph of {len(reach.ends)} ends can't be read", hint, Exit.USAGE)
     passes = _Passes(reach)
     groups = _alike(reach, passes)
-    nodes = [Node(reach.ends[group[0]].namespace, tuple(_short(reach, each) for each in group)) for group in groups]
+    nodes = list(_nodes(reach, groups))
     reached = {
         (source, destination): tuple(
             way for way in range(len(passes.ways)) if passes.between(way, groups[source], groups[destination])
@@ -125,6 +127,16 @@ def graph(reach: Reach) -> Graph:
         open_on[destination], found = _into(nodes, reached, destination)
         edges += found
     return Graph(nodes, edges, open_on, [ports.show(port) for port in reach.ports], passes.ways)
+
+
+def _nodes(reach: Reach, groups: Sequence[Sequence[int]]) -> Iterator[Node]:
+    here: dict[str, list[int]] = {}
+    for number, each in enumerate(reach.ends):
+        here.setdefault(each.namespace, []).append(number)
+    for group in groups:
+        namespace = reach.ends[group[0]].namespace
+        beside = (_short(reach, each) for each in here[namespace] if each not in group)
+        yield Node(namespace, tuple(_short(reach, each) for each in group), tuple(beside))
 
 
 class _Passes:
