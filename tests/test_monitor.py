@@ -410,6 +410,7 @@ TIERS = {**RULE, "policy": "out", "tier": "Admin"}
         ({"verdict": "allow", "allowed_by": [RULE]}, "by x/p egress[2]"),
         ({"verdict": "allow", "allowed_by": [RULE, TIERS]}, "by x/p egress[2] and Admin out egress[2]"),
         ({"denied_by": {**TIERS, "closed": False}}, "Admin out egress[2] denies it"),
+        ({"verdict": "audit", "denied_by": {**TIERS, "closed": False}}, "Admin out egress[2] would deny it"),
     ],
 )
 def test_words(change: Event, words: str) -> None:

@@ -530,7 +530,7 @@ def test_a_packet_that_two_audited_policies_report_is_one(lab: Lab, backend: Bac
         send_raw(scene.a, scene.b, 50, bytes(12))
         assert eventually(lambda: len(told(scene, "audit")) >= 2)
         assert [(each["protocol"], each["packets"], reason(each)) for each in told(scene, "audit")] == [
-            ("47", 1, "Admin out egress[0] denies it"),
+            ("47", 1, "Admin out egress[0] would deny it"),
             ("50", 1, "x/out isolates x/a for egress, and no rule allows it"),
         ]
         rows = json.loads(scene.daemon.ctl("audit", "-o", "json").stdout)["rows"]

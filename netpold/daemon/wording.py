@@ -56,7 +56,8 @@ def _denial(event: Json, near: str) -> str:
     """By which policies it is denied, or would be; `near`: whom they judge."""
     if event["denied_by"]:
         closed = "; the policy is closed: its manifest failed the checks" if event["denied_by"]["closed"] else ""
-        return f"{_place(event['denied_by'])} denies it{closed}"
+        does = "would deny" if event["verdict"] == "audit" else "denies"
+        return f"{_place(event['denied_by'])} {does} it{closed}"
     if not event["isolating"]:
         return f"a policy that judged {near} for {event['direction']} denied it; which one is not known"
     text = f"{', '.join(event['isolating'])} isolate{'s' if len(event['isolating']) == 1 else ''} {near}"
