@@ -97,6 +97,7 @@ def test_json(changed: Path) -> None:
         "opens": [{"protocol": "TCP", "port": 80, "end_port": 80}],
         "closes": [],
         "families": ["IPv4"],
+        "node": None,
         "because": [
             {
                 "policy": "guestbook/ui-from-office",

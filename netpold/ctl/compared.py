@@ -10,7 +10,8 @@ from netpold.ctl.groups_text import Names
 from netpold.ctl.sides import Side
 from netpold.policy.index import Index
 from netpold.policy.model import AnyPolicy, Namespace, Node, Pod, Position, World
-from netpold.rules.difference import Cause, Change
+from netpold.rules.cause import Cause
+from netpold.rules.difference import Change
 
 _T = TypeVar("_T")
 Kind = Literal["opens", "changes", "closes"]

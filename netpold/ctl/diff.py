@@ -25,7 +25,8 @@ def run(arguments: argparse.Namespace) -> Exit:
     names = [arguments.old, arguments.new]
     old, new = with_pods(sides(names, arguments.inventory, settings, arguments.socket))
     with progress("comparing") as told:
-        changes = told.through(difference_in_steps(old.index, new.index, compile_settings(settings).mode))
+        rules = compile_settings(settings)
+        changes = told.through(difference_in_steps(old.index, new.index, rules.mode, rules.host_access))
         found = compared(old, new, changes)
     match arguments.output:
         case "json":

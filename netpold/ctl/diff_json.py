@@ -9,7 +9,8 @@ from netpold.ctl.groups_text import Names
 from netpold.ctl.sides import Side
 from netpold.policy.manifest import Object
 from netpold.policy.model import IPBlock, Position
-from netpold.rules.difference import Cause, Change, Party
+from netpold.rules.cause import Cause
+from netpold.rules.difference import Change, Party
 from netpold.rules.services import Span
 
 
@@ -45,6 +46,7 @@ def _change_json(found: Diff, change: Change) -> dict[str, Any]:
         "opens": [_span_json(span) for span in change.opens],
         "closes": [_span_json(span) for span in change.closes],
         "families": [f"IPv{family}" for family in change.families],
+        "node": change.node or None,
         "because": [_cause_json(found, cause) for cause in change.causes],
     }
 

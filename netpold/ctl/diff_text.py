@@ -12,7 +12,8 @@ from netpold.ctl.services_text import services
 from netpold.policy.manifest import Object
 from netpold.policy.model import Family
 from netpold.printable import printable
-from netpold.rules.difference import Cause, Change
+from netpold.rules.cause import Cause
+from netpold.rules.difference import Change
 
 _MOST_SHOWN = 40  # changes of a kind
 _MOST_CAUSES = 4
@@ -53,8 +54,12 @@ def _cause(found: Diff, causes: list[Cause]) -> str:
     return f"{what}{f' ({place})' if place else ''} {does}"
 
 
+def _remark(found: Diff, change: Change) -> str:
+    """Whose own address it is, where that is why; and the family, where the pods have addresses of the other one."""
+    return (f" (the own node, {change.node})" if change.node else "") + _families(found, change)
+
+
 def _families(found: Diff, change: Change) -> str:
-    """The family, where the pods have addresses of the other one, too."""
     if len(change.families) == 2:
         return ""
     other: Family = 4 if change.families[0] == 6 else 6
@@ -124,7 +129,7 @@ def _kind_text(found: Diff, kind: Kind) -> Iterator[str]:
     for change in changes[:_MOST_SHOWN]:
         source, destination = found.names.party(change.source), found.names.party(change.destination)
         yield ""
-        yield f"{paint(kind, colour)}  {printable(f'{source} -> {destination}')}{_families(found, change)}"
+        yield f"{paint(kind, colour)}  {printable(f'{source} -> {destination}')}{_remark(found, change)}"
         for sign, spans in (("+", change.opens), ("-", change.closes)):
             if spans:
                 yield f"  {sign} {services(spans)}"
@@ -156,7 +161,7 @@ def markdown(found: Diff) -> Iterator[str]:
             ]
             parties = [
                 found.names.party(change.source),
-                found.names.party(change.destination) + _families(found, change),
+                found.names.party(change.destination) + _remark(found, change),
             ]
             cells = ["; ".join(ports), "; ".join(_causes(found, change))]
             yield f"| {' | '.join(_md(cell) for cell in (*parties, *cells))} |"

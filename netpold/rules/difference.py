@@ -23,31 +23,14 @@ from typing import Literal, NamedTuple
 from netpold.policy.index import Index
 from netpold.policy.model import Action, Direction, Family, IPBlock, Mode
 from netpold.policy.steps import Steps, finished, stretch
+from netpold.rules import cause
+from netpold.rules.cause import Cause, Causes
 from netpold.rules.judged import Judged, Judges
+from netpold.rules.own_node import OwnNodes
 from netpold.rules.pieces import End, Pieces, ends, ones
 from netpold.rules.ruleset import FAMILIES, Origin
 from netpold.rules.said import Said
 from netpold.rules.services import Services, Span
-
-Does = Literal["allows", "isolates", "denies", "passes", "allowed", "isolated", "denied", "passed"]
-_DOES: Mapping[tuple[Action, bool], Does] = {
-    (Action.ACCEPT, True): "allows",
-    (Action.DENY, True): "denies",
-    (Action.PASS, True): "passes",
-    (Action.ACCEPT, False): "allowed",
-    (Action.DENY, False): "denied",
-    (Action.PASS, False): "passed",
-}
-
-
-class Cause(NamedTuple):
-    """Why a verdict is another one: what a policy does now (`allows`, `isolates`, `denies`, `passes`), or did before.
-    `rule`: its index in that direction, -1 where the policy as a whole is meant."""
-
-    policy: str
-    direction: Direction
-    rule: int
-    does: Does
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +44,7 @@ class Party:
 @dataclass(frozen=True, slots=True)
 class Change:
     """What is allowed now and was not, and the other way round, from each of `source` to each of `destination` (but
-    from a pod to itself)."""
+    from a pod to itself).  `node`: whose own address the destination is, where this is about its pods alone."""
 
     source: Party
     destination: Party
@@ -69,6 +52,7 @@ class Change:
     closes: tuple[Span, ...]
     causes: tuple[Cause, ...]
     families: tuple[Family, ...]
+    node: str = ""
 
     @property
     def pairs(self) -> int:
@@ -77,13 +61,18 @@ class Change:
         return len(self.source.pods) * len(self.destination.pods) - both
 
 
-def difference(old: Index, new: Index, mode: Mode = "enforce") -> list[Change]:
-    """All changes, in no order; no two of them are about the same pair and service.  `mode`: that of the settings, for
-    policies that say none."""
-    return finished(difference_in_steps(old, new, mode))
+HostAccess = Literal["allow", "policy"]
 
 
-def difference_in_steps(old: Index, new: Index, mode: Mode = "enforce") -> Steps[list[Change]]:
+def difference(old: Index, new: Index, mode: Mode = "enforce", host_access: HostAccess = "allow") -> list[Change]:
+    """All changes, in no order; no two of them are about the same pair and service.  `mode`, `host_access`: those of
+    the settings."""
+    return finished(difference_in_steps(old, new, mode, host_access))
+
+
+def difference_in_steps(
+    old: Index, new: Index, mode: Mode = "enforce", host_access: HostAccess = "allow"
+) -> Steps[list[Change]]:
     """The same in steps."""
     if old.world == new.world:
         return []
@@ -105,19 +94,20 @@ def difference_in_steps(old: Index, new: Index, mode: Mode = "enforce") -> Steps
         for member in each.members
     }
     services = Services(rules, named)
+    at_home = OwnNodes(old, new) if host_access == "allow" else None
     found: dict[_Same, dict[Family, _Shape]] = defaultdict(dict)
     for number, family in enumerate(FAMILIES):
         first = 0.7 + 0.15 * number
         yield first
-        comparison = _Comparison(Pieces(before, after, both[family], services, family), services)
-        yield from stretch(comparison.into(found), first + 0.1, first + 0.15)
+        asked = at_home.addresses(both[family]) if at_home else ()
+        comparison = _Comparison(Pieces(before, after, both[family], services, family, asked), services)
+        yield from stretch(comparison.into(found, at_home), first + 0.1, first + 0.15)
     return [_change(same, shapes, services) for same, shapes in found.items()]
 
 
 _FEW = 8  # ends that are looked at one by one
 _MANY = 32  # parts; with more of them, they are looked up
-_Causes = frozenset[Cause]
-_NONE: _Causes = frozenset()
+_NONE: Causes = frozenset()
 
 
 class _Effect(NamedTuple):
@@ -125,7 +115,7 @@ class _Effect(NamedTuple):
 
     opens: int
     closes: int
-    rules: _Causes
+    rules: Causes
 
 
 class _Rectangle(NamedTuple):
@@ -133,7 +123,7 @@ class _Rectangle(NamedTuple):
 
     sources: int
     destinations: int
-    isolation: _Causes
+    isolation: Causes
 
 
 class _Same(NamedTuple):
@@ -141,11 +131,12 @@ class _Same(NamedTuple):
 
     opens: int
     closes: int
-    causes: _Causes
+    causes: Causes
     sources: frozenset[str]
     destinations: frozenset[str]
     from_outside: bool
     to_outside: bool
+    node: str = ""
 
 
 class _Shape(NamedTuple):
@@ -215,9 +206,9 @@ class _Comparison:
         self._pieces = pieces
         self._everything = services.everything
         self._rules: dict[tuple[int, int, int], set[Origin]] = {}
-        self._isolation: dict[tuple[Direction, int], _Causes] = {}
+        self._isolation: dict[tuple[Direction, int], Causes] = {}
 
-    def into(self, found: dict[_Same, dict[Family, _Shape]]) -> Steps[None]:
+    def into(self, found: dict[_Same, dict[Family, _Shape]], at_home: OwnNodes | None) -> Steps[None]:
         """Put the changes there."""
         effects: dict[_Effect, list[_Rectangle]] = defaultdict(list)
         senders, receivers = self._sides()
@@ -230,6 +221,9 @@ class _Comparison:
         for effect, rectangles in effects.items():
             for rectangle in _joined(rectangles):
                 self._note(effect, rectangle, found)
+        for node, pods, addresses, opens, closes, causes in at_home.changes(self._pieces) if at_home else ():
+            same = _Same(opens, closes, causes, pods, frozenset(), False, True, node)
+            found[same][self._pieces.family] = _Shape((), self._pieces.blocks(addresses))
 
     def _sides(self) -> tuple[list[_Side], list[_Side]]:
         """All ends, by what judges them as senders, and as receivers; addresses that are no pods' are judged by nobody.
@@ -271,7 +265,7 @@ class _Comparison:
                 rules, isolation = why[0][0] | why[1][0], why[0][1] | why[1][1]
                 effects[_Effect(opens, closes, rules)].append(_Rectangle(sources, destinations, isolation))
 
-    def _why(self, side: _Side, part: _Between, peers: int, opens: int, closes: int) -> tuple[_Causes, _Causes]:
+    def _why(self, side: _Side, part: _Between, peers: int, opens: int, closes: int) -> tuple[Causes, Causes]:
         """Why one side allows (`opens`) or refuses (`closes`) now what it did not before: rules, and isolation."""
         rules = isolation = _NONE
         if side.before is None or side.after is None:
@@ -286,7 +280,7 @@ class _Comparison:
                 isolation |= self._isolating(side.direction, side.after, now=True)
         return rules, isolation
 
-    def _because(self, side: _Side, peers: int, services: int, *, now: bool) -> _Causes:
+    def _because(self, side: _Side, peers: int, services: int, *, now: bool) -> Causes:
         """The rules that allow now (`now`) or allowed before; and of those that decide otherwise, or leave it to
         others, what is another one."""
         assert side.before is not None and side.after is not None
@@ -298,9 +292,7 @@ class _Comparison:
         found = {(each, now) for each in allowing} | {(each, not now) for each in denying}
         found |= {(each, which) for which, some in ((False, gone), (True, come)) for each in some
                   if each.action is Action.PASS}  # fmt: skip
-        return frozenset(
-            Cause(each.policy, each.direction, each.index, _DOES[each.action, which]) for each, which in found
-        )
+        return cause.rules(found)
 
     def _about(self, judges: Judges, peers: int, services: int, *, now: bool) -> set[Origin]:
         key = id(judges), peers, services
@@ -309,11 +301,10 @@ class _Comparison:
             found = self._rules[key] = self._pieces.about(int(now), judges, peers, services)
         return found
 
-    def _isolating(self, direction: Direction, judges: Judges, *, now: bool) -> _Causes:
+    def _isolating(self, direction: Direction, judges: Judges, *, now: bool) -> Causes:
         found = self._isolation.get((direction, id(judges)))
         if found is None:
-            does: Literal["isolates", "isolated"] = "isolates" if now else "isolated"
-            found = frozenset(Cause(key, direction, -1, does) for key in judges.isolating)
+            found = cause.isolation(direction, judges.isolating, now=now)
             self._isolation[direction, id(judges)] = found
         return found
 
@@ -370,4 +361,5 @@ def _change(same: _Same, shapes: Mapping[Family, _Shape], services: Services) ->
         services.spans(same.closes),
         tuple(sorted(same.causes)),
         tuple(shapes),
+        same.node,
     )
