@@ -185,7 +185,8 @@ class _Side:
 
     def may_change(self, other: _Side) -> bool:
         """Whether anything may be another one between the two: what one of them says of any of the other's ends is."""
-        return bool(self._touched & other.mask or other._touched & self.mask)
+        touches, is_touched = self._touched, other._touched  # most are 0, and the others long numbers
+        return bool((touches and touches & other.mask) or (is_touched and is_touched & self.mask))
 
     def parts(self, ends: int) -> Iterable[_Between]:
         """The parts that any of these ends is in."""

@@ -79,6 +79,13 @@ def _changed(one: Index, other: Index) -> frozenset[str]:
     return frozenset(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
+def _says_the_same(one: AnyPolicy, other: AnyPolicy, direction: Direction) -> bool:
+    """Whether their rules of a direction are the same, whoever is judged by them, and when."""
+    tiers = [each.tier if isinstance(each, ClusterPolicy) else None for each in (one, other)]
+    same = tiers[0] == tiers[1] and one.quarantined == other.quarantined
+    return same and one.rules(direction) == other.rules(direction)
+
+
 class Judged:
     """One world.  Pods are asked about first; then `fill` makes the sets that their rules look peers up in."""
 
@@ -96,7 +103,7 @@ class Judged:
         self._isolations = Isolations(index)
         self._enforced: dict[int, Isolation] = {}  # by isolation
         self._known: dict[_Key, Judges] = {}
-        self._by_rules: dict[object, Judges] = {}
+        self._by_rules: dict[object, Judges] = self._like._by_rules if self._like else {}
         self._seen: dict[object, Judges] = {}  # the same, by the isolations themselves: these are kept as long
 
     def judges(self, pod: Pod, address: str, direction: Direction) -> Judges:
@@ -208,7 +215,16 @@ class Judged:
         if isolation.grants:
             for policy in isolation.policies:
                 if not policy.quarantined:
-                    yield from self._rules.of(policy, direction, pod.ports, family)
+                    yield from self._rules_of(policy, direction, pod.ports, family)
+
+    def _rules_of(
+        self, policy: AnyPolicy, direction: Direction, ports: tuple[ContainerPort, ...] | None, family: Family
+    ) -> tuple[Rule, ...]:
+        """Those of the world beside this one, where the policy says the same in this direction."""
+        other = self._like.index.world.policies.get(policy.key) if self._like else None
+        if self._like and other and _says_the_same(policy, other, direction):
+            return self._like._rules.of(other, direction, ports, family)
+        return self._rules.of(policy, direction, ports, family)
 
     def _tier(
         self,
@@ -225,7 +241,7 @@ class Judged:
             holds = self._holds(policy)
             rules += (
                 rule
-                for rule in self._rules.of(policy, direction, ports, family)
+                for rule in self._rules_of(policy, direction, ports, family)
                 if rule.origin and (holds if rule.origin.action is Action.DENY else sure)
             )
         return tuple(rules)
