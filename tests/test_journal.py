@@ -7,16 +7,20 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from netpold.daemon.fight import Repairs
+from netpold.daemon.observer import Observer
 from netpold.daemon.report import Report
+from netpold.daemon.seen import Seen, Times
+from netpold.daemon.sights import Described, Sight
 from netpold.daemon.status import LastApply, Status
 from netpold.host import journal
 from netpold.host.kernel.backend import Program
 from netpold.policy.changes import Changes, difference
-from netpold.policy.model import EVERYTHING, Finding, Pod, Policy, Position, World
+from netpold.policy.model import EVERYTHING, Direction, Finding, Pod, Policy, Position, World
 from netpold.rules.endpoint import Endpoint
 
 ROOT = Path(__file__).parent.parent
@@ -139,6 +143,19 @@ def test_a_thread_that_ends_is_an_entry(lines: Lines) -> None:
     assert entry["PRIORITY"] == ["2"]
     assert entry["MESSAGE"][0].startswith("thread doomed ended: ValueError: ")
     assert "test_journal.py" in entry["NETPOLD_TRACEBACK"][0]
+
+
+def test_a_drop_names_the_policy_that_denies_it_and_no_other(lines: Lines) -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError("nobody is to be asked")
+
+    observer, seen = Observer(0, True, never, never), Seen()
+    rule = {"policy": "guard", "direction": "egress", "rule": 0, "tier": "Admin", "closed": False}
+    for denied_by, wanted, end in ((None, ["x/np"], "no rule allows it"), (rule, ["guard"], "egress[0] denies it")):
+        sight = Sight("drop", "policy", Direction.EGRESS, "10.0.0.1", "192.0.2.1", "47" if denied_by else "50")
+        each = Described(sight, pod("a", {}), None, pod("a", {}), ("x/np",), denied_by=denied_by)
+        observer._log(each, seen.add(each, Times(1, 0, 0), {}))
+        assert lines.entries[-1]["NETPOLD_POLICY"] == wanted and lines.entries[-1]["MESSAGE"][0].endswith(end)
 
 
 class TestReport:

@@ -205,7 +205,7 @@ class Observer:
             self._told[each.sight] = now
             event = self.seen.add(each, times, names)
             if self._log_drops and each.sight.verdict != "allow":
-                self._log(each.sight, event)
+                self._log(each, event)
 
     def _describe(self, sights: list[Sight], names: Mapping[int, str]) -> Question[list[Described]]:
         """Of each what the model says, one a step.  Raises NoAnswer."""
@@ -217,10 +217,10 @@ class Observer:
 
     # The journal --------------------------------------------------------------------------------------------------
 
-    def _log(self, sight: Sight, event: Json) -> None:
+    def _log(self, each: Described, event: Json) -> None:
         """One line about a pair and port in JOURNAL_S, with all its packets since the last one."""
         now = time.monotonic()
-        sight = replace(sight, incoming=0, outgoing=0)
+        sight = replace(each.sight, incoming=0, outgoing=0)
         since, packets = self._journalled.get(sight, (0.0, 0))
         packets += int(event["packets"])
         second, lines = self._lines
@@ -235,9 +235,7 @@ class Observer:
         self._journalled[sight] = now, 0
         message = journal.DROPPED if sight.verdict == "drop" else journal.AUDITED
         pods = (event["source"]["pod"], event["destination"]["pod"], event["judged"])
-        journal.say(
-            message, line(event, packets), pod=list(dict.fromkeys(filter(None, pods))), policy=event["isolating"]
-        )
+        journal.say(message, line(event, packets), pod=list(dict.fromkeys(filter(None, pods))), policy=each.policies)
 
     def _forget_journalled(self, now: float) -> None:
         """Pairs that were not seen for long, and have nothing left to be told."""
