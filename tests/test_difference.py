@@ -160,6 +160,7 @@ def test_what_no_changed_policy_judges_is_one_value_in_both_worlds() -> None:
     after = Judged(Index(World(pods, {}, {x.key: x, y.key: replace(y, ingress=())})), "enforce", before)
     same = {each.pod: each.judges[2] is each.judges[3] for each in ends(before, after, 4)}
     assert same == {"a/x": True, "a/y": False}
+    assert [each.pod for each in ends(before, after, 4, {"a/y"})] == ["a/y"]
 
 
 @settings(max_examples=20, deadline=None)

@@ -35,10 +35,13 @@ class End(NamedTuple):
     judges: tuple[Judges, Judges, Judges, Judges]
 
 
-def ends(before: Judged, after: Judged, family: Family) -> list[End]:
-    """All pods of both worlds that policies select and that have an address of the family in both."""
+def ends(before: Judged, after: Judged, family: Family, only: Set[str] | None = None) -> list[End]:
+    """All pods of both worlds that policies select and that have an address of the family in both; of these `only`
+    (keys), if that is said."""
     found: list[End] = []
     for key, old in before.index.world.pods.items():
+        if only is not None and key not in only:
+            continue
         new = after.index.world.pods.get(key)
         if new is None or not (old.takes_part and new.takes_part):
             continue

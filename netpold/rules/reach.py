@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from itertools import islice
 from typing import NamedTuple
 
@@ -91,8 +92,11 @@ class Reach:
         """`home`: the node that is asked, if any is."""
         tests = list(tests)
         self._index = index
+        self._selected: dict[Selected, frozenset[str]] = {}
         judged = Judged(index, settings.mode)
-        both = {family: ends(judged, judged, family) for family in FAMILIES}
+        meant = self._meant(end for test in tests for group in (test.source, test.destination)
+                            for end in (*group.ends, *group.excepts))  # fmt: skip
+        both = {family: ends(judged, judged, family, meant) for family in FAMILIES}
         judged.fill()
         named = {
             member.partition(",")[2]
@@ -112,7 +116,6 @@ class Reach:
         self._pieces = {
             family: Pieces(judged, judged, both[family], self._services, family, networks) for family in FAMILIES
         }
-        self._selected: dict[Selected, frozenset[str]] = {}
         self._settings = settings
         self._on = _by_node(index, home)
         self._own = {family: self._nodes(pieces, home) for family, pieces in self._pieces.items()}
@@ -125,6 +128,17 @@ class Reach:
             if node in self._on:
                 found[node] |= piece
         return found
+
+    def _meant(self, several: Iterable[Selected | Network]) -> Set[str]:
+        """The pods (keys) that any test is about: nobody else's rules matter."""
+        ends = set(several)
+        networks = [
+            *collapse_addresses(each for each in ends if isinstance(each, IPv4Network)),
+            *collapse_addresses(each for each in ends if isinstance(each, IPv6Network)),
+        ]
+        pods = self._index.world.pods
+        found = {key for key, pod in pods.items() if any(_is_in(networks, address) for address in pod.addresses)}
+        return found.union(*(self._pods(each) for each in ends if isinstance(each, Selected)))
 
     def judge(self, test: Expectation) -> Outcome:
         """What becomes of one of the tests."""
@@ -340,6 +354,11 @@ def _by_node(index: Index, home: Home) -> dict[str, set[str]]:
         if pod.takes_part and (node := node_of(pod, home)):
             found[node].add(key)
     return found
+
+
+def _is_in(networks: Iterable[Network], address: str) -> bool:
+    where = ip_address(address)
+    return any(where in network for network in networks)
 
 
 def _named(group: Group, pieces: Pieces) -> int:
