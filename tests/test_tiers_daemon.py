@@ -511,6 +511,9 @@ def test_what_is_judged_for_the_own_node_is_counted_as_judged(lab: Lab, backend:
 
         assert eventually(lambda: counts()[1] >= 11), counts()
         assert eventually(lambda: counts()[0] > counts()[1]), counts()
+        assert {way(each): reason(each) for each in told(scene, "drop")} == {
+            f"x/a -> {end} 9/UDP": "Admin out egress[0] denies it" for end in ("x/b", node)
+        }
 
 
 AUDITED = "metadata: {annotations: {netpold.io/mode: audit}, "
