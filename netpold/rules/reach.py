@@ -106,7 +106,7 @@ class Reach:
         }
         spans = [span for test in tests for span in test.services or ()]
         self._services = Services(judged.rules(), named, spans)
-        networks = [
+        networks: list[Network] = [
             end
             for test in tests
             for group in (test.source, test.destination)
@@ -132,7 +132,7 @@ class Reach:
     def _meant(self, several: Iterable[Selected | Network]) -> Set[str]:
         """The pods (keys) that any test is about: nobody else's rules matter."""
         ends = set(several)
-        networks = [
+        networks: list[Network] = [
             *collapse_addresses(each for each in ends if isinstance(each, IPv4Network)),
             *collapse_addresses(each for each in ends if isinstance(each, IPv6Network)),
         ]
