@@ -345,6 +345,7 @@ def test_no_pod_can_use_an_address_that_is_not_its_own(lab: Lab, backend: Backen
     scene = Scene(lab, backend, wiring)
     with scene.daemon:
         scene.enforce(allow=A_TO_B)  # neither a nor c is isolated
+        assert eventually(lambda: scene.daemon.status()["pods"]["without_interface"] == 0)  # a was found behind its own
         spoofs = []
         for family in (4, 6):
             scene.c.spoof(scene.a.address(family))
