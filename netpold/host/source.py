@@ -205,7 +205,9 @@ class Source:
     def _reading(self, changed: Mapping[str, Parsed | None]) -> Reading:
         moving = self._waiting.given_up()
         looking = self._looking
-        findings = [*looking.notes, *self._acting.findings.values(), *looking.git_state.stale]
+        noted = {each.position.file for each in looking.notes}  # what was said of a file there holds no more
+        findings = [each for path, each in self._acting.findings.items() if path not in noted]
+        findings += (*looking.notes, *looking.git_state.stale)
         findings += map(_still_changing, moving)
         findings.sort(key=lambda finding: (finding.position, finding.code, finding.fault))
         return Reading(changed, tuple(findings), frozenset(moving), self.is_settled())
