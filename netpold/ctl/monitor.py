@@ -108,14 +108,7 @@ def _say_nothing(arguments: argparse.Namespace, shown: int) -> None:
 def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterator[Event]:
     """This one, and what comes after it until the end (time.monotonic()), also from a daemon that was restarted."""
     before = {name: answer[name] for name in ("lost", "unlisted")}
-    answer["missed"], since, is_told = 0, answer["since"], False
-
-    def away(failure: Failure) -> None:
-        nonlocal is_told
-        if not is_told:
-            print(f"netpoldctl: {failure}; waiting for it", file=sys.stderr)
-        is_told = True
-
+    answer["missed"], since = 0, answer["since"]
     while True:
         for name, count in before.items():
             before[name], answer[name] = answer[name], answer[name] - count
@@ -123,11 +116,11 @@ def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterat
         left = end - time.monotonic()
         if left <= 0:
             return
-        after, wait, is_told = answer["last"], min(POLL_S, round(left, 2)), False
-        answer = patiently(partial(_ask, arguments, after=after, wait=wait), away, end)
+        after, wait = answer["last"], min(POLL_S, round(left, 2))
+        answer = patiently(partial(_ask, arguments, after=after, wait=wait), end)
         if answer["since"] != since:  # it was restarted, and counts anew
             since, before = answer["since"], dict.fromkeys(before, 0)
-            answer = patiently(partial(_ask, arguments, after=0), away, end)
+            answer = patiently(partial(_ask, arguments, after=0), end)
 
 
 def _ask(arguments: argparse.Namespace, wait: float = 0.0, **parameters: int) -> Event:

@@ -45,24 +45,16 @@ def run(arguments: argparse.Namespace) -> Exit:
 def _watch(arguments: argparse.Namespace) -> NoReturn:
     """Show the status until interrupted: on a terminal as it is now, elsewhere each change, JSON one object a line.
     The daemon may be away meanwhile, but not at the start."""
-    before: Any = None
-
-    def away(failure: Failure) -> None:
-        nonlocal before
-        if before is not None:
-            print(f"netpoldctl: {failure}; waiting for it", file=sys.stderr)
-        before = None
-
-    ask(arguments.socket, "GET", "/v1/status")
     question = partial(ask, arguments.socket, "GET", "/v1/status")
+    status = question()
     if arguments.output != "json" and is_terminal():
         with page():
             while True:
-                status = patiently(question, lambda failure: draw(_away(failure)), math.inf)
                 draw(text(status, datetime.now(UTC)))
                 time.sleep(WATCH_S)
+                status = patiently(question, math.inf, lambda failure: draw(_away(failure)))
+    before: Any = None
     while True:
-        status = patiently(question, away, math.inf)
         if status != before:
             before = status
             if arguments.output == "json":
@@ -71,6 +63,7 @@ def _watch(arguments: argparse.Namespace) -> NoReturn:
                 say(*text(status, datetime.now(UTC)), "")
             sys.stdout.flush()
         time.sleep(WATCH_S)
+        status = patiently(question, math.inf)
 
 
 def _away(failure: Failure) -> list[str]:
