@@ -48,7 +48,7 @@ class Index:
         self.world = world
         self.kept: Mapping[str, Namespace] = {}  # what subjects go by of namespaces whose objects are gone
         self.lasting: Mapping[str, tuple[Policy, ...]] = {}  # by namespace, those that are gone and hold for its pods
-        self._left: Mapping[str, Left] = {}
+        self._left: Mapping[str, Left] = {}  # by address, pods whose manifests are gone, with their namespaces
         self._left_spaces: Mapping[str, Namespace] = {}  # `kept`, as of the last `linger`
         self.claims = Claims()
         self._pods: dict[str, set[str]] = {}  # by namespace, the keys of the pods that take part
