@@ -12,6 +12,7 @@ import pytest
 from tests.lab import Backend, Lab
 from tests.lab.probe import Outcome, Probe
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene
+from tests.test_unit_test import no_way_to
 
 pytestmark = pytest.mark.kernel
 
@@ -95,16 +96,7 @@ def test_a_nodes_own_addresses_are_judged_as_packets_are(
     scene = Scene(lab, backend, wiring)
     gateways = ["10.99.0.1", "fd99::1", *(["10.72.8.1", "fd72:0:0:8::1"] if wiring == "bridged" else [])]
     outside = ["10.99.0.2", "fd99::2"]
-    not_the_node = """\
-apiVersion: policy.networking.k8s.io/v1alpha2
-kind: ClusterNetworkPolicy
-metadata: {name: not-the-node}
-spec:
-  tier: Admin
-  priority: 1
-  subject: {pods: {podSelector: {matchLabels: {app: b}}}}
-  egress: [{action: Deny, to: [{networks: [0.0.0.0/0, "::/0"]}]}]
-"""
+    not_the_node = no_way_to("0.0.0.0/0", "::/0", subject="pods: {podSelector: {matchLabels: {app: b}}}")
 
     def verdicts() -> dict[tuple[str, str], bool]:
         """By end and end, whether a test that denies 80/TCP between the two passes."""

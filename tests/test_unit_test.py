@@ -190,16 +190,24 @@ metadata: {name: agent, namespace: x}
 spec: {nodeName: n1, hostNetwork: true}
 status: {podIP: 10.9.0.1}
 """
-TIER = """\
+
+
+def no_way_to(*networks: str, subject: str = "namespaces: {}") -> str:
+    """A policy of the Admin tier that denies its subject what goes to these networks."""
+    blocks = ", ".join(f'"{each}"' for each in networks)
+    return f"""\
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
-metadata: {name: not-the-node}
+metadata: {{name: not-the-node}}
 spec:
   tier: Admin
   priority: 1
-  subject: {namespaces: {}}
-  egress: [{action: Deny, to: [{networks: [10.9.0.0/24]}]}]
+  subject: {{{subject}}}
+  egress: [{{action: Deny, to: [{{networks: [{blocks}]}}]}}]
 """
+
+
+TIER = no_way_to("10.9.0.0/24")
 
 
 def told_of(tmp_path: Path, tests: str, *manifests: str) -> list[str]:
