@@ -12,11 +12,12 @@ import random
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -505,14 +506,20 @@ def test_what_the_machine_can_not_do_is_said_and_tried_again(lab: Lab, what: str
 
 def test_no_more_files_may_be_opened(lab: Lab, backend: Backend) -> None:
     scene = Faulty(lab, backend)
-    with scene.daemon:
+    with scene.daemon, ExitStack() as clients:
         scene.enforce(deny=DENY_ALL, allow=A_TO_B)
+        files = Path(f"/proc/{scene.daemon.pid}/fd")
         limit = resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE, (14, limit[1]))  # it has more of them open
+        full = max(int(file.name) for file in files.iterdir()) + 1
+        resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE, (full, limit[1]))
+        while len(list(files.iterdir())) < full:  # connections that ask nothing fill it up
+            clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(scene.daemon.socket))
+            time.sleep(0.05)
         scene.daemon.write("out.yaml", A_OUT)
         for _ in range(3):
             assert scene.status()["rules"]["IPv4"]  # it answers
             assert not scene.passes(scene.b, scene.a)
+        assert "Too many open files" in scene.daemon.errors()
         resource.prlimit(scene.daemon.pid, resource.RLIMIT_NOFILE, limit)
         assert eventually(lambda: scene.state() == "enforcing", 40), scene.daemon.errors()
         assert eventually(lambda: scene.passes(scene.a, scene.b), 10)

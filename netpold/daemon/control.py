@@ -23,7 +23,6 @@ to be taken within IDLE_S.  So no client holds up another for long, and none the
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import logging
@@ -46,6 +45,7 @@ log = logging.getLogger("netpold")
 
 SOCKET_NAME = "netpold.sock"
 NO_FILES_S = 0.1  # the pause where no connection can be taken
+SPARE = 4  # connections that can be taken where no more files may be opened
 CONNECTIONS, READERS = 64, 16
 IDLE_S = 10.0
 HEAD_LIMIT = 32 * 1024
@@ -120,12 +120,12 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
     def __init__(self, path: str, controlled: Controlled) -> None:
         self.controlled = controlled
-        self._spare = socket.socket(socket.AF_UNIX)  # given up for a connection
         self.alone = False  # the thread that takes connections serves one itself
         self.readers: int | None = None  # the group whose members may look
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         self.free_for_readers = threading.BoundedSemaphore(READERS)
         super().__init__(path, _Handler)
+        self._spare = [os.dup(self.fileno()) for _ in range(SPARE)]  # each given up for a connection
 
     def server_bind(self) -> None:
         os.fchmod(self.socket.fileno(), SOCKET_OWN)  # before bind: that is the mode the socket's file gets
@@ -147,18 +147,28 @@ class _Server(ThreadingMixIn, UnixStreamServer):
                 self.alone = False
 
     def get_request(self) -> tuple[socket.socket, object]:
-        """A connection, also where no more files may be opened: one is held open for that."""
+        """A connection, also where no more files may be opened: a few are held open for that."""
+        while True:
+            try:
+                return super().get_request()
+            except OSError as error:
+                if error.errno != errno.EMFILE or not self._spare:
+                    time.sleep(NO_FILES_S)  # it is asked again at once
+                    raise
+            os.close(self._spare.pop())  # which is our connection's place, unless another thread opens a file first
+
+    def close_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
+        """Where a spare file was given up, the connection becomes one: closed, its place could be taken by others."""
+        if isinstance(request, tuple) or len(self._spare) >= SPARE:
+            super().close_request(request)
+            return
+        place = request.detach()
         try:
-            return super().get_request()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        self._spare.close()
-        try:
-            return super().get_request()
-        except OSError:
-            time.sleep(NO_FILES_S)  # it is asked again at once
-            raise
+            os.dup2(self.fileno(), place, inheritable=False)
+        except OSError:  # nothing is served any more
+            os.close(place)
+        else:
+            self._spare.append(place)
 
     def process_request_thread(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
@@ -167,13 +177,11 @@ class _Server(ThreadingMixIn, UnixStreamServer):
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
-            if self._spare.fileno() < 0:
-                with contextlib.suppress(OSError):
-                    self._spare = socket.socket(socket.AF_UNIX)
 
     def server_close(self) -> None:
         super().server_close()
-        self._spare.close()
+        while self._spare:
+            os.close(self._spare.pop())
 
     def handle_error(self, request: object, client_address: object) -> None:
         log.exception("a request on the control socket failed")
