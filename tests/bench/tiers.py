@@ -33,7 +33,7 @@ APPS = ("shop", "search", "cart", "mail", "login")
 RULES = 8
 
 
-def cluster_policy(number: int) -> ClusterPolicy:
+def manifest(number: int) -> dict[str, Any]:
     """The policy of that number."""
     chance = random.Random(number)
     app, other = chance.choice(APPS), chance.choice(APPS)
@@ -46,7 +46,7 @@ def cluster_policy(number: int) -> ClusterPolicy:
         first = ("Deny", "Accept", "Pass")[number % 3]
         return {"action": first if each == 0 else "Deny", peers: [peer], "protocols": ports}
 
-    manifest = {
+    return {
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
         "kind": "ClusterNetworkPolicy",
         "metadata": {"name": f"policy-{number:04}"},
@@ -58,7 +58,10 @@ def cluster_policy(number: int) -> ClusterPolicy:
             "egress": [rule(each, "to") for each in range(RULES // 2)],
         },
     }
-    (found,) = parse(json.dumps(manifest).encode(), "bench.json").objects
+
+
+def cluster_policy(number: int) -> ClusterPolicy:
+    (found,) = parse(json.dumps(manifest(number)).encode(), "bench.json").objects
     assert isinstance(found, ClusterPolicy)
     return found
 

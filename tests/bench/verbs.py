@@ -1,16 +1,18 @@
 """How long a person waits for netpoldctl's answers.
 
     sudo python3 -m tests.bench.verbs [--sizes 10000/1000] [--local 110] [--backend nft|legacy] [--files namespace]
-                                      [--repeat 7] [--json]
+                                      [--cluster-policies 0] [--repeat 7] [--json]
 
 Each verb is a process of its own, as in a shell, from its start to its end: medians of milliseconds, and the longest.
-Those above the line ask a running daemon, the others read the manifests themselves.
+Those that are named first ask a running daemon, the others read the manifests themselves.  `--cluster-policies`: so
+many ClusterNetworkPolicies as those of `tests.bench.tiers` are there, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,8 +24,9 @@ from statistics import median
 from netpold.ctl.client import ask
 from tests.bench.bed import add_options, await_enforced, wire
 from tests.bench.cluster import Size
-from tests.bench.manifests import write
+from tests.bench.manifests import text, write
 from tests.bench.table import table
+from tests.bench.tiers import manifest as cluster_policy
 from tests.lab import Lab
 from tests.lab.daemon import CHECKOUT, PYTHON, Daemon
 
@@ -50,12 +53,13 @@ def online(daemon: Daemon) -> Verbs:
     yield "verify", ["verify", *socket]
 
 
-def offline(manifests: Path) -> Verbs:
-    """Verbs that read manifests."""
+def offline(manifests: Path, fewer: Path) -> Verbs:
+    """Verbs that read manifests; `fewer`: the same without one policy."""
     where = ["--manifests", str(manifests)]
     yield "check", ["check", str(manifests)]
     yield "explain --manifests", ["explain", *where, "192.0.2.1", "10.64.0.2", "80/TCP"]
     yield "diff with itself", ["diff", str(manifests), str(manifests)]
+    yield "diff, a policy less", ["diff", str(manifests), str(fewer)]
 
 
 def taken(words: list[str], repeat: int) -> list[float]:
@@ -72,21 +76,36 @@ def taken(words: list[str], repeat: int) -> list[float]:
 
 def measure(size: Size, options: argparse.Namespace) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory(prefix="netpold-bench-") as directory, Lab() as lab:
-        source = Path(directory)
+        source, fewer = Path(directory, "manifests"), Path(directory, "fewer")
         write(size, source, "yaml", options.files)
+        tiers = [cluster_policy(number) for number in range(options.cluster_policies)]
+        (source / "tiers.yaml").write_text(text(tiers))
+        shutil.copytree(source, fewer)
+        _take_one_away(fewer)
         node = lab.node(size.node)
         wire(node, size)
         with Daemon(node, options.backend, args=("--manifests", str(source))) as daemon:
             daemon.start()
-            await_enforced(daemon, size.policies, size.pods, size.local)
+            await_enforced(daemon, size.policies + len(tiers), size.pods, size.local)
             found = {name: taken(words, options.repeat) for name, words in online(daemon)}
-            return found | {name: taken(words, 3) for name, words in offline(source)}
+            return found | {name: taken(words, 3) for name, words in offline(source, fewer)}
+
+
+def _take_one_away(manifests: Path) -> None:
+    """The first NetworkPolicy, in the order of files."""
+    for path in sorted(manifests.rglob("*.yaml")):
+        documents = path.read_text().split("---\n")
+        for number, document in enumerate(documents):
+            if "kind: NetworkPolicy\n" in document:
+                path.write_text("---\n".join([*documents[:number], *documents[number + 1 :]]))
+                return
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="verbs", description="How long netpoldctl's answers take.")
     add_options(parser)
     parser.set_defaults(sizes=[(10_000, 1_000)])
+    parser.add_argument("--cluster-policies", type=int, default=0, help="how many (default: none)")
     parser.add_argument("--repeat", type=int, default=7, help="runs of each verb that asks the daemon")
     options = parser.parse_args()
     results = {}
