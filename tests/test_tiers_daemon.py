@@ -543,6 +543,55 @@ def test_a_packet_that_two_audited_policies_report_is_one(lab: Lab, backend: Bac
         }
 
 
+def test_what_an_audit_suggests_takes_nothing_away(lab: Lab) -> None:
+    """It is in audit mode as what it stands beside; what is said of a tier alone isolates nobody."""
+    scene = Scene(lab, "nft")
+    with scene.daemon:
+        scene.enforce(
+            guard=tiered("guard", "Admin", "b", "ingress Deny a").replace("metadata: {", AUDITED),
+            base=tiered("base", "Baseline", "c", "egress Deny b").replace("metadata: {", AUDITED),
+            np=NOTHING_OUT.replace("metadata: {", AUDITED),
+        )
+        scene.expect("ab ac ba bc ca cb")
+
+        def audit() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(scene.daemon.ctl("audit", "-o", "json").stdout)
+            return found
+
+        def why_not() -> dict[tuple[str, str, str], str | None]:
+            return {
+                (row["source"]["pod"], row["destination"]["pod"], row["direction"]): row["not_suggested"]
+                for row in audit()["rows"]
+                if row["port"] == 80 and row["protocol"] == "TCP"
+            }
+
+        assert eventually(lambda: len(why_not()) >= 4)
+        told, why = audit(), why_not()
+        assert why == {
+            ("x/a", "x/b", "ingress"): "Admin guard ingress[0] would deny it, whatever NetworkPolicies say",
+            ("x/c", "x/b", "egress"): "Baseline base egress[0] would deny it, and no NetworkPolicy isolates x/c for "
+            "egress: one that allowed it would shut out all else; let a rule before that one accept it",
+            ("x/a", "x/b", "egress"): None,
+            ("x/a", "x/c", "egress"): None,
+        }
+        (suggestion,) = told["suggestions"]
+        assert suggestion["pods"] == ["x/a"]
+        assert suggestion["policy"]["metadata"]["annotations"] == {"netpold.io/mode": "audit"}
+        scene.enforce(suggested=suggestion["yaml"])
+        assert not lab.differences({Probe(scene.a, scene.b, "UDP", 7, 4): True})  # which nobody had seen
+        text = scene.daemon.ctl("audit").stdout
+        assert "x/c -> x/b 80/TCP\n" in text
+        assert f"    {why['x/c', 'x/b', 'egress']}\n" in text
+        scene.expect("ab ac ba bc ca cb")
+        # enforced again: what was dropped while it was so is no reason to allow it, and nor is what audits it now
+        assert "is NOT allowed" not in scene.daemon.ctl("suggest", "x/b").stdout
+        scene.enforce(guard=tiered("guard", "Admin", "b", "ingress Deny a"))
+        assert not lab.differences({Probe(scene.a, scene.b, "TCP", 80, 4): False})
+        assert eventually(lambda: "is NOT allowed: Admin guard" in scene.daemon.ctl("suggest", "x/b").stdout)
+        scene.enforce(guard=tiered("guard", "Admin", "b", "ingress Deny a").replace("metadata: {", AUDITED))
+        assert "is NOT allowed" not in scene.daemon.ctl("suggest", "x/b").stdout
+
+
 # Changes under traffic ------------------------------------------------------------------------------------------------
 
 

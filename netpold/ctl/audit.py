@@ -49,6 +49,9 @@ def _text(answer: dict[str, Any], now: datetime) -> list[str]:
     if answer["suggestions"]:
         lines += ["", paint("What would allow it, to add beside these policies:", "bold"), ""]
         lines += show(answer["suggestions"])
+    unsuggested = [row for row in rows if row["not_suggested"]]
+    if unsuggested:
+        lines += ["", paint("What is not suggested, and why:", "bold"), *_unsuggested(unsuggested)]
     if rows:
         lines += ["", *_outcome(rows)]
     if answer["forgotten"] or answer["lost"]:
@@ -66,6 +69,20 @@ def _outcome(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{paint('Dropped now', 'red')}: {_share(dropped, len(rows))}, by policies that are enforced.")
     if audited:
         lines.append(f"Would be dropped by the audited policies as they are: {_share(audited, len(rows))}.")
+    return lines
+
+
+def _unsuggested(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        source, destination = (
+            printable(each["pod"] or each["address"]) for each in (row["source"], row["destination"])
+        )
+        by_reason.setdefault(row["not_suggested"], []).append(f"{source} -> {destination} {port(row)}")
+    lines = []
+    for reason, pairs in by_reason.items():
+        lines += ["", *pairs, *(f"    {line}" for line in wrapped(printable(reason), 4))]
     return lines
 
 
@@ -93,11 +110,14 @@ def _sums(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _row(row: dict[str, Any], now: datetime) -> tuple[str, ...]:
-    ends = [printable(each["pod"] or each["address"]) for each in (row["source"], row["destination"])]
     last = "open" if row["open_flows"] else _ago(row["last"], now)
     counts = str(row["packets"]), str(row["open_flows"])
     names = printable(", ".join(row["isolating"]))
-    return (*ends, port(row), row["direction"], *counts, last, _NOW[row["now"]], names)
+    return (*_ends(row), port(row), row["direction"], *counts, last, _NOW[row["now"]], names)
+
+
+def _ends(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(printable(row[end]["pod"] or row[end]["address"]) for end in ("source", "destination"))
 
 
 def _ago(moment: str, now: datetime) -> str:

@@ -17,9 +17,9 @@ from netpold.daemon.questions import Facts, NoAnswer, Why
 from netpold.daemon.questions_about import no_pod
 from netpold.daemon.seen import Pair, Party, Times, moment
 from netpold.daemon.sights import PROTOCOLS, WITH_PORTS
-from netpold.policy.model import Direction, Tier
+from netpold.policy.model import MODE_ANNOTATION, Direction, Mode, Tier, World
 from netpold.policy.suggest import Member, Suggestion, Use, suggest_in_steps
-from netpold.rules.audit import is_audited
+from netpold.rules.audit import inherited, is_audited
 from netpold.rules.ends import UnknownEndpoint
 from netpold.rules.explain import Judgement, explain
 from netpold.rules.revoke import Flow
@@ -48,16 +48,44 @@ def audit(facts: Facts, sums: Sums, flows: Iterable[Flow], since: float) -> Ques
         count = still_open[pair][1] if pair in still_open else 0
         judgement = _judged(facts, pair)
         now = judgement and ("audit" if judgement.audit else judgement.verdict)
-        rows.append({**_row(pair, times, isolating), "open_flows": count, "now": now})
-        if judgement and judgement.audit and not _forbidden(judgement):
+        why_not = _why_not(judgement, pair) if judgement and judgement.audit else ""
+        row = {**_row(pair, times, isolating), "open_flows": count, "now": now, "not_suggested": why_not or None}
+        rows.append(row)
+        if judgement and judgement.audit and not why_not:
             words = _words({"open": count, "audit": times.packets if times else 0})
             uses += [use for use in _uses(pair, words) if use.direction is pair.direction]
         yield
+    suggestions = yield from suggest_in_steps(world, uses)
     return {
         "audited": {"count": len(audited), "policies": audited[:MOST_NAMED]},
         "rows": rows,
-        "suggestions": (yield from suggest_in_steps(world, uses)),
+        "suggestions": [_audited(each, world, mode) for each in suggestions],
     }
+
+
+def _audited(suggestion: Suggestion, world: World, mode: Mode) -> Suggestion:
+    """In audit mode as the policies that it stands beside: enforced, it would isolate its pods, and have dropped what
+    none of them allows and nobody has seen yet."""
+    metadata = suggestion.manifest["metadata"]
+    if inherited(metadata["namespace"], world, mode) == "audit":
+        return suggestion
+    manifest = {**suggestion.manifest, "metadata": {**metadata, "annotations": {MODE_ANNOTATION: "audit"}}}
+    note = "in audit mode as the policies beside it: to enforce them, take the annotation out of all of them"
+    return replace(suggestion, manifest=manifest, notes=(*suggestion.notes, note))
+
+
+def _why_not(judgement: Judgement, pair: Pair) -> str:
+    """Why no NetworkPolicy is to allow what is audited; '' where one is."""
+    by = judgement.denied_by
+    if by is None or (by.tier is not Tier.ADMIN and judgement.isolating):
+        return ""
+    if by.tier is Tier.ADMIN:
+        return f"{by.place} would deny it, whatever NetworkPolicies say"
+    near = pair.source if pair.direction is Direction.EGRESS else pair.destination
+    return (
+        f"{by.place} would deny it, and no NetworkPolicy isolates {near.pod or near.address} for {pair.direction}: one "
+        "that allowed it would shut out all else; let a rule before that one accept it"
+    )
 
 
 def _open(facts: Facts, flows: Iterable[Flow]) -> Generator[None, None, dict[Pair, tuple[tuple[str, ...], int]]]:
@@ -100,7 +128,9 @@ def _judged(facts: Facts, pair: Pair) -> Judgement | None:
 
 def _forbidden(judgement: Judgement | None) -> str:
     """The rule of the Admin tier that denies it, so that no NetworkPolicy could allow it; '' where none does."""
-    by = judgement.denied_by if judgement else None
+    if judgement is None or judgement.verdict != "deny":  # what is audited only, is named, too
+        return ""
+    by = judgement.denied_by
     return by.place if by and by.tier is Tier.ADMIN else ""
 
 

@@ -28,8 +28,13 @@ def is_audited(policy: AnyPolicy, world: World, default: Mode) -> bool:
     """Whether the policy is in audit mode; `default`: that of the settings."""
     if policy.quarantined:
         return False
-    of_namespace = world.namespace(policy.namespace).mode if isinstance(policy, Policy) else None
-    return (policy.mode or of_namespace or default) == "audit"
+    other = inherited(policy.namespace, world, default) if isinstance(policy, Policy) else default
+    return (policy.mode or other) == "audit"
+
+
+def inherited(namespace: str, world: World, default: Mode) -> Mode:
+    """The mode of a NetworkPolicy of that namespace that has none of its own."""
+    return world.namespace(namespace).mode or default
 
 
 def all_audited(policies: Iterable[AnyPolicy], audited: Set[str]) -> bool:
