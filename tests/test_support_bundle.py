@@ -31,6 +31,15 @@ spec:
     ports: [{{name: http, containerPort: 80}}]
 status: {{podIP: 10.72.0.98}}
 """
+NUMBER = 8812345670099  # a finding: annotations are text
+FAULTY = f"""apiVersion: v1
+kind: Pod
+metadata: {{name: faulty, namespace: x, annotations: {{example.com/token: {NUMBER}}}}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: y, annotations: {SECRET}}}
+"""
 
 
 def contents(file: Path) -> dict[str, str]:
@@ -82,6 +91,7 @@ def test_without_a_daemon_it_has_the_rest(tmp_path: Path) -> None:
 def test_it_has_what_is_in_force_and_no_secrets(lab: Lab, tmp_path: Path) -> None:
     scene = Scene(lab, "nft")
     scene.daemon.write("secretive.yaml", POD)
+    scene.daemon.write("faulty.yaml", FAULTY)
     with scene.daemon:
         scene.enforce(deny=DENY_ALL)
         done = scene.daemon.ctl("support-bundle", "--with-manifests", str(tmp_path / "all.tar.gz"))
@@ -93,6 +103,6 @@ def test_it_has_what_is_in_force_and_no_secrets(lab: Lab, tmp_path: Path) -> Non
         assert "NETPOLD-FORWARD" in found["ruleset.txt"]
         pods = [each for each in json.loads(found["manifests.json"])["manifests"] if each["kind"] == "Pod"]
         assert "secretive" in {each["metadata"]["name"] for each in pods}
-        assert not [name for name, text in found.items() if SECRET in text]
+        assert not [name for name, text in found.items() if SECRET in text or str(NUMBER) in text]
         few = scene.daemon.ctl("support-bundle", str(tmp_path / "few.tar.gz"))
         assert few.returncode == 0 and "manifests.json" not in contents(tmp_path / "few.tar.gz")

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from netpold.policy.checks import KEY_RULE, LABEL_RULE, is_dns_label, is_label_key, labels
 from netpold.policy.fields import Fields, nearest, words
-from netpold.policy.model import MODE_ANNOTATION, Mode, Position
-from netpold.policy.tree import Map, Scalar, is_merge_key, is_null, is_sure, is_text, shown
+from netpold.policy.model import INTERFACE_ANNOTATION, MODE_ANNOTATION, Mode, Position
+from netpold.policy.tree import Map, Scalar, Type, is_merge_key, is_null, is_sure, is_text, shown, type_of
 
 _FIELDS = words(
     "name generateName namespace selfLink uid resourceVersion generation creationTimestamp deletionTimestamp "
     "deletionGracePeriodSeconds labels annotations ownerReferences finalizers managedFields"
 )
+_OWN = (INTERFACE_ANNOTATION, MODE_ANNOTATION)
 _MODES: Mapping[str, Mode] = {"enforce": "enforce", "audit": "audit"}
 _MOST_ANNOTATIONS = 256 << 10  # bytes of all keys and values (Kubernetes' TotalAnnotationSizeLimitB)
 
@@ -123,6 +124,11 @@ def _namespace(fields: Fields, root: Map, found: Map) -> str | None:
 
 
 def _annotations(fields: Fields, node: object) -> dict[str, str]:
+    """What other programs keep there may be secret, and findings go into logs and support bundles: they don't quote
+    it."""
+    if isinstance(node, Scalar) and not is_null(node):
+        fields.error(node, "wrong-type", "a map is wanted, here is one value", "write `name: value` lines below it")
+        return {}
     found = fields.map(node)
     if not found:
         return {}
@@ -135,6 +141,9 @@ def _annotations(fields: Fields, node: object) -> dict[str, str]:
             fields.error(scalar, "annotation-key", f'"{shown(key)}" is no annotation key', f"a key is {KEY_RULE}")
         elif isinstance(value, Scalar) and is_null(value):
             fields.error(value, "not-text", "nothing is written here, and text is wanted", 'write "" for no text')
+        elif isinstance(value, Scalar) and not is_text(value) and key not in _OWN and type_of(value) is not Type.LETTER:
+            fault = f"this is {type_of(value).value} to YAML, and text is wanted"
+            fields.error(value, "not-text", fault, "put it in quotes")
         else:
             text = fields.text(value)
             if text is not None:
