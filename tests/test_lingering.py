@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from netpold.daemon.kept_namespaces import KeptNamespaces
 from netpold.daemon.lingering import Lingering
 from netpold.host.remains import NO_REMAINS, Left, Remains, read_remains, remains_line
 from netpold.host.view import HostView, Link
 from netpold.policy.changes import Changes
 from netpold.policy.index import Index
-from netpold.policy.model import EVERYTHING, NAME_LABEL, Namespace, Pod, Policy, PolicyRule, World
+from netpold.policy.model import (
+    EVERYTHING,
+    NAME_LABEL,
+    Action,
+    ClusterPolicy,
+    Namespace,
+    Operator,
+    Pod,
+    PodPeer,
+    Policy,
+    PolicyRule,
+    Requirement,
+    Selector,
+    Tier,
+    TierRule,
+    World,
+)
 from netpold.rules.compile import Compiler, CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.unclaimed import Unclaimed
 from tests.live import Live
-from tests.strategies import worlds
+from tests.strategies import namespaces, worlds
 from tests.test_incremental import MANY, MODES, same
 
 Places = Mapping[str, Endpoint]
@@ -31,13 +49,16 @@ NAMES = [f"v{number}" for number in range(8)]
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[tuple[World, Places, HostView]]:
-    """One world after another, each with a part of the same objects; where the pods are, for as long as their
-    interfaces are there; and the links of the host, of which some are made anew under the same name."""
+    """One world after another, each with a part of the same objects, and a namespace with other labels; where the pods
+    are, for as long as their interfaces are there; and the links of the host, of which some are made anew under the same name."""
     whole = draw(worlds(MANY))
     homes = {key: draw(st.sampled_from(("remote", "address", *NAMES, *NAMES))) for key in sorted(whole.pods)}
     found = []
     for _ in range(draw(st.integers(2, 6))):
-        world = World(_part(draw, whole.pods), _part(draw, whole.namespaces), _part(draw, whole.policies))
+        spaces = _part(draw, whole.namespaces)
+        for name in draw(st.sets(st.sampled_from(sorted(spaces)), max_size=1)) if spaces else ():
+            spaces[name] = draw(namespaces(name, quarantine=True))
+        world = World(_part(draw, whole.pods), spaces, _part(draw, whole.policies), _part(draw, whole.nodes))
         absent = draw(st.sets(st.sampled_from(NAMES), max_size=2))
         anew = draw(st.sets(st.sampled_from(NAMES), max_size=1))
         links = {
@@ -75,14 +96,20 @@ def test_whatever_happens(
     live = Live(World())
     index = Index(live.world)
     compiler = Compiler(index, mode)
-    lingering = Lingering(NO_REMAINS)
+    lingering, spaces = Lingering(NO_REMAINS), KeptNamespaces()
     places: Places = {}
     view = HostView()
     for world, after, sees in history:
         before, saw, places, view = places, view, after, sees
         changes = live.become(world)
-        lingering.update(changes, live.world, index.claims, (before, places), (saw, view))
+        spaces.update(changes, live.world)
+        lingering.update(changes, live.world, index.claims, (before, places), (saw, view), {}, spaces.found)
         past = lingering.past
+        assert past.namespaces == spaces.found
+        assert spaces.found.keys() <= {pod.namespace for pod in world.pods.values() if pod.takes_part}
+        assert spaces.found.keys().isdisjoint(world.namespaces)
+        if spaces.found and index.has_tiers:
+            event("a namespace is kept")
         closed = Unclaimed(unclaimed.names, unclaimed.bridges, unclaimed.shared, lingering.closed)
         got = compiler.update(changes, places, past, closed)
         same(got.ruleset, compile_ruleset(Index(live.world), places, mode, past, closed))
@@ -97,12 +124,13 @@ def test_whatever_happens(
         if past.policies:
             event("a policy is kept")
         remains = lingering.remains(live.world, places, world.policies, view)
+        remains = replace(remains, namespaces=spaces.remains(world.namespaces))
         assert known(read_remains(remains_line(remains))) == known(remains)
 
 
 def known(remains: Remains) -> object:
     pods = [(each.pod, each.namespace, each.addresses, dict(each.links), each.closed) for each in remains.pods]
-    return pods, remains.policies, remains.ending
+    return pods, remains.policies, remains.ending, remains.namespaces
 
 
 A = Pod("x", "a", {"app": "a"}, ("10.0.0.1",))
@@ -217,11 +245,91 @@ def test_a_kept_policy_that_the_kernel_refuses_is_closed_until_it_goes() -> None
     assert not lingering.past.policies and not lingering.warnings()
 
 
+FAR = Pod("far", "f", {}, ("10.0.9.1",))
+TEAM = Namespace("far", {NAME_LABEL: "far", "team": "far"})
+GUARD = ClusterPolicy("guard", Tier.ADMIN, 1, PodPeer(EVERYTHING, EVERYTHING), (), ())
+
+
+def test_a_namespace_is_kept_until_its_object_is_back_or_its_last_pod_is_gone() -> None:
+    other = replace(FAR, name="g", addresses=("10.0.9.2",))
+    live = Live(World({each.key: each for each in (FAR, other)}, {"far": TEAM}, {GUARD.key: GUARD}))
+    kept = KeptNamespaces()
+    for there, has_object, expected in (
+        ((FAR, other), True, {}),
+        ((FAR, other), False, {"far": TEAM}),
+        ((other,), False, {"far": TEAM}),
+        ((other,), True, {}),
+        ((other,), False, {"far": TEAM}),
+        ((replace(other, finished=True),), False, {}),
+        ((other,), False, {}),
+    ):
+        world = World({each.key: each for each in there}, {"far": TEAM} if has_object else {}, {GUARD.key: GUARD})
+        kept.update(live.become(world), live.world)
+        assert kept.found == expected
+        assert len(kept.warnings()) == len(expected)
+
+
+def test_rules_that_deny_follow_what_is_kept_of_namespaces() -> None:
+    """Of a pod of another node; the compiler keeps up with it."""
+    team = Selector((Requirement("team", Operator.IN, ("far",)),))
+    deny = TierRule(Action.DENY, (PodPeer(EVERYTHING, team),), None)
+    policies = {GUARD.key: replace(GUARD, ingress=(deny,))}
+    near = replace(TEAM, labels={NAME_LABEL: "far", "team": "near"})
+    live = Live(World())
+    compiler, kept, lingering = Compiler(Index(live.world), CompileSettings()), KeptNamespaces(), Lingering(NO_REMAINS)
+    for space, denied in ((TEAM, 1), (None, 1), (near, 0), (None, 0), (TEAM, 1), (None, 1), (near, 0)):
+        world = World({each.key: each for each in (A, FAR)}, {"far": space} if space else {}, policies)
+        changes = live.become(world)
+        kept.update(changes, live.world)
+        claims = compiler.index.claims
+        lingering.update(changes, live.world, claims, (AT_V1, AT_V1), (VIEW, VIEW), {}, kept.found)
+        got = compiler.update(changes, AT_V1, lingering.past).ruleset
+        same(got, compile_ruleset(Index(world), AT_V1, CompileSettings(), lingering.past))
+        assert sum(FAR.addresses[0] in each.members for each in got.sets.values()) == denied
+
+
+def test_a_namespace_that_says_nothing_or_has_no_pods_is_not_kept() -> None:
+    kept = KeptNamespaces([TEAM, Namespace("x", {NAME_LABEL: "x"})])
+    kept.update(Changes(), World({"x/a": A}))
+    assert not kept.found
+
+
+def test_what_namespaces_were_is_known_after_a_restart_and_after_a_reboot() -> None:
+    bare = World({FAR.key: FAR})
+    before = KeptNamespaces()
+    before.update(Changes({}, {"far": (TEAM, None)}), bare)
+    for remains in (before.remains({}), KeptNamespaces().remains({"far": TEAM})):
+        line = remains_line(Remains(namespaces=remains))
+        for each in (line, line.replace('"boot": "', '"boot": "0')):
+            after = KeptNamespaces(read_remains(each).namespaces)
+            after.update(Changes({FAR.key: (None, FAR)}), bare)
+            assert after.found == {"far": TEAM}
+
+
+def test_many_namespaces_make_one_warning() -> None:
+    names = [f"n{number}" for number in range(100)]
+    kept = KeptNamespaces(Namespace(name, {NAME_LABEL: name, "team": "a"}) for name in names)
+    kept.update(Changes(), World({f"{name}/p": Pod(name, "p", {}, ()) for name in names}, {}, {GUARD.key: GUARD}))
+    assert len(kept.found) == 100
+    (warning,) = kept.warnings()
+    assert warning.startswith("the Namespace objects n0, n1, n10 and 97 more are gone")
+
+
+def test_a_pod_that_goes_after_its_namespaces_object_lingers_with_the_labels_that_this_had() -> None:
+    lingering = Lingering(NO_REMAINS)
+    claims = Index(World()).claims
+    team = Namespace("x", {NAME_LABEL: "x", "team": "a"})
+    here = World({"x/a": A})
+    lingering.update(Changes({}, {"x": (team, None)}), here, claims, (AT_V1, AT_V1), (VIEW, VIEW), {}, {"x": team})
+    lingering.update(Changes({"x/a": (A, None)}), World(), claims, (AT_V1, NOWHERE), (VIEW, VIEW))
+    assert [each.namespace for each in lingering.past.pods.values()] == [team]
+
+
 def test_what_a_release_without_namespaces_left_is_known() -> None:
     left = Left(Pod("x", "a", {}, ("10.0.0.1",)), Namespace("x", {NAME_LABEL: "x"}), ("10.0.0.1",), {"veth1": 7})
     remains = Remains((left,), (DENY,))
     value = json.loads(remains_line(remains))
-    del value["pods"][0]["namespace"]
+    del value["pods"][0]["namespace"], value["namespaces"]
     assert known(read_remains(json.dumps(value))) == known(remains)
 
 

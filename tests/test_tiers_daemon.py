@@ -359,6 +359,45 @@ def test_a_namespace_whose_object_goes_before_its_pods_takes_no_policy_along(lab
     scene.expect("ab ac ba bc ca cb")
 
 
+@BOTH
+def test_pods_of_other_nodes_stay_denied_when_their_namespaces_object_goes(
+    lab: Lab, backend: Backend, wiring: str
+) -> None:
+    """Whether a pod of theirs is on this node or not; also over a restart, and when it goes before one."""
+    scene = Scene(lab, backend, wiring)
+    far = scene.c.manifest()
+    far["metadata"]["namespace"] = "far"
+    far["spec"]["nodeName"] = "elsewhere"
+    scene.daemon.write("c.json", far)
+    scene.daemon.write("far.json", namespace_manifest("far", {"team": "far"}))
+    guard = tiered("guard", "Admin", "a", "ingress Deny c", "egress Deny c")
+    team = guard.replace(pods("c"), "{namespaces: {matchLabels: {team: far}}}")
+    scene.enforce(guard=team)
+    with scene.daemon:
+        scene.expect("ab ba bc cb")
+        (scene.daemon.manifests / "far.json").unlink()
+        scene.settle()
+        scene.expect("ab ba bc cb")
+        assert any("Namespace object far is gone" in each for each in scene.status()["warnings"])
+        verdict = json.loads(scene.daemon.ctl("explain", "far/c", "x/a", "80/TCP", "-o", "json").stdout)["verdict"]
+        assert verdict == "deny"
+        scene.daemon.stop()
+        scene.settle()
+        scene.expect("ab ba bc cb")
+        scene.daemon.write("far.json", namespace_manifest("far", {"team": "near"}))
+        scene.settle()
+        scene.expect(ALL)
+        scene.daemon.write("far.json", namespace_manifest("far", {"team": "far"}))
+        scene.settle()
+        scene.daemon.stop()
+        (scene.daemon.manifests / "far.json").unlink()
+        scene.settle()
+        scene.expect("ab ba bc cb")
+        (scene.daemon.manifests / "c.json").unlink()
+        scene.settle()
+        assert not any("Namespace object" in each for each in scene.status()["warnings"])
+
+
 def test_pods_that_cannot_be_read_are_among_those_denied_and_no_others(lab: Lab) -> None:
     """A pod's manifest that was never good: rules that deny hold for it, those that accept do not."""
     scene = Scene(lab, "nft")

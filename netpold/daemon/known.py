@@ -8,6 +8,7 @@ from dataclasses import replace
 from netpold.config import Settings, compile_settings
 from netpold.daemon.bridge_filter import ALL_SEEN, BridgeFilter, not_filtered
 from netpold.daemon.isolate import Culprit
+from netpold.daemon.kept_namespaces import KeptNamespaces
 from netpold.daemon.lingering import Lingering
 from netpold.daemon.quarantine import Quarantine
 from netpold.daemon.rollback import History
@@ -53,6 +54,7 @@ class Known:
         self._index = Index(self._quarantine.world)
         self._compiler = Compiler(self._index, compile_settings(settings))
         self._lingering = Lingering(remains)
+        self._kept_namespaces = KeptNamespaces(remains.namespaces)
         self._pod_interfaces = settings.pod_interfaces
         self._audits = settings.mode == "audit"
         self._view = HostView()
@@ -86,7 +88,9 @@ class Known:
         lingering = self._lingering
         past = lingering.past
         both, views = (before, places.endpoints), (self._view, view)
-        lingering.update(changes, self.world, self._index.claims, both, views, places.abandoned)
+        kept = self._kept_namespaces
+        kept.update(Changes(changes.pods, written.namespaces), self.world)
+        lingering.update(changes, self.world, self._index.claims, both, views, places.abandoned, kept.found)
         elsewhere = places.endpoints is not before or view is not self._view
         if elsewhere or lingering.closed != self._closed.interfaces:
             self._closed = replace(nobodys(view, self._pod_interfaces), interfaces=lingering.closed)
@@ -163,7 +167,7 @@ class Known:
                 placed = {**placed, **{key: replace(placed[key], interfaces=at) for key, at in found.items()}}
         self._placed = placed
         past = self._lingering.past
-        self._index.kept, self._index.lasting = past.namespaces, past.lasting()
+        self._index.lasting = past.lasting()
         if anew:
             gone = {name: each.endpoint for name, each in past.pods.items()}
             self.endpoints = {**placed, **gone} if gone else placed
@@ -196,14 +200,16 @@ class Known:
         return frozenset(self._compiler.audited.keys)
 
     def remains(self) -> Remains:
-        """What is to be known of this node's pods after a restart."""
+        """What is to be known after a restart of this node's pods, and of namespaces."""
         isolating = {key for each in self._isolated for key in each.policies}
-        return self._lingering.remains(self.world, self.places.endpoints, isolating, self._view)
+        found = self._lingering.remains(self.world, self.places.endpoints, isolating, self._view)
+        return replace(found, namespaces=self._kept_namespaces.remains(self.written.namespaces))
 
     def outlasts_anew(self) -> bool:
-        """Whether `remains` has other pods, policies or interfaces than when this was asked last."""
+        """Whether `remains` has other pods, policies, interfaces or namespaces than when this was asked last."""
         policies = frozenset(key for each in self._isolated for key in each.policies)
-        now = self._lingering.past, frozenset(_links(self._view, self.endpoints.values())), policies
+        links = frozenset(_links(self._view, self.endpoints.values()))
+        now = self._lingering.past, links, policies, dict(self.written.namespaces)
         before, self._outlasting = self._outlasting, now
         return now != before
 
@@ -273,7 +279,8 @@ class Known:
 
     def warnings(self) -> list[str]:
         """What a person should look at on the host, one sentence each."""
-        return [*self.places.warnings, *self._lingering.warnings(), *self.bridge_filter.warnings()]
+        kept = self._kept_namespaces.warnings()
+        return [*self.places.warnings, *kept, *self._lingering.warnings(), *self.bridge_filter.warnings()]
 
     @property
     def past_the_rules(self) -> str | None:

@@ -9,8 +9,8 @@ one: a new one is there, and what is left of the old one is nobody's.  A pod of 
 may be behind the old one's interface until it is found elsewhere: it counts as there, beside the old one.
 
 So does a pod keep the ClusterNetworkPolicies that were about it when they were removed, after it has gone from the
-manifests; and what namespace labels say of it is what they said when it went.  So they do where the Namespace object
-goes before its pods: these policies go by its labels as they were, as long as any of the pods is here.
+manifests; and what namespace labels say of it is what they said when it went, or, where the Namespace object went
+before it, when that did (kept_namespaces.py).
 
 A policy that goes while its namespace is being deleted (phase Terminating), or in one change with its Namespace object,
 goes because the namespace does: the pods of this node that are still there keep it.
@@ -37,6 +37,7 @@ from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.past import NO_PAST, Gone, Past
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_NAMESPACES: Mapping[str, Namespace] = MappingProxyType({})
 
 
 class Lingering:
@@ -55,8 +56,6 @@ class Lingering:
         self.closed: frozenset[Interface] = frozenset()
         self._left: dict[str, Left] = {}
         self._refused: set[str] = set()  # by the kernel, of the kept policies
-        self._namespaces: dict[str, Namespace] = {}
-        self._spaces_matter = False  # whether any policy goes by their labels
 
     def update(
         self,
@@ -66,19 +65,20 @@ class Lingering:
         places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]],
         views: tuple[HostView, HostView],
         abandoned: Mapping[str, str] = _NOTHING,
+        namespaces: Mapping[str, Namespace] = _NO_NAMESPACES,
     ) -> None:
         """Take in a change.  `world` is the one after it, `claims` are those before it; `places` (endpoints of the
-        local pods by key) and `views` are those before and after it; `abandoned`: see Places."""
+        local pods by key) and `views` are those before and after it; `abandoned`: see Places; `namespaces`: see Past,
+        after it."""
         _, here = places
         if self._remains is not None:
             self._take_up(self._remains, world, here)
             self._remains = None
-        for left in _leaving(changes, world, places, views[0]):
+        for left in self._leaving(changes, world, places, views[0]):
             taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
             self._left[left.name] = replace(left, closed=taken)
         self._close(abandoned, changes, world, views[1])
-        self._keep_namespaces(changes, world, here)
-        lingers = self._left or self.past.policies or self._namespaces
+        lingers = self._left or self.past.policies or namespaces
         if not lingers and not _with_namespace(changes, world):
             self.past, self.heirs, self.closed = NO_PAST, {}, frozenset()
             return
@@ -93,7 +93,7 @@ class Lingering:
         }
         ending = frozenset(self._ending(changes, world, here))
         self.heirs = dict(_heirs(pods.values(), here))
-        past = Past(pods, dict(self._kept(changes, world, ending)), ending, dict(self._namespaces))
+        past = Past(pods, dict(self._kept(changes, world, ending)), ending, namespaces)
         if past != self.past:
             self.past = past
 
@@ -112,7 +112,7 @@ class Lingering:
         if self._remains is not None:
             return self._remains
         living = (
-            Left(pod, self._namespace(world, pod), place.addresses, _links(place, view))
+            Left(pod, self._namespace(pod.namespace, world), place.addresses, _links(place, view))
             for pod, place in ((world.pods[key], place) for key, place in here.items())
             if place.interfaces
         )
@@ -125,32 +125,18 @@ class Lingering:
             self.past.ending,
         )
 
-    def _namespace(self, world: World, pod: Pod) -> Namespace:
-        return self._namespaces.get(pod.namespace) or world.namespace(pod.namespace)
+    def _namespace(self, name: str, world: World) -> Namespace:
+        return self.past.namespaces.get(name) or world.namespace(name)
 
     def _take_up(self, remains: Remains, world: World, here: Mapping[str, Endpoint]) -> None:
         """What was left behind when the daemon ran last, and what was since."""
         for left in remains.pods:
             if left.closed or not _is_still(left.pod, world.pods.get(left.pod.key), here):
                 self._left[left.name] = left
-            elif left.namespace.name not in world.namespaces:
-                self._namespaces[left.namespace.name] = left.namespace
         gone = {each.key: each for each in remains.policies if each.key not in world.policies}
         namespaces = {each.namespace for each in gone.values() if isinstance(each, Policy)}
         ending = {name for name in namespaces if world.namespace(name).terminating}
-        self.past = Past({}, gone, remains.ending | ending, dict(self._namespaces))
-
-    def _keep_namespaces(self, changes: Changes, world: World, here: Mapping[str, Endpoint]) -> None:
-        gone = {name: old for name, (old, new) in changes.namespaces.items() if old is not None and new is None}
-        if not gone and not self._namespaces:
-            return
-        inhabited = {key.partition("/")[0] for key in here}
-        self._namespaces = {
-            name: space
-            for name, space in {**self._namespaces, **gone}.items()
-            if name in inhabited and name not in world.namespaces and space != world.namespace(name)
-        }
-        self._spaces_matter = any(isinstance(each, ClusterPolicy) for each in world.policies.values())
+        self.past = Past({}, gone, remains.ending | ending)
 
     def _close(self, abandoned: Mapping[str, str], changes: Changes, world: World, view: HostView) -> None:
         """Interfaces that no pod has left behind as it went, and that are nobody's all the same."""
@@ -170,18 +156,30 @@ class Lingering:
             "isolated, and it grants nothing"
             for key in sorted(self._refused & self.past.policies.keys())
         ]
-        gone = sorted(self._namespaces) if self._spaces_matter else []
-        refused += [
-            f"the Namespace object {name} is gone and pods of it are here: policies of the cluster go by the labels "
-            "that it had; put it back, or take the pods away"
-            for name in gone
-        ]
         return refused + [
             f"interface {name} is closed: the pod {left.pod.key} that had it is elsewhere or gone; remove it, or "
             "name it in annotation netpold.io/interface of the pod that has it"
             for left in sorted(shut, key=lambda left: left.name)
             for name in left.links
         ]
+
+    def _leaving(
+        self,
+        changes: Changes,
+        world: World,
+        places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]],
+        view: HostView,
+    ) -> Iterator[Left]:
+        """The pods that leave interfaces behind, for all that their manifests say."""
+        before, here = places
+        for key, (old, new) in changes.pods.items():
+            place = before.get(key)
+            if old is None or place is None or not place.interfaces or _is_still(old, new, here):
+                continue
+            links = _links(place, view)
+            if links:
+                space, _ = changes.namespaces.get(old.namespace, (None, None))
+                yield Left(old, space or self._namespace(old.namespace, world), place.addresses, links)
 
     def _still_there(
         self, changes: Changes, here: Mapping[str, Endpoint], view: HostView
@@ -229,23 +227,6 @@ def _with_mode(policy: AnyPolicy, namespaces: Mapping[str, Namespace]) -> AnyPol
     """The policy with what its namespace says of it, which may go with it."""
     namespace = namespaces.get(policy.namespace) if isinstance(policy, Policy) else None
     return replace(policy, mode=namespace.mode) if namespace and namespace.mode and not policy.mode else policy
-
-
-def _leaving(
-    changes: Changes, world: World, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
-) -> Iterator[Left]:
-    """The pods that leave interfaces behind, for all that their manifests say."""
-    before, here = places
-    for key, (old, new) in changes.pods.items():
-        place = before.get(key)
-        if old is None or place is None or not place.interfaces:
-            continue
-        if _is_still(old, new, here):
-            continue
-        links = _links(place, view)
-        if links:
-            space, _ = changes.namespaces.get(old.namespace, (None, None))
-            yield Left(old, space or world.namespace(old.namespace), place.addresses, links)
 
 
 def _is_still(old: Pod, new: Pod | None, here: Mapping[str, Endpoint]) -> bool:

@@ -1,8 +1,9 @@
 """What is to be known of this node's pods after a restart of the daemon, should their manifests be gone by then.
 
 One line of JSON, for the snapshot: the pods with their interfaces, the policies that isolate them, and what lingers
-already.  Interfaces are told by their indexes, which a reboot gives to others, and so does the restart of a node that
-is a container itself, in another network namespace: then nothing of it holds.
+already; and all namespaces, whose objects may go while the daemon does not run.  Interfaces are told by their indexes,
+which a reboot gives to others, and so does the restart of a node that is a container itself, in another network
+namespace: then nothing of it holds but what namespaces were.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """`policies`: those that isolate any of the pods.  `ending`: see Past."""
+    """`policies`: those that isolate any of the pods.  `ending`: see Past.  `namespaces`: see KeptNamespaces."""
 
     pods: tuple[Left, ...] = ()
     policies: tuple[AnyPolicy, ...] = ()
     ending: frozenset[str] = frozenset()
+    namespaces: tuple[Namespace, ...] = ()
 
 
 NO_REMAINS = Remains()
@@ -70,16 +72,19 @@ def remains_line(remains: Remains) -> str:
             ],
             "policies": [_packed(each) for each in remains.policies],
             "ending": sorted(remains.ending),
+            "namespaces": [_packed(each) for each in remains.namespaces],
         }
     )
 
 
 def read_remains(line: str) -> Remains:
-    """What a line says; nothing, where it is of another boot, or can't be read."""
+    """What a line says; of another boot only the namespaces, and nothing where it can't be read."""
     try:
         found = json.loads(line)
+        spaces = [_unpacked(each) for each in found.get("namespaces", ())]  # older releases did not keep them
+        namespaces = tuple(each for each in spaces if isinstance(each, Namespace))
         if found["boot"] != _boot() or found["network"] != _network():
-            return NO_REMAINS
+            return Remains(namespaces=namespaces)
         policies = [_unpacked(each) for each in found["policies"]]
         pods = [(_unpacked(each), each) for each in found["pods"]]
         return Remains(
@@ -90,6 +95,7 @@ def read_remains(line: str) -> Remains:
             ),
             tuple(each for each in policies if isinstance(each, Policy | ClusterPolicy)),
             frozenset(found["ending"]),
+            namespaces,
         )
     except (ValueError, KeyError, TypeError):
         return NO_REMAINS

@@ -46,20 +46,19 @@ class Index:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.kept: Mapping[str, Namespace] = {}  # what subjects go by of namespaces whose objects are gone
+        self.kept: Mapping[str, Namespace] = {}  # as they were, those whose objects are gone before their pods
         self.lasting: Mapping[str, tuple[Policy, ...]] = {}  # by namespace, those that are gone and hold for its pods
         self._left: Mapping[str, Left] = {}  # by address, pods whose manifests are gone, with their namespaces
-        self._left_spaces: Mapping[str, Namespace] = {}  # `kept`, as of the last `linger`
         self.claims = Claims()
         self._pods: dict[str, set[str]] = {}  # by namespace, the keys of the pods that take part
         self._quarantined: set[str] = set()
-        self._closed_namespaces: set[str] = set()  # of which the labels are not known
         self._policies: dict[str, set[str]] = {}
         self._tiers: dict[Tier, list[ClusterPolicy]] = {tier: [] for tier in Tier}  # in order
         self._node_groups: Counter[NodeGroup] = Counter()  # watched
         self._nodes_at = NodesAt()
         self._labelled: dict[str, dict[str, set[str]]] = {}  # by label key, for those that were asked for, and value
-        self._selected: dict[Selector, frozenset[str]] = {}  # by selector of namespaces, the names of those with pods
+        # by selector of namespaces, and whether one that is possible counts, the names of those with pods
+        self._selected: dict[tuple[Selector, bool], frozenset[str]] = {}
         self._watches = Watches()
         self.update(difference(World(), world))
 
@@ -89,11 +88,6 @@ class Index:
                     moved.append((key, old, new))
         if changes.namespaces:
             self._selected.clear()
-        for name, (_, now) in changes.namespaces.items():
-            if now is not None and now.quarantined:
-                self._closed_namespaces.add(name)
-            else:
-                self._closed_namespaces.discard(name)
         affected: dict[Group, set[str]] = defaultdict(set)
         for key, nodes in changes.nodes.items():
             self._node_changed(key, *nodes, affected)
@@ -106,15 +100,20 @@ class Index:
         self._shared(moved, affected)
         return affected
 
-    def linger(self, left: Mapping[str, Left]) -> Mapping[Group, Set[str]]:
+    def linger(self, left: Mapping[str, Left], kept: Mapping[str, Namespace]) -> Mapping[Group, Set[str]]:
         """Take in which pods are still there though their manifests are gone, by address, and which namespaces are
         `kept`: what is denied to groups, is denied to these, too.  Returns what `update` does."""
+        affected: dict[Group, set[str]] = defaultdict(set)
         changed = {each for each in left.keys() | self._left.keys() if left.get(each) != self._left.get(each)}
-        for name in self.kept.keys() | self._left_spaces.keys():
-            if self.kept.get(name) != self._left_spaces.get(name):
-                changed |= {each for key in self._pods.get(name, ()) for each in self.world.pods[key].addresses}
-        self._left, self._left_spaces = left, self.kept
-        return dict.fromkeys(self._watches.possible, changed) if changed else {}
+        if changed:
+            affected.update((group, set(changed)) for group in self._watches.possible)
+        spaces = {name: (self.kept.get(name), kept.get(name)) for name in self.kept.keys() | kept.keys()}
+        self._left, self.kept = left, kept
+        if any(old != new for old, new in spaces.values()):
+            self._selected.clear()
+            for name, (old, new) in spaces.items():
+                self._kept_anew(name, old, new, affected)
+        return affected
 
     def watch(self, group: Group) -> None:
         """From now on, `update` tells of this group."""
@@ -133,8 +132,8 @@ class Index:
         if len(unused) > KEPT_LABELS:
             for label in unused:
                 del self._labelled[label]
-        for selector in self._selected.keys() - self._watches.by_namespace_selector.keys():
-            del self._selected[selector]
+        for key in [each for each in self._selected if each[0] not in self._watches.by_namespace_selector]:
+            del self._selected[key]
 
     # Questions ----------------------------------------------------------------------------------------------------
 
@@ -194,10 +193,7 @@ class Index:
 
     def _unknown(self, group: PodGroup) -> Iterator[str]:
         """Those of which it is not known whether they are in the group."""
-        pods = self.world.pods
-        yield from (key for key in self._quarantined if self._matches(group, pods[key]))
-        for name in (*self._closed_namespaces, *self.kept):
-            yield from (key for key in self._pods.get(name, ()) if self._matches(group, pods[key]))
+        return (key for key in self._quarantined if self._matches(group, self.world.pods[key]))
 
     def _certain(self, group: PodGroup) -> frozenset[str]:
         exact: list[Set[str]] = []  # all members are in each of these
@@ -210,7 +206,7 @@ class Index:
         if group.namespace:
             exact.append(self._pods.get(group.namespace, frozenset()))
         else:
-            names = self._selected_namespaces(group.namespaces)
+            names = self._selected_namespaces(group)
             named = [self._pods[name] for name in names]
             if not exact or sum(map(len, named)) < min(map(len, exact)):
                 exact.append(_union(named))
@@ -274,8 +270,12 @@ class Index:
             return False
         if group.namespace:
             return pod.namespace == group.namespace
-        kept = self.kept.get(pod.namespace) if group.possible else None
-        return _reaches(group, self.world.namespace(pod.namespace)) or (kept is not None and _reaches(group, kept))
+        return self._reaches(group, pod.namespace)
+
+    def _reaches(self, group: PodGroup, name: str) -> bool:
+        """Whether the group is of pods of that namespace."""
+        kept = self.kept.get(name) if group.possible else None
+        return _reaches(group, self.world.namespace(name)) or (kept is not None and _reaches(group, kept))
 
     def _is_left(self, groups: Iterable[Group], address: str) -> bool:
         """Whether one that is left at the address may be in any of the groups."""
@@ -290,11 +290,11 @@ class Index:
         """The pods that are left there though their manifests are gone."""
         return [pod for pod, _ in self._left.get(address, ())]
 
-    def _selected_namespaces(self, selector: Selector) -> frozenset[str]:
-        found = self._selected.get(selector)
+    def _selected_namespaces(self, group: PodGroup) -> frozenset[str]:
+        key = group.namespaces, group.possible
+        found = self._selected.get(key)
         if found is None:
-            found = frozenset(name for name in self._pods if chosen(selector, self.world.namespace(name)))
-            self._selected[selector] = found
+            found = self._selected[key] = frozenset(name for name in self._pods if self._reaches(group, name))
         return found
 
     def _by_value(self, label: str) -> dict[str, set[str]]:
@@ -376,12 +376,25 @@ class Index:
         bare = World().namespace(name)
         before, after = old or bare, new or bare
         for selector, groups in self._watches.by_namespace_selector.items():
-            if before.quarantined == after.quarantined and chosen(selector, before) == chosen(selector, after):
-                continue
-            for pod in map(self.world.pods.__getitem__, self._pods.get(name, ())):
-                for group in groups:
-                    if _may_be(group, pod):
-                        affected[group].update(pod.addresses)
+            if before.quarantined != after.quarantined or chosen(selector, before) != chosen(selector, after):
+                self._concerned(name, groups, affected)
+
+    def _kept_anew(
+        self, name: str, old: Namespace | None, new: Namespace | None, affected: dict[Group, set[str]]
+    ) -> None:
+        """Note the groups of possible pods that those of a kept namespace left or joined."""
+        for groups in self._watches.by_namespace_selector.values():
+            possible = [group for group in groups if group.possible]
+            was, is_now = (each is not None and any(_reaches(group, each) for group in possible) for each in (old, new))
+            if was != is_now:
+                self._concerned(name, possible, affected)
+
+    def _concerned(self, name: str, groups: Iterable[PodGroup], affected: dict[Group, set[str]]) -> None:
+        """Note the addresses of the pods of a namespace that the groups may have by their own manifests."""
+        for pod in map(self.world.pods.__getitem__, self._pods.get(name, ())):
+            for group in groups:
+                if _may_be(group, pod):
+                    affected[group].update(pod.addresses)
 
 
 def _has_labels(group: PodGroup, pod: Pod) -> bool:

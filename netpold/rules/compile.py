@@ -89,7 +89,7 @@ class Compiler:
         affected = self.index.update(changes)
         self.audited.update(changes)
         if past is not self._past:
-            affected = _merged(affected, self.index.linger(past.left()))
+            affected = _merged(affected, self.index.linger(past.left(), past.namespaces))
         changed = self._sets.follow(affected)
         lost = {address for name, change in changed.items() for address in self._lost(name, change)}
         moved = self._localise(changes, endpoints, past)

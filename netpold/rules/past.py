@@ -27,7 +27,7 @@ class Gone:
 class Past:
     """`pods`: by a name that no pod has (`namespace/name@interface`).  `policies`: by key, those that are in the world
     no more and hold for these pods, and for all pods of the namespaces in `ending`.  `namespaces`: by name, as they
-    were, those whose objects are gone while pods of theirs are here."""
+    were, those whose objects are gone while pods of theirs are not, on whatever node."""
 
     pods: Mapping[str, Gone] = field(default_factory=dict)
     policies: Mapping[str, AnyPolicy] = field(default_factory=dict)
