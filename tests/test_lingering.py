@@ -50,7 +50,8 @@ NAMES = [f"v{number}" for number in range(8)]
 @st.composite
 def lives(draw: st.DrawFn) -> list[tuple[World, Places, HostView]]:
     """One world after another, each with a part of the same objects, and a namespace with other labels; where the pods
-    are, for as long as their interfaces are there; and the links of the host, of which some are made anew under the same name."""
+    are, for as long as their interfaces are there; and the links of the host, of which some are made anew under the
+    same name."""
     whole = draw(worlds(MANY))
     homes = {key: draw(st.sampled_from(("remote", "address", *NAMES, *NAMES))) for key in sorted(whole.pods)}
     found = []
