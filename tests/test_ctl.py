@@ -504,6 +504,14 @@ class TestCheck:
         assert told in done.stderr and "Traceback" not in done.stderr and bool(told) is bool(done.stderr)
         assert ("ingres" in done.stdout) is (redirected == "2>&-")
 
+    @pytest.mark.parametrize("words", ["--help", "--version", "explain --help"])
+    def test_nor_is_it_told_by_a_traceback_where_help_is_asked_for(self, words: str) -> None:
+        done = in_shell(f"set -o pipefail; {' '.join(CTL)} {words} | true")
+        assert not done.stderr and done.returncode in (0, 128 + signal.SIGPIPE)
+        done = in_shell(f"{' '.join(CTL)} {words} >/dev/full")
+        assert "standard output can't be written" in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 2
+
 
 class TestExplain:
     def test_allowed_by_a_rule(self, manifests: Path) -> None:

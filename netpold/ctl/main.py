@@ -42,12 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not streams.ready():
         return Exit.USAGE
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["complete"]:  # for the shells, on every press of a key
-        return int(importlib.import_module("netpold.ctl.complete").run(words[1:]))
     code: int | None = None
     try:
-        given = parsed(parser(), words)
-        code = int(importlib.import_module(given.module).run(given))
+        if words[:1] == ["complete"]:  # for the shells, on every press of a key
+            code = int(importlib.import_module("netpold.ctl.complete").run(words[1:]))
+        else:
+            try:
+                given = parsed(parser(), words)
+            finally:
+                sys.stdout.flush()  # where help is asked for, it ends here
+            code = int(importlib.import_module(given.module).run(given))
         sys.stdout.flush()
         return code
     except Failure as failure:
