@@ -98,8 +98,9 @@ class Drift:
             return None
         for tries_left in reversed(range(TRIES)):
             try:
+                renamed = self._backend.rename(self._suspicion.misnamed)
                 damage = self._damage(self._suspicion, known)
-                if damage is not None and not damage:
+                if damage is not None and not damage and not renamed:
                     self._suspicion, self._mend_at = Suspicion(), None
                     return None
                 now = time.monotonic()
@@ -134,6 +135,8 @@ class Drift:
             family: suspicion.chains.get(family, frozenset()) - known.stray_chains.get(family, frozenset())
             for family in FAMILIES
         }
+        for each in suspicion.misnamed:  # who renames a chain may have changed it under that name
+            chains[each.family] |= {each.name} & known.ruleset.chains[each.family].keys()
         for family in suspicion.tables:
             chains[family] |= self._other_chains(family, known, lost=suspicion.lost)
         hooks = {

@@ -6,13 +6,15 @@ A commit changes one family's filter table in one transaction: every packet meet
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from netpold.policy.model import Family
 from netpold.rules.count import Count
 from netpold.rules.render import Options
+
+ASIDE = "NETPOLD-ASIDE-"  # and a number: a chain that has no right to the name that it had
 
 
 class KernelError(Exception):
@@ -90,26 +92,39 @@ class Program(NamedTuple):
     pid: int
 
 
+class Misnamed(NamedTuple):
+    """A chain that another program gave another name.  `name`: the one that it should have; `key`: what tells it from
+    others, whatever they are called (nft: the handle of its table and its own; legacy: nothing, but `now` does)."""
+
+    family: Family
+    name: str
+    key: tuple[int, int] = (0, 0)
+    now: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Suspicion:
     """What in the kernel may be other than netpold left it.
 
     `chains`: own chains that another program has touched; `tables`: the families whose own chains have to be looked at;
     `hooks`: those whose jumps from built-in chains have to be.  `lost`: the kernel has lost its own account of what
-    happened, so that only what was read before tells.  `headers`: the sets have to be looked at; `members`: these sets
-    (by their names in the kernel) to the last member.  `by`: who did it.
+    happened, so that only what was read before tells.  `misnamed`: chains that have other names now.  `headers`: the
+    sets have to be looked at; `members`: these sets (by their names in the kernel) to the last member.  `by`: who did
+    it.
     """
 
     chains: Mapping[Family, frozenset[str]] = field(default_factory=dict)
     tables: frozenset[Family] = frozenset()
     hooks: frozenset[Family] = frozenset()
     lost: bool = False
+    misnamed: frozenset[Misnamed] = frozenset()
     headers: bool = False
     members: frozenset[str] = frozenset()
     by: tuple[Program, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(any(self.chains.values()) or self.tables or self.hooks or self.headers or self.members)
+        chains = any(self.chains.values()) or self.misnamed
+        return bool(chains or self.tables or self.hooks or self.headers or self.members)
 
     def __or__(self, other: Suspicion) -> Suspicion:
         return Suspicion(
@@ -120,6 +135,7 @@ class Suspicion:
             self.tables | other.tables,
             self.hooks | other.hooks,
             self.lost or other.lost,
+            self.misnamed | other.misnamed,
             self.headers or other.headers,
             self.members | other.members,
             tuple(dict.fromkeys((*self.by, *other.by))),
@@ -176,6 +192,11 @@ class Backend(Protocol):
 
     def commit(self, commit: Commit) -> None:
         """Carry one commit out, whole or not at all.  Raises KernelError."""
+        ...
+
+    def rename(self, misnamed: Collection[Misnamed]) -> bool:
+        """Give these chains their names back, as far as they are still there and have others; whether any had another.
+        An own chain that has such a name meanwhile gets another (ASIDE), and is left over.  Raises KernelError."""
         ...
 
     def close(self) -> None:

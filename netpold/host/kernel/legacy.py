@@ -11,7 +11,7 @@ import errno
 from collections.abc import Collection, Mapping, Sequence
 
 from netpold.host.kernel import xt_entry, xt_table
-from netpold.host.kernel.backend import Commit, Content, KernelError, refused
+from netpold.host.kernel.backend import ASIDE, Commit, Content, KernelError, Misnamed, refused
 from netpold.host.kernel.libiptc import SetIndexes, Table, filter_table, kernel_knows
 from netpold.host.kernel.watch_legacy import Account, LegacyWatcher
 from netpold.host.kernel.xtables_lock import lock_path, xtables_lock
@@ -83,6 +83,30 @@ class Legacy:
                     except OSError as error:
                         if error.errno != errno.EAGAIN or not tries_left:
                             raise refused(error.errno, _refusal(commit, error)) from error
+
+    def rename(self, misnamed: Collection[Misnamed]) -> bool:
+        """See Backend."""
+        renamed = False
+        for family in {each.family for each in misnamed}:
+            renamed |= self._rename(family, {each.now: each.name for each in misnamed if each.family == family})
+        return renamed
+
+    def _rename(self, family: Family, names: Mapping[str, str]) -> bool:
+        """`names`: what chains are called now, and should be."""
+        with xtables_lock(self._lock_wait), self._account.commit(family), filter_table(family) as table:
+            try:
+                found = {now: name for now, name in names.items() if table.has_chain(now)}
+                for number, (now, name) in enumerate(found.items()):
+                    if table.has_chain(name):
+                        table.rename(name, f"{ASIDE}{number}")
+                    table.rename(now, name)
+                if found:
+                    table.commit()
+            except OSError as error:
+                raise refused(
+                    error.errno, f"IPv{family} chains can't have their names back: {error.strerror}"
+                ) from error
+        return bool(found)
 
     def close(self) -> None:
         """Nothing is held between commits."""

@@ -64,6 +64,9 @@ class Table:
     def create(self, chain: str) -> None:
         self._do("create_chain", os.fsencode(chain))
 
+    def rename(self, chain: str, name: str) -> None:
+        self._do("rename_chain", os.fsencode(chain), os.fsencode(name))
+
     def flush(self, chain: str) -> None:
         self._do("flush_entries", os.fsencode(chain))
 

@@ -37,7 +37,8 @@ _TABLES = frozenset((_NEWTABLE, _DELTABLE, _DESTROYTABLE))
 _CHAINS = frozenset((_NEWCHAIN, _DELCHAIN, _DESTROYCHAIN))
 _RULES = frozenset((_NEWRULE, _DELRULE, _DESTROYRULE))
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4
-_CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 3, 4, 7, 2, 3, 4
+_CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 2, 3, 4, 7
+_RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS = 2, 3, 4
 _LIST_ELEMENT, _VERDICT_REGISTER = 1, 0
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _GEN_PID, _GEN_NAME = 2, 3
@@ -49,7 +50,7 @@ _JUMP = (-3) & 0xFFFFFFFF
 _DORMANT = 1
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP, _NLM_F_NEW = 0x01, 0x04, 0x300, 0x600
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x01, 0x04, 0x300
 _NLM_F_CREATE, _NESTED = 0x400, 0x8000
 _RECEIVE = 1 << 17
 _TRIES = 20  # at a list that changes while it is read
@@ -69,12 +70,22 @@ own_ports: deque[int] = deque(maxlen=16)  # of the sockets of this process that 
 _T = TypeVar("_T")
 
 
+class Named(NamedTuple):
+    """A chain that came, changed (maybe its name) or, with an empty name, went; or (`is_table`) the table itself did,
+    and has this handle now, 0 for none."""
+
+    family: Family
+    handle: int
+    name: str = ""
+    is_table: bool = False
+
+
 class Transaction(NamedTuple):
     """What one transaction changed in the `filter` tables.
 
     `port`: of the socket that it came from; `pid` (as the initial namespace has it) and `name`: of its process.
-    `own`: netpold's chains that were touched; `others`: other chains; `renamed`: a chain got another name, which may
-    have been one of netpold's; `tables`: where the table itself came, went, or got other flags.
+    `own`: netpold's chains that were touched; `others`: other chains; `named`: what it did to chains themselves, in
+    order; `tables`: where the table itself came, went, or got other flags.
     """
 
     port: int
@@ -82,7 +93,7 @@ class Transaction(NamedTuple):
     name: str
     own: Mapping[Family, frozenset[str]]
     others: Mapping[Family, frozenset[str]]
-    renamed: bool
+    named: tuple[Named, ...]
     tables: frozenset[Family]
 
 
@@ -126,39 +137,45 @@ class Events:
         self._own: dict[Family, set[str]] = {4: set(), 6: set()}
         self._others: dict[Family, set[str]] = {4: set(), 6: set()}
         self._tables: set[Family] = set()
-        self._renamed = False
+        self._named: list[Named] = []
 
     def _read(self, data: bytes) -> Iterator[Transaction]:
         offset = 0
         while offset < len(data):
-            length, kind, flags, _, port, proto, _, _ = _HEADER.unpack_from(data, offset)
+            length, kind, _, _, port, proto, _, _ = _HEADER.unpack_from(data, offset)
             start, end = offset + _HEADER.size, offset + length
             offset += (length + 3) & ~3
             command = kind & 0xFF
             if command == _NEWGEN:
                 yield self._ended(port, _values(data, start, end))
             elif proto in _FAMILY and data.startswith(_FILTER, start):  # the table's name always stands first
-                self._note(command, flags, _FAMILY[proto], data, start + len(_FILTER), end)
+                self._note(command, _FAMILY[proto], data, start + len(_FILTER), end)
 
-    def _note(self, command: int, flags: int, family: Family, data: bytes, start: int, end: int) -> None:
+    def _note(self, command: int, family: Family, data: bytes, start: int, end: int) -> None:
         if command in _TABLES:
             self._tables.add(family)
-            return
-        if command not in _RULES and command not in _CHAINS:
-            return
-        wanted = _RULE_CHAIN if command in _RULES else _CHAIN_NAME
-        for kind, first, last in attributes(data, start, end):
-            if kind == wanted:
-                is_own = data.startswith(_OWN, first)
-                (self._own if is_own else self._others)[family].add(_text(data[first:last]))
-                self._renamed |= command == _NEWCHAIN and not is_own and not flags & _NLM_F_NEW
-                return
+            handle = _number(_values(data, start, end).get(_TABLE_HANDLE)) if command == _NEWTABLE else 0
+            self._named.append(Named(family, handle, is_table=True))
+        elif command in _CHAINS:
+            values = _values(data, start, end)
+            name = _text(values[_CHAIN_NAME])
+            self._touched(family, name)
+            handle = _number(values.get(_CHAIN_HANDLE))
+            self._named.append(Named(family, handle, name if command == _NEWCHAIN else ""))
+        elif command in _RULES:
+            for kind, first, last in attributes(data, start, end):
+                if kind == _RULE_CHAIN:
+                    self._touched(family, _text(data[first:last]))
+                    return
+
+    def _touched(self, family: Family, chain: str) -> None:
+        (self._own if chain.startswith(CHAIN_PREFIXES) else self._others)[family].add(chain)
 
     def _ended(self, port: int, values: Mapping[int, bytes]) -> Transaction:
         own, others = ({family: frozenset(each[family]) for family in FAMILIES} for each in (self._own, self._others))
         pid = int.from_bytes(values.get(_GEN_PID, b""), "big")
         done = Transaction(
-            port, pid, _text(values.get(_GEN_NAME, b"")), own, others, self._renamed, frozenset(self._tables)
+            port, pid, _text(values.get(_GEN_NAME, b"")), own, others, tuple(self._named), frozenset(self._tables)
         )
         self._begin()
         return done
@@ -224,6 +241,33 @@ def is_out_of_reach(family: Family, builtin: str) -> bool:
     return _asked(family, lambda asker: any(_priority(each) for each in _named(asker, builtin)))
 
 
+class Names(NamedTuple):
+    """What the chains of a `filter` table are called, by their handles; without a table, 0 and none."""
+
+    handle: int
+    names: Mapping[int, str]
+
+
+def chain_names(family: Family) -> Names:
+    """Of all chains.  Raises KernelError."""
+    return _asked(family, _chain_names)
+
+
+def rename(family: Family, names: Mapping[int, str]) -> None:
+    """Give chains, by their handles, names that no chain has, all or none.  Raises KernelError."""
+    messages = [
+        (
+            _NEWCHAIN,
+            _FILTER
+            + attribute(_CHAIN_HANDLE, handle.to_bytes(8, "big"))
+            + attribute(_CHAIN_NAME, name.encode() + b"\0"),
+        )
+        for handle, name in names.items()
+    ]
+    if messages:
+        _asked(family, lambda asker: asker.change(*messages))
+
+
 def wake_up(family: Family) -> None:
     """Switch a dormant filter table on again.  Raises KernelError."""
     _asked(family, lambda asker: asker.change((_NEWTABLE, _FILTER + attribute(_TABLE_FLAGS, bytes(4)))))
@@ -283,11 +327,22 @@ def _priority(values: Mapping[int, bytes]) -> int:
     return int.from_bytes(hook.get(_HOOK_PRIORITY, b""), "big", signed=True)
 
 
-def _contents(asker: _Asker) -> Table:
+def _table_handle(asker: _Asker) -> int:
     handle = 0
     for data, start, end in asker.dump(_GETTABLE):
         if data.startswith(_FILTER, start):
-            handle = int.from_bytes(_values(data, start, end)[_TABLE_HANDLE], "big")
+            handle = _number(_values(data, start, end)[_TABLE_HANDLE])
+    return handle
+
+
+def _chain_names(asker: _Asker) -> Names:
+    handle = _table_handle(asker)
+    chains = [_values(*each) for each in asker.dump(_GETCHAIN) if each[0].startswith(_FILTER, each[1])]
+    return Names(handle, {_number(each[_CHAIN_HANDLE]): _text(each[_CHAIN_NAME]) for each in chains})
+
+
+def _contents(asker: _Asker) -> Table:
+    handle = _table_handle(asker)
     rules: dict[str, list[int]] = {}
     for data, start, end in asker.dump(_GETCHAIN):
         if data.startswith(_FILTER, start):
@@ -349,6 +404,10 @@ def _leads_to(expressions: bytes) -> tuple[str, bool]:
 
 def _values(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
     return {kind: data[first:last] for kind, first, last in attributes(data, start, len(data) if end is None else end)}
+
+
+def _number(data: bytes | None) -> int:
+    return int.from_bytes(data or b"", "big")
 
 
 def _text(data: bytes) -> str:

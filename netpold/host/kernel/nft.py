@@ -6,10 +6,11 @@ the start of the process, and its end, after which nf_tables lets the next one w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from netpold.host.kernel import nf_tables
-from netpold.host.kernel.backend import Commit, Content, KernelError
+from netpold.host.kernel.backend import ASIDE, Commit, Content, KernelError, Misnamed
+from netpold.host.kernel.chain_names import BUILTIN
 from netpold.host.kernel.restore import Restore
 from netpold.host.kernel.watch_nft import NftWatcher
 from netpold.policy.model import Family
@@ -69,10 +70,40 @@ class Nft:
         for builtin, own in commit.hook.items():
             _have_first_alone(family, builtin, own)
 
+    def rename(self, misnamed: Collection[Misnamed]) -> bool:
+        renamed = False
+        for family in {each.family for each in misnamed}:
+            renamed |= _rename(family, [each for each in misnamed if each.family == family])
+        return renamed
+
     def close(self) -> None:
         """End the processes that are kept open; rules stay."""
         for restore in self._restore.values():
             restore.close()
+
+
+def _rename(family: Family, misnamed: Collection[Misnamed]) -> bool:
+    """See Backend.  In one transaction no chain gets a name that another one has: what is in the way, which may be
+    chains that exchanged their names, is called something else first."""
+    table = nf_tables.chain_names(family)
+    wanted: dict[str, int] = {}
+    for each in sorted(misnamed, key=lambda each: each.key):
+        of_table, handle = each.key
+        if of_table == table.handle and handle in table.names:
+            wanted.setdefault(each.name, handle)  # the oldest, where one of that name was made anew
+    aside: dict[int, str] = {}
+    for handle, name in table.names.items():
+        if wanted.get(name, handle) == handle:
+            continue
+        if name in BUILTIN:  # packets pass it: it stays, and netpold's jumps go from what was called so before
+            before = table.names[wanted.pop(name)]
+            nf_tables.delete_rules(family, (each for each in nf_tables.leads(family, before) if each.own))
+        else:
+            aside[handle] = f"{ASIDE}{handle}"
+    back = {handle: name for name, handle in wanted.items() if table.names[handle] != name}
+    nf_tables.rename(family, aside)
+    nf_tables.rename(family, back)
+    return bool(back)
 
 
 def _is_met(family: Family, builtin: str) -> bool:

@@ -5,6 +5,8 @@ another of the same length) shows in the entries, which take long to read: they 
 processor allows, and whenever a program has closed the xtables lock's file, which all of iptables' tools open
 (inotify).  The kernel does not tell who it was.
 
+What an own chain held, and another that was not there before holds now, is that chain by another name.
+
 An own commit is told from what others did by reading the table before it and after it.
 """
 
@@ -19,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from netpold.host.kernel import xt_table
-from netpold.host.kernel.backend import Suspicion
+from netpold.host.kernel.backend import Misnamed, Suspicion
 from netpold.policy.model import Family
 from netpold.rules.ruleset import FAMILIES
 
@@ -74,7 +76,13 @@ class Account:
             old, new = (xt_table.chains(each.entries, family) for each in (before, now))
             other = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
             own = frozenset(other - xt_table.BUILTIN)
-            self._suspicion |= Suspicion({family: own}, hooks=frozenset((family,)) if other - own else frozenset())
+            renamed = xt_table.renamed(before.entries, now.entries, family) if own else {}
+            self._suspicion |= Suspicion(
+                {family: own},
+                tables=frozenset((family,)) if renamed else frozenset(),
+                hooks=frozenset((family,)) if other - own else frozenset(),
+                misnamed=frozenset(Misnamed(family, name, now=each) for each, name in renamed.items()),
+            )
 
 
 class LegacyWatcher:

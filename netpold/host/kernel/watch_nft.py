@@ -1,8 +1,9 @@
 """Notices by nf_tables' own events what other programs do to netpold's chains, and who did it.
 
 A transaction of another process that touched an own chain is told with that chain: that it was touched is enough,
-nothing needs to be compared.  One that touched another chain of the same table, or the table itself, may have taken a
-jump to an own chain away, or put something before it.  All others cost the decoding of a header.
+nothing needs to be compared.  So are chains that it gave other names (`chain_names`).  One that touched another chain
+of the same table, or the table itself, may have taken a jump to an own chain away, or put something before it.  All
+others cost the decoding of a header.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import math
 import os
 from collections.abc import Callable
 
-from netpold.host.kernel.backend import Program, Suspicion
+from netpold.host.kernel.backend import Misnamed, Program, Suspicion
+from netpold.host.kernel.chain_names import BUILTIN, ChainNames
 from netpold.host.kernel.nf_tables import Events, Lost, Transaction, own_ports
 from netpold.policy.model import Family
 from netpold.rules.ruleset import FAMILIES
 
-BUILTIN = frozenset(("INPUT", "FORWARD", "OUTPUT"))
 _ALL = frozenset(FAMILIES)
 
 
@@ -28,6 +29,7 @@ class NftWatcher:
     def __init__(self, own: Callable[[], frozenset[int]]) -> None:
         self._own = own
         self._events = Events()
+        self._names = ChainNames()
 
     def fileno(self) -> int:
         return self._events.fileno()
@@ -36,10 +38,12 @@ class NftWatcher:
         found = Suspicion()
         try:
             for transaction in self._events.transactions():
-                if not self._is_own(transaction.port):
-                    found |= _suspicion(transaction)
+                is_own = self._is_own(transaction.port)
+                misnamed = self._names.told(transaction.named, is_own=is_own)
+                if not is_own:
+                    found |= _suspicion(transaction, misnamed)
         except Lost:
-            found |= Suspicion(tables=_ALL, hooks=_ALL, lost=True)
+            found |= Suspicion(tables=_ALL, hooks=_ALL, lost=True, misnamed=self._names.read())
         return found
 
     def close(self) -> None:
@@ -55,13 +59,11 @@ class NftWatcher:
             return False
 
 
-def _suspicion(transaction: Transaction) -> Suspicion:
+def _suspicion(transaction: Transaction, misnamed: frozenset[Misnamed]) -> Suspicion:
     hooks: set[Family] = set(transaction.tables)
     hooks |= {family for family, chains in transaction.others.items() if not chains.isdisjoint(BUILTIN)}
-    tables = frozenset[Family]()
-    if transaction.renamed:  # jumps follow a chain to its new name
-        hooks, tables = set(FAMILIES), _ALL
-    if not hooks and not any(transaction.own.values()):
+    tables = frozenset(each.family for each in misnamed)
+    if not hooks and not misnamed and not any(transaction.own.values()):
         return Suspicion()
     by = (Program(transaction.name, transaction.pid),) if transaction.name else ()
-    return Suspicion(transaction.own, tables, frozenset(hooks), by=by)
+    return Suspicion(transaction.own, tables, frozenset(hooks | tables), misnamed=misnamed, by=by)

@@ -153,6 +153,27 @@ def chains(entries: Entries, family: Family) -> Mapping[str, Chain]:
     return found
 
 
+def renamed(before: Entries, now: Entries, family: Family) -> Mapping[str, str]:
+    """By the name that it has now, what each of netpold's chains was called that has another name: it holds what the
+    own one held, which is gone or holds something else.  Raises KernelError where they can't be read."""
+    found: dict[str, str] = {}
+    was, there = (_digests(each, family) for each in (before, now))
+    lost = {
+        digest: name for name, digest in was.items() if there.get(name) != digest and name.startswith(CHAIN_PREFIXES)
+    }
+    for name, digest in there.items():
+        if name not in was and digest in lost:
+            found[name] = lost.pop(digest)
+    return found
+
+
+def _digests(entries: Entries, family: Family) -> dict[str, bytes]:
+    """Of all chains with rules that have a name of their own."""
+    walked = list(_walk(entries, family))
+    heads = _heads(entries.data, walked)
+    return {name: _digest(entries.data, rules, family, heads) for name, rules in _chains(walked, heads, {}) if rules}
+
+
 def counters(entries: Entries, family: Family) -> Mapping[str, list[Count]]:
     """What each rule of netpold's own chains has matched.  Raises KernelError where they can't be read."""
     data = entries.data
