@@ -78,6 +78,11 @@ def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
     assert answer(scene, "status")["audited"]["count"] == 3
     assert scene.passes(scene.a, scene.b) and scene.passes(scene.b, scene.a, "UDP", 6)
     assert scene.passes(scene.c, scene.b)
+    scene.lab.probe([lie])  # which nobody holds up now
+    assert eventually(lambda: any(each["sender"] and each["verdict"] == "audit" for each in events(scene)))
+    lying = next(each for each in events(scene) if each["sender"] and each["verdict"] == "audit")
+    assert (ends(lying), lying["judged"], lying["sender"]) == (("x/a", "x/b"), "x/c", "x/c")
+    assert lying["isolating"] == ["x/deny-all"]
     assert eventually(lambda: len(answer(scene, "audit")["rows"]) >= 4)
     told = answer(scene, "audit")
     assert {(*ends(row), row["direction"]) for row in told["rows"] if row["protocol"] != "ICMP"} == {

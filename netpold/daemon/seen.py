@@ -109,6 +109,8 @@ class Seen:
         sight = each.sight
         if sight.why != "policy":
             return
+        if each.sender and (each.source or sight.direction is Direction.EGRESS):
+            return  # it is not of the pod whose address it has, so nothing is to be made of it
         source, destination = Party.of(each.source, sight.source), Party.of(each.destination, sight.destination)
         pair = Pair(sight.verdict, sight.direction, source, destination, sight.protocol, sight.port, sight.icmp_type)
         if pair in self._sums:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any, Literal, Protocol
 
 from netpold.host.nflog import Logged
@@ -127,13 +128,16 @@ def describe(model: Model, sight: Sight, names: Mapping[int, str]) -> Described 
 def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described | None:
     index = model.index
     source, destination = _pod(index, sight.source), _pod(index, sight.destination)
+    liar = _liar(model, sight, names)
+    sender = liar.pod if isinstance(liar, Lingerer) else liar
     if sight.direction is None:
-        behind = _behind(model, names.get(sight.incoming)) if sight.why == "spoofed" else None
-        return Described(sight, source, destination, sender=behind.pod if isinstance(behind, Lingerer) else behind)
+        return Described(sight, source, destination, sender=sender)
     own, far, there, interface = sight.source, destination, sight.destination, sight.incoming
     if sight.direction is Direction.INGRESS:
         own, far, there, interface = sight.destination, source, sight.source, sight.outgoing
     found = _pod(index, own) or model.home.lingering.get(own) or _behind(model, names.get(interface))
+    if liar and sight.direction is Direction.EGRESS:
+        found = liar  # by its interface it is judged, whatever address it says
     lingers = isinstance(found, Lingerer)
     near = found.pod if isinstance(found, Lingerer) else found
     if isinstance(found, Lingerer):
@@ -148,7 +152,9 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
     if not _is_theirs(sight, done) and any(each.tiers for each in isolations):
         policies = ()  # by the rules that are in force now it was none of them
     keys = tuple(policy.key for policy in policies)
-    told = Described(sight, source, destination, near, keys, lingers=lingers, reports=max(1, done.reports))
+    told = Described(
+        sight, source, destination, near, keys, sender=sender, lingers=lingers, reports=max(1, done.reports)
+    )
     if done.denied_by is not None:
         return replace(told, denied_by=rule_json(index, done.denied_by))
     is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
@@ -184,6 +190,19 @@ def _packet(model: Model, sight: Sight, names: Mapping[int, str]) -> Packet:
         out_port=gone if is_bridged else "",
         icmp_type=sight.icmp_type,
     )
+
+
+def _liar(model: Model, sight: Sight, names: Mapping[int, str]) -> Pod | Lingerer | None:
+    """The pod that sent it from an address that is not its own, which passes where nothing that is enforced isolates
+    it; None: it is its own as far as is known, and link-local addresses are."""
+    name = names.get(sight.incoming)
+    behind = _behind(model, name) if sight.why != "unclaimed" else None
+    if behind is None or sight.why == "spoofed":
+        return behind
+    known = next(each for each in model.endpoints.values() if any(at.name == name for at in each.interfaces))
+    is_known = known.addresses and not known.taken
+    is_own = sight.source in known.addresses or ip_address(sight.source).is_link_local
+    return behind if is_known and not is_own else None
 
 
 def _behind(model: Model, name: str | None) -> Pod | Lingerer | None:
