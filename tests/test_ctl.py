@@ -217,6 +217,7 @@ class TestCommandLine:
             ("wait --timeout -1", "--timeout: '-1' is not a number of seconds from 0 to 3600", "wait --help"),
             ("top --interval 0", "--interval: '0' is not a number of seconds from 0.5 to 3600", "top --help"),
             ("top --interval -1", "--interval: '-1' is not a number of seconds from 0.5 to 3600", "top --help"),
+            ("monitor --for 0s", "--for: '0s' is not a time from 1s on", "monitor --help"),
             ("check", "the following arguments are required: DIR", "`netpoldctl check --help`"),
             ("explain a/b c/d", "the following arguments are required: PORT/PROTO", "`netpoldctl explain --help`"),
             ("explain a/b c/d 80-90/TCP", "'80-90/TCP' is no port", "ask about one port of the range"),

@@ -33,6 +33,14 @@ def moment(text: str) -> float:
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+def span(text: str) -> float:
+    """The same, from a second on."""
+    found = moment(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time from 1s on")
+    return found
+
+
 def patience(text: str) -> float:
     """The same, from a second to an hour."""
     found = moment(text)

@@ -130,5 +130,7 @@ def _incomplete(answer: dict[str, Any]) -> str:
     if answer["forgotten"]:
         said.append(f"{number(answer['forgotten'], 'pair')} not seen for longest had to be forgotten")
     if answer["lost"]:
-        said.append(f"{number(answer['lost'], 'packet')} came too fast to be looked at")
+        said.append(
+            f"{number(answer['lost'], 'packet')} came too fast to be looked at, or were too many different ones"
+        )
     return f"Not all of it: {', '.join(said)}."

@@ -22,6 +22,7 @@ from netpold.ctl.arguments import (
     output,
     patience,
     seconds,
+    span,
 )
 
 
@@ -194,7 +195,7 @@ VERBS = (
             OUTPUT,
             SOCKET,
             argument("--follow", action="store_true", help="go on until interrupted (default on a terminal)"),
-            argument("--for", dest="seconds", type=moment, metavar="TIME", help="go on for that long: 90s, 15m, 2h"),
+            argument("--for", dest="seconds", type=span, metavar="TIME", help="go on for that long: 90s, 15m, 2h"),
             argument("--allowed", action="store_true", help="first packets that are allowed, too"),
             argument("--pod", default="", metavar="POD", help="from or to this pod (namespace/name) or address only"),
             argument("--namespace", default="", metavar="NAME", help="from or to pods of this namespace only"),

@@ -200,7 +200,8 @@ LINT: Mapping[str, Code] = {
         "Take the rule out, or narrow the other one if that is too wide.",
     ),
     "rule-hidden": Code(
-        "Whatever a rule of a policy of the cluster matches, one before it matches, too: it never counts.",
+        "Whatever a rule of a policy of the cluster matches, one before it in the same policy matches, too: it never "
+        "counts (but a Deny behind another action for addresses that several pods claim, and for who can't be told).",
         "Take it out, or put it before that one.",
     ),
     "selects-no-node": Code(
