@@ -6,7 +6,24 @@ from collections.abc import Mapping
 
 import pytest
 
+from netpold.policy.index import Index
+from netpold.policy.model import EVERYTHING as ANY
+from netpold.policy.model import (
+    Action,
+    AnyPolicy,
+    ClusterPolicy,
+    Operator,
+    Pod,
+    PodPeer,
+    Policy,
+    Requirement,
+    Selector,
+    Tier,
+    TierRule,
+    World,
+)
 from netpold.rules import revoke
+from netpold.rules.compile import CompileSettings, compile_ruleset
 from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.revoke import (
     REVOKED,
@@ -157,3 +174,39 @@ def test_the_ruleset_has_the_set_without_members() -> None:
     for family in FAMILIES:
         made = revoked_set(family)
         assert (made.name, made.family, made.members) == (REVOKED[family], family, frozenset())
+
+
+OUT = TierRule(Action.DENY, (PodPeer(ANY, ANY),), None)
+LINK, NODES_LINK = "fe80::1:2", "fe80::1"
+
+
+def of_a_bridge(*policies: AnyPolicy) -> Judge:
+    """Two pods on a bridge, of which policies are about the app a."""
+    pods = [Pod("x", name, {"app": name}, (f"fd00::{name}",)) for name in "ab"]
+    places = {each.key: Endpoint(each.key, each.addresses, (Interface(f"veth{each.name}", True),)) for each in pods}
+    world = World({each.key: each for each in pods}, {}, {each.key: each for each in policies})
+    made = compile_ruleset(Index(world), places, CompileSettings())
+    return Judge(Enforced(made, places, frozenset({"fd00::1"}), frozenset({NODES_LINK})))
+
+
+def test_flows_of_link_local_addresses_are_refused_where_tiers_deny_them_to_any_pod() -> None:
+    """Whose these are is not known; answers to a TCP flow could be taken for an allowed one."""
+    subject = PodPeer(Selector((Requirement("app", Operator.IN, ("a",)),)), ANY)
+    ways = {
+        "out": (LINK, "fe80::3"), "to b": (LINK, "fd00::b"), "in": ("fd00::b", LINK), "home": (LINK, NODES_LINK),
+        "from home": (NODES_LINK, LINK), "known": ("fd00::b", "fe80::3"),
+    }  # fmt: skip
+
+    def found(judged: Judge) -> set[str]:
+        both = {protocol: {way for way, ends in ways.items() if judged.refuses(flow(protocol, *ends, 80, 4000))}
+                for protocol in ("tcp", "udp")}  # fmt: skip
+        assert both["tcp"] == both["udp"]
+        return both["udp"]
+
+    out = of_a_bridge(ClusterPolicy("out", Tier.ADMIN, 1, subject, (), (OUT,)))
+    assert out.knows_links and found(out) == {"out", "to b", "home"}
+    assert out.would_revive(flow("tcp", LINK, "fe80::3", 80, 4000))
+    inwards = of_a_bridge(ClusterPolicy("in", Tier.BASELINE, 1, subject, (OUT,), ()))
+    assert inwards.knows_links and found(inwards) == {"out", "in", "known"}
+    others = of_a_bridge(Policy("x", "none", subject.pods, (), None))
+    assert not others.knows_links and not found(others)

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -291,6 +291,38 @@ def test_no_link_local_address_passes_by_what_is_denied(lab: Lab, backend: Backe
         if wiring == "bridged":
             assert heard(scene.b, scene.c) and not heard(scene.a, scene.c)
             assert not heard(scene.a, scene.c, link_local(scene.c))
+
+
+@pytest.mark.parametrize("backend", ["nft", pytest.param("legacy", marks=SLOW)])
+def test_answers_of_flows_that_link_local_addresses_opened_stop(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend, "bridged")
+    with scene.daemon, ExitStack() as sockets:
+        scene.enforce(guard=tiered("guard", "Admin", "a", "ingress Deny db"))
+        assert eventually(lambda: scene.status()["without_interface"]["count"] == 0, 20)
+        client, server = (sockets.enter_context(udp_socket(each)) for each in (scene.b, scene.c))
+        with scene.b.netns.entered():
+            there = socket.getaddrinfo(link_local(scene.c), server.getsockname()[1])[0][4]
+        client.sendto(b"hello", there)
+        _, who = server.recvfrom(10)
+
+        def answered() -> bool:
+            server.sendto(b"answer", who)
+            with suppress(TimeoutError):
+                return bool(client.recv(10))
+            return False
+
+        assert answered()
+        scene.enforce(guard=tiered("guard", "Admin", "*", "egress Deny *"))
+        assert eventually(lambda: not answered(), 10)
+
+
+def udp_socket(host: Host) -> socket.socket:
+    """At a port of the host's own link-local address."""
+    with host.netns.entered():
+        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        made.bind(socket.getaddrinfo(link_local(host), 0)[0][4])
+    made.settimeout(0.5)
+    return made
 
 
 def link_local(host: Host) -> str:

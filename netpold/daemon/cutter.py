@@ -178,7 +178,10 @@ class Cutter:
         addresses |= {each.server for each in revoked}
         still: set[Connection] = set()
         refused: list[Flow] = []
-        for flow in chain.from_iterable(conntrack.flows(family, addresses) for family in FAMILIES):
+        flows = [conntrack.flows(family, addresses) for family in FAMILIES]
+        if judge.knows_links and addresses:
+            flows[FAMILIES.index(6)] = conntrack.flows(6, addresses, link_local=True)
+        for flow in chain.from_iterable(flows):
             if self._stop:
                 return
             if (each := connection(flow)) in revoked and each:

@@ -25,6 +25,7 @@ from netpold.host.kernel.backend import Backend, KernelError, Trouble
 from netpold.host.kernel.bridge_frames import BridgeFrames
 from netpold.host.kernel.flush import flush, retire_other
 from netpold.host.locate import addresses
+from netpold.host.own_links import own_link_local
 from netpold.host.view import HostView
 from netpold.rules.compile import Compiled
 from netpold.rules.plan import Installed, Plan, plan
@@ -100,7 +101,7 @@ class Enforcer:
         began = time.monotonic()
         endpoints = self._known.endpoints
         self.frames.follow(view)
-        enforced = Enforced(compiled.ruleset, endpoints, view.own)
+        enforced = Enforced(compiled.ruleset, endpoints, view.own, own_link_local())
         before, is_first = self.installed, self.enforced is None
         if is_first:
             self._cutter.take_over()

@@ -70,13 +70,16 @@ _WITH_PORTS = {6, 17, 132}
 _NO_CTNETLINK = "the kernel has no ctnetlink, open flows can't be cut: modprobe nf_conntrack_netlink"
 
 
-def flows(family: Family, addresses: frozenset[str]) -> Iterator[Flow]:
-    """The flows of a family that any of these addresses takes part in, as who began it or as who answers.
+def flows(family: Family, addresses: frozenset[str], *, link_local: bool = False) -> Iterator[Flow]:
+    """The flows of a family that any of these addresses takes part in, as who began it or as who answers; with
+    `link_local` also those of any IPv6 link-local address.
 
     Raises KernelError.
     """
     wanted = frozenset(socket.inet_pton(_AF[family], each) for each in addresses if (":" in each) == (family == 6))
-    if not wanted:
+    if link_local:
+        wanted = _WithLinkLocal(wanted)
+    elif not wanted:
         return
     with _opened() as channel:
         if family == 6 or len(wanted) > _FEW:
@@ -139,6 +142,13 @@ class _Everything(Collection[bytes]):
 
 
 _ALL = _Everything()
+
+
+class _WithLinkLocal(frozenset[bytes]):
+    """Addresses, and all of fe80::/10."""
+
+    def __contains__(self, each: object) -> bool:
+        return super().__contains__(each) or (isinstance(each, bytes) and each[0] == 0xFE and each[1] & 0xC0 == 0x80)
 
 
 def _heard(data: bytes) -> Iterator[Flow | None]:

@@ -10,6 +10,9 @@ connection stays in conntrack, and what answers it is dropped: a rule just befor
 server, port and client up in the set of revoked connections.  Should another program have conntrack forget it, what
 the server sends from that port without a SYN is still dropped, so it is not picked up.  The ruleset holds that set with
 no members; they follow the flows that are open and not the policies, so the daemon's `Cutter` fills it.
+
+Whose an IPv6 link-local address is nothing here tells.  So a flow of one is refused as soon as the tiers of any pod of
+this node deny it, or deny that it comes to any: what they deny to pods or nodes, they deny to all of these addresses.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from netpold.policy.model import Family
+from netpold.policy.model import Direction, Family
+from netpold.rules import at_home, places
 from netpold.rules.endpoint import Endpoint
-from netpold.rules.ruleset import InSet, IPSet, NoSyn, Proto, Reply, Rule, Ruleset, Unknown
+from netpold.rules.ruleset import Goto, InSet, IPSet, Jump, NoSyn, Proto, Reply, Rule, Ruleset, Unknown
 from netpold.rules.walk import Packet, walk
 
 REVOKED: Mapping[Family, str] = {4: "NP4-REVOKED", 6: "NP6-REVOKED"}
@@ -95,11 +99,12 @@ def connection(flow: Flow) -> Connection | None:
 @dataclass(frozen=True, slots=True)
 class Enforced:
     """What flows are judged by: the ruleset, the local pods by key, and the node's own addresses, whose flows pass
-    INPUT and OUTPUT instead of FORWARD."""
+    INPUT and OUTPUT instead of FORWARD; `links`: its IPv6 link-local ones."""
 
     ruleset: Ruleset
     endpoints: Mapping[str, Endpoint]
     own: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
 
 
 class Judge:
@@ -107,7 +112,8 @@ class Judge:
 
     def __init__(self, enforced: Enforced) -> None:
         self._enforced = enforced
-        self._refuses = cache(self._walk)  # many flows differ by their source port only
+        self._refuses = cache(self._is_refused)  # many flows differ by their source port only
+        self._allows = cache(self._may_be_allowed)
 
     @cached_property
     def _at(self) -> Mapping[str, Endpoint]:
@@ -123,7 +129,63 @@ class Judge:
     def would_revive(self, flow: Flow) -> bool:
         """Whether conntrack, had it forgotten this flow, would take the next answer for an allowed flow, though it is
         none: TCP, and the answering side may begin a connection to the port that the flow came from."""
-        return flow.protocol == "tcp" and not self._refuses("tcp", flow.peer, flow.source, flow.source_port)
+        return flow.protocol == "tcp" and self._allows("tcp", flow.peer, flow.source, flow.source_port)
+
+    @property
+    def knows_links(self) -> bool:
+        """Whether flows of IPv6 link-local addresses may be refused."""
+        return any(self._tiers.values())
+
+    def _is_refused(self, protocol: str, source: str, destination: str, port: int | None) -> bool:
+        return self._walk(protocol, source, destination, port) or self._denied_on_link(
+            protocol, source, destination, port
+        )
+
+    def _may_be_allowed(self, protocol: str, source: str, destination: str, port: int | None) -> bool:
+        return not self._walk(protocol, source, destination, port)
+
+    @cached_property
+    def _tiers(self) -> Mapping[str, frozenset[str]]:
+        """The chains that say what tiers do to IPv6 packets, by the beginning of the names of those that lead there."""
+        chains = self._enforced.ruleset.chains[6]
+        found: dict[str, frozenset[str]] = {}
+        for prefix in (_HOST, *_AWAY.values()):
+            behind = {
+                rule.target.chain
+                for name, rules in chains.items()
+                if name.startswith(prefix)
+                for rule in rules
+                if isinstance(rule.target, Goto | Jump)
+            }
+            found[prefix] = frozenset(each for each in behind if self._is_of_tiers(each))
+        return found
+
+    def _is_of_tiers(self, chain: str) -> bool:
+        """Whether any of its rules, or of those that it jumps to, is made from a ClusterNetworkPolicy's."""
+        rules = self._enforced.ruleset.chains[6].get(chain, ())
+        return any(
+            (rule.origin is not None and rule.origin.tier is not None)
+            or (isinstance(rule.target, Jump) and self._is_of_tiers(rule.target.chain))
+            for rule in rules
+        )
+
+    def _denied_on_link(self, protocol: str, source: str, destination: str, port: int | None) -> bool:
+        """Whether the tiers of any pod deny a flow from or to a link-local address, which may be that pod's."""
+        if not (_is_link_local(source) or _is_link_local(destination)) or source in self._here:
+            return False
+        if destination in self._here:
+            judges = self._tiers[_HOST]
+        else:
+            ends = {Direction.EGRESS: source, Direction.INGRESS: destination}
+            judges = frozenset[str]().union(
+                *(self._tiers[_AWAY[direction]] for direction, end in ends.items() if _is_link_local(end))
+            )
+        packet = Packet(source, destination, protocol, port)
+        return any(walk(self._enforced.ruleset, chain, packet).verdict == "DROP" for chain in sorted(judges))
+
+    @cached_property
+    def _here(self) -> frozenset[str]:
+        return self._enforced.own | self._enforced.links
 
     def _walk(self, protocol: str, source: str, destination: str, port: int | None) -> bool:
         sender, receiver = self._at.get(source), self._at.get(destination)
@@ -131,15 +193,29 @@ class Judge:
             return False
         incoming, in_port = _interface(sender)
         outgoing, out_port = _interface(receiver)
+        if _is_link_local(destination) and in_port:
+            out_port = out_port or _SOME_PORT  # of the same bridge: these are not routed
+        if _is_link_local(source) and out_port:
+            in_port = in_port or _SOME_PORT
         out_port = out_port if in_port else ""  # physdev-out says nothing of routed packets
         packet = Packet(source, destination, protocol, port, incoming, outgoing, in_port=in_port, out_port=out_port)
         chain = self._enforced.ruleset.hooks.get(self._hook(source, destination))
         return chain is not None and walk(self._enforced.ruleset, chain, packet).verdict == "DROP"
 
     def _hook(self, source: str, destination: str) -> str:
-        if source in self._enforced.own:
+        if source in self._here:
             return "OUTPUT"
-        return "INPUT" if destination in self._enforced.own else "FORWARD"
+        return "INPUT" if destination in self._here else "FORWARD"
+
+
+_AWAY = {direction: places.interface_chain("", direction) for direction in Direction}
+_HOST = at_home.interface_chain("")
+_SOME_PORT = "/"  # no interface has this name
+
+
+def _is_link_local(address: str) -> bool:
+    """As the kernel writes it; all of fe80::/10."""
+    return address[:3] in ("fe8", "fe9", "fea", "feb") and address[4:5] == ":"
 
 
 def _interface(endpoint: Endpoint | None) -> tuple[str, str]:
