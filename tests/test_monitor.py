@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import socket
 import subprocess
 import time
@@ -17,7 +20,7 @@ from netpold.daemon.observer import MOST_WAITING, Observer
 from netpold.daemon.seen import MOST_EVENTS, MOST_SUMS, Seen, Times
 from netpold.daemon.sights import Described, Sight, of_packet
 from netpold.daemon.wording import line, reason
-from netpold.host.nflog import Group, Heading, Logged
+from netpold.host.nflog import FLUSH_S, Group, Heading, Logged
 from netpold.policy.manifest import parse
 from netpold.policy.model import Direction, Pod
 from tests.lab import Backend, Lab, Outcome, Probe
@@ -222,6 +225,47 @@ def test_as_it_happens(lab: Lab, backend: Backend) -> None:
         followed, _ = watch[0].communicate(timeout=20)
         whole, _, _ = followed.rpartition(b"\n")  # it ended in the middle of what it wrote
         assert all("x/c" in ends(json.loads(each)) for each in whole.splitlines())
+    finally:
+        scene.daemon.kill()
+
+
+@pytest.mark.kernel
+def test_a_flood_is_told_of_as_one_at_once_and_counted_later(lab: Lab) -> None:
+    """Nobody knows how many the kernel threw away until it logs the next packet."""
+    scene = Scene(lab, "nft")
+    try:
+        scene.enforce(deny=DENY_ALL)
+        command = ["/usr/bin/python3", "-m", "netpold.ctl", "--socket", str(scene.daemon.socket), "monitor", "--for"]
+
+        def flood(packets: int, port: int) -> None:
+            with scene.c.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for _ in range(packets):
+                    sender.sendto(b"", (scene.b.addresses[0], port))
+
+        def lost() -> tuple[int, bool]:
+            found = ask(scene.daemon.socket, "GET", "/v1/drops?latest=0")
+            return found["lost"], found["uncounted"]
+
+        def watched(packets: int, port: int) -> str:
+            watch = scene.node.spawn([*command, "4s"], stdout=subprocess.PIPE, cwd=CHECKOUT)
+            time.sleep(1.5)  # for it to ask
+            os.kill(scene.daemon.pid, signal.SIGSTOP)  # so that none is read before the kernel has thrown some away
+            flood(packets, port)
+            time.sleep(3 * FLUSH_S)
+            os.kill(scene.daemon.pid, signal.SIGCONT)
+            return watch.communicate(timeout=20)[0].decode()
+
+        more = "... more packets came too fast to be looked at"
+        for _ in range(2):
+            before, _ = lost()
+            text = watched(20_000, 7777)
+            assert text.count(more) == 1, text
+            assert lost()[1]
+            assert before == lost()[0] or "before these" in text
+        text = watched(1, 7778)
+        assert more not in text and re.search(r"\.\.\. \d+ more packets .* looked at, before these", text), text
+        assert lost()[0] > 0 and not lost()[1]
+        assert more not in scene.daemon.ctl("monitor").stdout
     finally:
         scene.daemon.kill()
 

@@ -108,10 +108,12 @@ def _say_nothing(arguments: argparse.Namespace, shown: int) -> None:
 def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterator[Event]:
     """This one, and what comes after it until the end (time.monotonic()), also from a daemon that was restarted."""
     before = {name: answer[name] for name in ("lost", "unlisted")}
-    answer["missed"], since = 0, answer["since"]
+    answer["missed"], since, was_uncounted = 0, answer["since"], answer["uncounted"]
     while True:
         for name, count in before.items():
             before[name], answer[name] = answer[name], answer[name] - count
+        answer["earlier"], was_uncounted = was_uncounted, answer["uncounted"]
+        answer["uncounted"] &= not answer["earlier"] or answer["lost"] > 0  # else that was said
         yield answer
         left = end - time.monotonic()
         if left <= 0:
@@ -119,7 +121,7 @@ def _answers(arguments: argparse.Namespace, answer: Event, end: float) -> Iterat
         after, wait = answer["last"], min(POLL_S, round(left, 2))
         answer = patiently(partial(_ask, arguments, after=after, wait=wait), end)
         if answer["since"] != since:  # it was restarted, and counts anew
-            since, before = answer["since"], dict.fromkeys(before, 0)
+            since, before, was_uncounted = answer["since"], dict.fromkeys(before, 0), False
             answer = patiently(partial(_ask, arguments, after=0), end)
 
 
@@ -173,13 +175,15 @@ def _say(arguments: argparse.Namespace, wanted: _Wanted, answer: Event) -> int:
             say(*_text(event))
     if arguments.output == "text":
         for name, what in (
-            ("lost", "came too fast to be looked at"),
+            ("lost", "came too fast to be looked at" + (", before these" if answer.get("earlier") else "")),
             ("unlisted", "of too many different pairs and ports came, and are not shown"),
             ("missed", "were not shown in time"),
         ):
             if answer[name]:
                 things = "events" if name == "missed" else "packets"
                 say(paint(f"... {answer[name]} more {things} {what}", "dim"))
+        if answer["uncounted"]:
+            say(paint("... more packets came too fast to be looked at; the next one tells how many", "dim"))
     sys.stdout.flush()
     return len(events)
 

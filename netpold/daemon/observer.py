@@ -103,6 +103,11 @@ class Observer:
         return self._lost + (self._reader.lost if self._reader else 0)
 
     @property
+    def uncounted(self) -> bool:
+        """Whether there were more, and how many is known when the next packet comes."""
+        return self._reader is not None and self._reader.uncounted > 0
+
+    @property
     def listens(self) -> bool:
         return self._reader is not None
 

@@ -61,6 +61,7 @@ class Sightings:
             "last": news.last,
             "missed": news.missed,
             "lost": observer.lost,
+            "uncounted": observer.uncounted,
             "unlisted": observer.unlisted,
             "group": observer.group,
             "warning": observer.warning,
@@ -75,7 +76,8 @@ class Sightings:
         addresses = self._ask(partial(_addresses, lambda _: True))["addresses"]
         sums, flows = observer.seen.sums(), _flows(addresses)
         told = self._ask(lambda facts, _: audit(facts, sums, flows, since))
-        more = {"forgotten": observer.seen.forgotten, "lost": observer.lost + observer.unlisted}
+        lost = observer.lost + observer.uncounted + observer.unlisted
+        more = {"forgotten": observer.seen.forgotten, "lost": lost}
         return {**told, "since": moment(since), **more, "warning": observer.warning}
 
     def suggest(self, parameters: Parameters) -> Json:

@@ -2,7 +2,8 @@
 
 The kernel copies the head of each packet into a buffer of the group, and hands a full buffer over, or what there is
 after FLUSH_S.  Where nobody reads fast enough it throws buffers away, and no packet ever waits; since it numbers what
-it copies, how many were lost is known.  A group has one reader: a second one is refused.
+it copies, how many were lost is known as soon as another packet comes.  A group has one reader: a second one is
+refused.
 
 Layouts and constants: linux/netfilter/nfnetlink_log.h; how the kernel fills messages: net/netfilter/nfnetlink_log.c.
 """
@@ -79,11 +80,15 @@ class Logged:
 
 
 class Group:
-    """A group's packets, in the network namespace of the thread that makes it.  Raises KernelError, Busy."""
+    """A group's packets, in the network namespace of the thread that makes it.  Raises KernelError, Busy.
+
+    `lost`: packets that the kernel threw away; `uncounted`: how often it did that since, where none that came after it
+    tells yet how many they were.
+    """
 
     def __init__(self, group: int) -> None:
-        self.lost = 0  # packets that the kernel threw away
-        self._next: int | None = 0
+        self.lost = self.uncounted = 0
+        self._next = 0
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         except OSError as error:
@@ -144,7 +149,8 @@ class Group:
         except BlockingIOError:
             return []
         except OSError as error:
-            if error.errno == errno.ENOBUFS:  # some were thrown away; the next one's number tells how many
+            if error.errno == errno.ENOBUFS:  # told once, until all that still waits has been read
+                self.uncounted += 1
                 return []
             raise KernelError(f"logged packets can't be read: {error.strerror}") from error
         try:
@@ -152,8 +158,10 @@ class Group:
         except (struct.error, LookupError, ValueError) as error:
             raise KernelError(f"a logged packet can't be read: {data[:64].hex()}") from error
         for each in found:
-            if self._next is not None:
-                self.lost += (each.sequence - self._next) & 0xFFFFFFFF
+            missing = (each.sequence - self._next) & 0xFFFFFFFF
+            if missing:
+                self.lost += missing
+                self.uncounted = max(self.uncounted - 1, 0)
             self._next = (each.sequence + 1) & 0xFFFFFFFF
         return found
 
