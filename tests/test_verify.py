@@ -25,7 +25,7 @@ from netpold.rules.settings import CompileSettings
 from tests.lab import Backend as Which
 from tests.lab import Lab
 from tests.lab.namespace import inside
-from tests.test_daemon import A_TO_B, DENY_ALL, Scene
+from tests.test_daemon import A_TO_B, DENY_ALL, Scene, eventually
 from tests.test_golden import CASES, endpoints_of, index_of
 
 SETTINGS = (
@@ -187,3 +187,31 @@ def test_netpoldctl_verify(lab: Lab, backend: Which) -> None:
         assert done.returncode == 0 and "the same" in done.stdout
         found = json.loads(scene.daemon.ctl("verify", "-o", "json").stdout)
         assert found["same"] and found["version"] == 1 and {each["state"] for each in found["hooks"]} == {"ok"}
+
+
+@pytest.mark.kernel
+def test_what_others_have_jump_to_netpolds_chains_stays_and_is_warned_of(lab: Lab, backend: Which) -> None:
+    scene = Scene(lab, backend, config="rescan_s = 1\n")
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL)
+        jumps = ["OUTPUT -j NETPOLD-FORWARD", "OTHER -p udp -j NETPOLD-TO"]
+        node = scene.node
+        node.iptables(backend, 6, "-N", "OTHER")
+
+        def warned() -> list[str]:
+            return [each for each in scene.daemon.status()["warnings"] if "jump to netpold" in each]
+
+        assert scene.daemon.ctl("verify").returncode == 0 and not warned()
+        for family, words in zip((4, 6), jumps, strict=True):
+            node.iptables(backend, family, "-A", *words.split())
+        assert eventually(lambda: any("OUTPUT" in each and "OTHER" in each for each in warned()))
+        (warning,) = warned()
+        assert "IPv4 OUTPUT to NETPOLD-FORWARD, IPv6 OTHER to NETPOLD-TO" in warning
+        done = scene.daemon.ctl("verify")
+        assert done.returncode == 1 and done.stdout.count("should not be there") == 2
+        assert warning in scene.daemon.log.read_text()
+        scene.enforce(allow=A_TO_B)
+        for family, words in zip((4, 6), jumps, strict=True):
+            assert f"-A {words}" in node.iptables_save(backend, family)
+            node.iptables(backend, family, "-D", *words.split())
+        assert eventually(lambda: not warned()) and scene.daemon.ctl("verify").returncode == 0

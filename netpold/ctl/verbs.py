@@ -281,7 +281,8 @@ VERBS = (
         "the kernel against what should be in it, chain by chain and set by set",
         (OUTPUT, SOCKET),
         "Reads all of netpold's rules and sets back.  Exits with 1 when anything is different; the daemon notices "
-        "that, too, and puts it back.",
+        "that, too, and puts it back.  Only rules of other programs that jump to netpold's chains stay as they are: "
+        "`status` warns of them.",
     ),
     Verb(
         "try",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from netpold.daemon.fight import Fight
+from netpold.daemon.strange_jumps import StrangeJumps
 from netpold.host.kernel import ipset
 from netpold.host.kernel.apply import apply
 from netpold.host.kernel.backend import Backend, Content, KernelError, Suspicion
@@ -54,6 +55,7 @@ class Drift:
         self._noticed = 0.0
         self._mend_at: float | None = None
         self.fight = Fight()
+        self.strange_jumps = StrangeJumps()
 
     def start(self) -> None:
         """Begin to watch, in the network namespace of the calling thread.  Raises KernelError."""
@@ -206,6 +208,7 @@ class Drift:
                 found = Suspicion(tables=frozenset(FAMILIES), hooks=frozenset(FAMILIES))
             if differing(ipset.headers(ipset.headers_listing()), expected):
                 found |= Suspicion(headers=True)
+            self.strange_jumps.look(self._backend, expected)
         except (KernelError, OSError) as error:
             self._unread(error)
             return

@@ -19,6 +19,7 @@ from netpold.daemon.fight import Fight
 from netpold.daemon.inbox import Inbox
 from netpold.daemon.isolate import Trials
 from netpold.daemon.known import Known
+from netpold.daemon.strange_jumps import StrangeJumps
 from netpold.host.drops import Drops
 from netpold.host.kernel.apply import apply, installed
 from netpold.host.kernel.backend import Backend, KernelError, Trouble
@@ -83,6 +84,11 @@ class Enforcer:
     def fight(self) -> Fight:
         """How it goes with programs that change again and again what was put back."""
         return self._drift.fight
+
+    @property
+    def strange_jumps(self) -> StrangeJumps:
+        """What other programs' rules lead to netpold's chains."""
+        return self._drift.strange_jumps
 
     @property
     def due(self) -> float | None:

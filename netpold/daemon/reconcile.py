@@ -91,7 +91,8 @@ class Reconciler:
         self._known = Known(settings, saved_pods(settings.state_dir), saved_remains(settings.state_dir), last_good)
         self._enforcer = Enforcer(backend, self._known, drops, self._chores, inbox)
         self._probed: Mapping[str, Endpoint] = {}  # for whose interfaces the network was asked
-        followers, beside = (self._watcher, self._network), (self._snapshots, trusted, last_good, self._enforcer.frames)
+        followers = self._watcher, self._network
+        beside = self._snapshots, trusted, last_good, self._enforcer.frames, self._enforcer.strange_jumps
         self._account = Account(settings, backend.name, self._known, self._enforcer, drops, followers, beside)
         self.beside: list[Warner] = self._account.beside  # whose warnings the status has too; they log them themselves
         self._sightings = Sightings(settings, inbox, self._facts, self._own)

@@ -186,6 +186,10 @@ class Backend(Protocol):
         """Whether any rule of the built-in chain is a plain jump to `own`.  Raises KernelError."""
         ...
 
+    def led_to(self, family: Family) -> frozenset[tuple[str, str]]:
+        """What leads to netpold's own chains from other chains: each with the own one.  Raises KernelError."""
+        ...
+
     def watcher(self) -> Watcher:
         """One that passes over this object's own commits.  Raises KernelError."""
         ...

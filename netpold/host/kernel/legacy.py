@@ -53,6 +53,11 @@ class Legacy:
         with xt_table.opened(family) as reader:
             return xt_table.counters(reader.entries(), family)
 
+    def led_to(self, family: Family) -> frozenset[tuple[str, str]]:
+        """What leads to netpold's own chains from other chains: each with the own one.  Raises KernelError."""
+        with xt_table.opened(family) as reader:
+            return xt_table.led_to(reader.entries(), family)
+
     def watcher(self) -> LegacyWatcher:
         return LegacyWatcher(self._account, lock_path())
 

@@ -217,6 +217,20 @@ def leads(family: Family, builtin: str = "") -> list[Lead]:
     )
 
 
+def led_to(family: Family) -> frozenset[tuple[str, str]]:
+    """The chains with rules that lead to own chains, each with the own one.  Raises KernelError."""
+    return _asked(
+        family,
+        lambda asker: frozenset(
+            (lead.chain, lead.own)
+            for each in asker.dump(_GETRULE, _FILTER)
+            if not _is_of_own_chain(*each) and any(each[0].find(own, *each[1:]) >= 0 for own in _OWN)
+            for lead in (_lead(*each),)
+            if lead.own
+        ),
+    )
+
+
 def dormant(family: Family) -> bool:
     """Whether the filter table is switched off, so that no packet meets it.  Raises KernelError."""
     return _asked(

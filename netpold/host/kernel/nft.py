@@ -39,6 +39,9 @@ class Nft:
     def counters(self, family: Family) -> Mapping[str, Sequence[Count]]:
         return nf_tables.counters(family)
 
+    def led_to(self, family: Family) -> frozenset[tuple[str, str]]:
+        return nf_tables.led_to(family)
+
     def watcher(self) -> NftWatcher:
         return NftWatcher(lambda: frozenset(pid for each in self._restore.values() for pid in each.pids))
 

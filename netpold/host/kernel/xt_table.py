@@ -153,6 +153,21 @@ def chains(entries: Entries, family: Family) -> Mapping[str, Chain]:
     return found
 
 
+def led_to(entries: Entries, family: Family) -> frozenset[tuple[str, str]]:
+    """The chains with rules that lead to netpold's own, each with the own one.  Raises KernelError where they can't be
+    read."""
+    walked = list(_walk(entries, family))
+    heads = _heads(entries.data, walked)
+    builtins = {entries.layout.starts[hook]: name for hook, name in _BUILTIN.items()}
+    return frozenset(
+        (name, own)
+        for name, rules in _chains(walked, heads, builtins)
+        if not name.startswith(CHAIN_PREFIXES)
+        for _, target, following in rules
+        if (own := _jump(entries.data, target, following, heads)).startswith(CHAIN_PREFIXES)
+    )
+
+
 def renamed(before: Entries, now: Entries, family: Family) -> Mapping[str, str]:
     """By the name that it has now, what each of netpold's chains was called that has another name: it holds what the
     own one held, which is gone or holds something else.  Raises KernelError where they can't be read."""
