@@ -5,18 +5,28 @@ In nf_tables a rule that leads to a chain leads there whatever the chain is call
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from netpold.daemon.drift import Drift
+from netpold.daemon.verify import verify
+from netpold.host.kernel.apply import apply, clean_up
 from netpold.host.kernel.chain_names import ChainNames
+from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import Nft
+from netpold.host.run import run
+from netpold.rules.plan import Installed, plan
 from tests.lab import Backend, Lab
+from tests.lab.namespace import inside
 from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
+from tests.test_verify import rulesets
 
 pytestmark = pytest.mark.kernel
 
@@ -113,6 +123,26 @@ def test_other_programs_may_rename_their_own_chains(lab: Lab, backend: Backend) 
         assert "-A FORWARD -j OLD" in before
 
 
+@pytest.mark.parametrize("script", ["$i -E $one $other-", "$i -E $one z; $i -F z; $i -N $one"])
+def test_what_nobody_noticed_is_found_when_everything_is_read(
+    backend: Backend, script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", f"{tmp_path}/xtables.lock")
+    ruleset = next(each for each in rulesets() if sum(name.startswith("NP-RULES-") for name in each.chains[4]) > 1)
+    one, other = sorted(name for name in ruleset.chains[4] if name.startswith("NP-RULES-"))[:2]
+    woken = threading.Event()
+    with inside("renamed"), closing(Nft() if backend == "nft" else Legacy()) as kernel:
+        now = apply(plan(Installed(), ruleset), kernel)
+        drift = Drift(kernel, woken.set)  # that does not watch
+        run(["sh", "-ec", f"i=iptables-{backend}; one={one}; other={other}; {script}"])
+        drift.begin(now)
+        assert woken.wait(10)
+        mended = drift.mend(now, now)
+        assert mended is not None and mended.installed is not None
+        assert verify(clean_up(mended.installed, kernel), kernel)["same"]
+        drift.close()
+
+
 def test_names_are_known_again_where_events_were_lost(lab: Lab) -> None:
     node = lab.node("n1")
     with node.netns.entered():
@@ -124,7 +154,7 @@ def test_names_are_known_again_where_events_were_lost(lab: Lab) -> None:
             node.iptables("nft", 4, *words.split())
         (found,) = names.read()
         assert (found.family, found.name) == (4, "NP-RULES-a")
-        with contextlib.closing(Nft()) as nft:
+        with closing(Nft()) as nft:
             assert nft.rename((found,))
             assert not nft.rename((found,))
             assert nft.chains(4) == {"NP-RULES-a", "NP-RULES-c"}

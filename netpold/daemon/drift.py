@@ -164,21 +164,20 @@ class Drift:
         )
 
     def _other_chains(self, family: Family, installed: Installed, *, lost: bool) -> frozenset[str]:
-        """Own chains that are not as they should be.  `lost`: where nothing tells, they are suspected."""
+        """Own chains that may not be as they should be: none but strays, or all of them, for who changed one unnoticed
+        may have renamed others, and no rule that leads to a chain tells.  `lost`: where nothing tells, they are
+        suspected."""
         found = self._backend.contents(family)
         own = installed.ruleset.chains[family]
         strays = found.keys() - own.keys() - installed.stray_chains.get(family, frozenset())
         right = self._read[1][family] if self._read and self._read[0] is installed else None
-        if right is None and lost:
-            return frozenset(own.keys() | strays)
-        hurt = {
-            chain
-            for chain, rules in own.items()
-            if chain not in found
+        is_hurt = (right is None and lost) or any(
+            chain not in found
             or found[chain].rules != len(rules)
             or (right is not None and found[chain] != right.get(chain))
-        }
-        return frozenset(hurt | strays)
+            for chain, rules in own.items()
+        )
+        return frozenset(own.keys() | strays if is_hurt else strays)
 
     @staticmethod
     def _is_of_another_kind(headers: Mapping[str, ipset.Header], known: Installed) -> bool:
