@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +12,28 @@ from hypothesis import given, settings
 from netpold.policy.assemble import Assembly
 from netpold.policy.index import Index
 from netpold.policy.manifest import parse
-from netpold.policy.model import Finding, World, policy_title
+from netpold.policy.model import (
+    EVERYTHING,
+    Action,
+    ClusterPolicy,
+    Finding,
+    IPBlock,
+    NodePeer,
+    Pod,
+    PodPeer,
+    PolicyPort,
+    Tier,
+    TierRule,
+    World,
+    policy_title,
+)
+from netpold.rules.compile import CompileSettings, compile_ruleset
+from netpold.rules.endpoint import Endpoint, Interface
 from netpold.rules.explain import Judgement, explain
 from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
+from netpold.rules.walk import Packet as Sent
+from netpold.rules.walk import walk
 from tests.cases import Case, all_cases
 from tests.objects import to_manifests, to_world
 from tests.reference import Packet, verdicts
@@ -113,3 +132,32 @@ def test_matrix_and_explain_of_a_mixture_say_what_the_oracle_says(number: int) -
                 told = explain(index, ruleset, *ends, row.protocol, row.port)
                 assert [shown(each) for each in (told.egress, told.ingress)] == list(said), str(asked)
     assert len(rows) > 400
+
+
+# Addresses that many have ---------------------------------------------------------------------------------------------
+
+GROUPS = ("224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::1", "ff05::2")
+ANY = PodPeer(EVERYTHING, EVERYTHING)
+RULES = {
+    "pods": (TierRule(Action.DENY, (ANY,), None), True),
+    "nodes": (TierRule(Action.DENY, (NodePeer(EVERYTHING),), None), True),
+    "this port": (TierRule(Action.DENY, (ANY,), (PolicyPort("UDP", 80),)), True),
+    "another port": (TierRule(Action.DENY, (ANY,), (PolicyPort("UDP", 81),)), False),
+    "networks": (TierRule(Action.DENY, (IPBlock(ip_network("10.0.0.0/8")),), None), False),
+    "accept": (TierRule(Action.ACCEPT, (ANY,), None), False),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_for_groups_or_for_all_is_denied_where_what_is_for_pods_or_nodes_is(name: str) -> None:
+    rule, denied = RULES[name]
+    pod = Pod("x", "a", {}, ("10.72.0.1", "fd72::1"))
+    guard = ClusterPolicy("guard", Tier.BASELINE, 1, ANY, (), (rule,))
+    last = ClusterPolicy("last", Tier.BASELINE, 2, ANY, (), (RULES["pods"][0],))
+    world = World({pod.key: pod}, {}, {each.key: each for each in ((guard, last) if name == "accept" else (guard,))})
+    places = {pod.key: Endpoint(pod.key, pod.addresses, (Interface("veth0"),))}
+    made = compile_ruleset(Index(world), places, CompileSettings())
+    for hook in ("FORWARD", "INPUT"):
+        for group in GROUPS:
+            packet = Sent(pod.addresses[":" in group], group, "udp", 80, "veth0")
+            assert (walk(made, made.hooks[hook], packet).verdict == "DROP") == (denied or name == "accept"), group

@@ -290,6 +290,7 @@ def test_no_link_local_address_passes_by_what_is_denied(lab: Lab, backend: Backe
         assert not heard(scene.a, scene.node) and not heard(scene.c, scene.b)
         if wiring == "bridged":
             assert heard(scene.b, scene.c) and not heard(scene.a, scene.c)
+            assert heard(scene.b, scene.c, "ff02::1%eth0") and not heard(scene.a, scene.c, "ff02::1%eth0")
             assert not heard(scene.a, scene.c, link_local(scene.c))
 
 

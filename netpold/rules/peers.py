@@ -52,6 +52,8 @@ Alternative = tuple[Match, ...]
 Ranges = list[tuple[int, int]]
 _Key = tuple[str, Direction, tuple[ContainerPort, ...] | None, Family]
 
+GROUPS_V6 = "ff00::/8"
+SEVERAL_V4 = frozenset(("224.0.0.0/4", "255.255.255.255"))  # groups, and all on the link
 MULTIPORT_SLOTS = 15  # XT_MULTI_PORTS: a port takes one, a range two
 
 
@@ -144,7 +146,7 @@ def _combinations(
         yield (proto, InSet(sets.named_port(groups, family, port.protocol, port.port, larger), "dst,dst"))
         if about.action is Action.DENY:  # any port may have that name
             yield (proto, InSet(sets.unread(groups, family, larger), "dst"))
-            yield from ((proto, *match) for match in _may_be_any(about, family, "dst"))
+            yield from ((proto, *match) for match in _may_be_any(about, family, "dst", sets))
 
 
 def _own(port: PolicyPort, own_ports: tuple[ContainerPort, ...] | None) -> list[PolicyPort]:
@@ -186,14 +188,20 @@ def _peer_matches(about: _Subject, direction: Direction, family: Family, sets: S
     groups = _groups(about)
     if groups:
         yield (InSet(sets.selected(groups, family, _LARGER[about.action]), side),)
-        yield from _may_be_any(about, family, side)
+        yield from _may_be_any(about, family, side, sets)
 
 
-def _may_be_any(about: _Subject, family: Family, side: Side) -> Iterator[Alternative]:
-    """Pods and nodes have link-local addresses that no manifest tells: to deny what one of them sends or gets is to
-    deny it to all of these."""
-    if about.action is Action.DENY and family == 6:
+def _may_be_any(about: _Subject, family: Family, side: Side, sets: Sets) -> Iterator[Alternative]:
+    """Pods and nodes have link-local addresses that no manifest tells, and get what is for groups and for all: to deny
+    what one of them sends or gets is to deny it to all of these."""
+    if about.action is not Action.DENY:
+        return
+    if family == 6:
         yield (Address(side, LINK_LOCAL),)
+        if side == "dst":
+            yield (Address(side, GROUPS_V6),)
+    elif side == "dst":
+        yield (InSet(sets.networks(SEVERAL_V4, family), side),)
 
 
 def _port_matches(ports: Iterable[PolicyPort]) -> Iterator[Alternative]:
