@@ -632,6 +632,8 @@ class TestExplain:
             ),
             (("10.0.0.0/8", "shop/db", "1/TCP"), "10.0.0.0/8 is a block of addresses", "ask about one address of it"),
             (("fe80::1%eth0", "shop/db", "1/TCP"), "'fe80::1%eth0' has a zone", "leave out the %"),
+            (("fe80::1", "shop/db", "1/TCP"), "fe80::1 is a link-local address", "ask about the pod"),
+            (("shop/db", "febf::1", "1/TCP"), "febf::1 is a link-local address", "by another address"),
             (("web", "shop/db", "1/TCP"), "'web' is neither an address nor namespace/pod", ""),
             (("shop/web", "shop/db", "80"), "'80' is no port", "80/TCP"),
             (("shop/web", "shop/db", "http/TCP"), "'http/TCP' is no port", "number"),

@@ -36,7 +36,7 @@ from netpold.policy.model import Direction, Family, IPBlock
 from netpold.printable import printable
 from netpold.rules.answers import explain_json
 from netpold.rules.difference import Party
-from netpold.rules.ends import NOWHERE, Home, UnknownEndpoint, end, judges, node_at
+from netpold.rules.ends import NOWHERE, Home, UnknownEndpoint, asked_end, judges, node_at
 from netpold.rules.expectations import Expectation, parse
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.port import Port, show
@@ -81,7 +81,7 @@ class _Asked:
             answer: Mapping[str, Any] = ask(self.socket, "GET", f"/v1/explain?{urlencode(words)}")
             return answer
         try:
-            ends = end(self.index, source), end(self.index, destination)
+            ends = asked_end(self.index, source), asked_end(self.index, destination)
             ruleset = offline_ruleset(self.index, sorted(judges(self.index, *ends)), self._settings)
             return explain_json(self.index, ruleset, source, destination, *port)
         except UnknownEndpoint as error:

@@ -14,7 +14,7 @@ from netpold.ctl.offline import index_of, settings_of
 from netpold.ctl.progress import progress
 from netpold.rules import asked
 from netpold.rules.answers import explain_json, matrix_json
-from netpold.rules.ends import UnknownEndpoint, end, judges
+from netpold.rules.ends import UnknownEndpoint, asked_end, judges
 from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import offline_ruleset
 from netpold.rules.page import explained_in_steps
@@ -28,7 +28,7 @@ def explain_answer(arguments: argparse.Namespace, port: Port) -> Json:
     settings = settings_of(arguments)
     index = index_of(settings)
     try:
-        ends = end(index, arguments.source), end(index, arguments.destination)
+        ends = asked_end(index, arguments.source), asked_end(index, arguments.destination)
         ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
         return explain_json(index, ruleset, arguments.source, arguments.destination, *port)
     except UnknownEndpoint as error:
@@ -48,7 +48,7 @@ def matrix_answer(arguments: argparse.Namespace, ports: list[Port]) -> Json:
         raise Failure(*asked.nobody(index.world, *chosen), Exit.USAGE)
     others = _list(arguments.addresses)
     try:
-        ends = [end(index, name) for name in (*pods, *others)]
+        ends = [asked_end(index, name) for name in (*pods, *others)]
         with progress("compiling"):
             ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
         with progress("judging all pairs") as told:

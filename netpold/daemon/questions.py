@@ -24,7 +24,7 @@ from netpold.policy.rule_lines import rule_lines
 from netpold.rules import asked
 from netpold.rules.answers import explain_json, matrix_json
 from netpold.rules.endpoint import Endpoint, Interface
-from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, end, judges
+from netpold.rules.ends import NOWHERE, End, Home, UnknownEndpoint, asked_end, judges
 from netpold.rules.matrix import matrix_in_steps
 from netpold.rules.offline import between
 from netpold.rules.page import explained_in_steps
@@ -117,7 +117,7 @@ def explain(facts: Facts, parameters: Parameters) -> Question[Json]:
     source, destination = required(parameters, "source"), required(parameters, "destination")
     asked = (source, destination, *_port(required(parameters, "port")))
     try:
-        ends = end(facts.index, source, facts.home), end(facts.index, destination, facts.home)
+        ends = asked_end(facts.index, source, facts.home), asked_end(facts.index, destination, facts.home)
         here = explain_json(facts.index, facts.ruleset, *asked, _own(facts, *ends), facts.home)
         here["unfiltered_tagged"] = facts.bridge_filter.tagged_between(ends, facts.endpoints)
         away = [judges(facts.index, each) - facts.endpoints.keys() for each in ends]
@@ -187,7 +187,7 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     in_force = facts.endpoints.keys() >= set(pods)
     others, ruleset = _listed(parameters, "addresses"), facts.ruleset
     try:
-        ends = [end(facts.index, name, facts.home) for name in (*pods, *others)]
+        ends = [asked_end(facts.index, name, facts.home) for name in (*pods, *others)]
         if not in_force:
             ruleset = yield from between(facts.index, pods, ends, facts.settings)
         found = yield from matrix_in_steps(facts.index, ruleset, ends, ports)

@@ -11,6 +11,7 @@ from itertools import islice
 from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
 from netpold.policy.model import Direction, Family, Pod
+from netpold.rules.icmp import LINK_LOCAL
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.walk import Packet
 
@@ -49,6 +50,7 @@ class Home:
 
 
 NOWHERE = Home()
+_LINK_LOCAL = ip_network(LINK_LOCAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,16 @@ def end(index: Index, name: str, home: Home = NOWHERE) -> End:
     if not pod.addresses:
         raise UnknownEndpoint(f"the pod {name} has no address yet", "write status.podIPs into its manifest")
     return _pod_end(name, pod, pod.addresses, home)
+
+
+def asked_end(index: Index, name: str, home: Home = NOWHERE) -> End:
+    """The same, of what somebody asks about.  Whose an IPv6 link-local address is no manifest tells, so that nothing
+    that is true can be said of it, unless a pod's manifest has it."""
+    found = end(index, name, home)
+    if found.pod is None and any(ip_address(each) in _LINK_LOCAL for each in found.addresses):
+        fault = f"{name} is a link-local address: whose it is, and so which policies judge it, is not known"
+        raise UnknownEndpoint(fault, "ask about the pod, or by another address")
+    return found
 
 
 def _pod_end(name: str, pod: Pod, addresses: tuple[str, ...], home: Home) -> End:
