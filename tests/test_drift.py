@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from netpold.daemon.fight import FREE, LONGEST_S, MINUTE_S, OPEN_S, QUIET_S, Fight, Repairs
-from netpold.host.kernel import ipset, nf_tables
+from netpold.host.kernel import ipset, nf_events
 from netpold.host.kernel.backend import Commit, KernelError, Program
 from netpold.host.kernel.nft import Nft
 from netpold.host.kernel.watch_nft import NftWatcher
@@ -333,13 +333,13 @@ def test_a_lost_event_costs_time_and_nothing_else(lab: Lab) -> None:
     """The kernel's events do not fit the buffer: a small one stands for many events."""
     node = lab.node("n1")
     with node.netns.entered():
-        events = nf_tables.Events(receive_buffer=1 << 12)
+        events = nf_events.Events(receive_buffer=1 << 12)
         node.run(
             ["iptables-nft-restore", "--noflush"], "*filter\n" + "-A FORWARD -s 10.0.0.1 -j DROP\n" * 500 + "COMMIT\n"
         )
-        with pytest.raises(nf_tables.Lost):
+        with pytest.raises(nf_events.Lost):
             list(events.transactions())
-        with contextlib.suppress(nf_tables.Lost):  # what is left
+        with contextlib.suppress(nf_events.Lost):  # what is left
             list(events.transactions())
         node.iptables("nft", 4, "-N", "NETPOLD-FORWARD")
         (transaction,) = events.transactions()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from netpold.host.kernel import nf_tables
 from netpold.host.kernel.backend import Misnamed
-from netpold.host.kernel.nf_tables import Named
+from netpold.host.kernel.nf_events import Named
 from netpold.policy.model import Family
 from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from netpold.host.kernel.backend import Misnamed, Program, Suspicion
 from netpold.host.kernel.chain_names import BUILTIN, ChainNames
-from netpold.host.kernel.nf_tables import Events, Lost, Transaction, own_ports
+from netpold.host.kernel.nf_events import Events, Lost, Transaction
+from netpold.host.kernel.nf_netlink import own_ports
 from netpold.policy.model import Family
 from netpold.rules.ruleset import FAMILIES
 
