@@ -289,6 +289,17 @@ def test_rules_that_deny_follow_what_is_kept_of_namespaces() -> None:
         assert sum(FAR.addresses[0] in each.members for each in got.sets.values()) == denied
 
 
+def test_what_is_tried_ends_nothing_that_is_kept_and_is_not_kept_itself() -> None:
+    tried = replace(TEAM, labels={NAME_LABEL: "far", "team": "near"})
+    kept = KeptNamespaces()
+    bare = World({FAR.key: FAR})
+    kept.update(Changes({}, {"far": (TEAM, None)}), bare, {})
+    kept.update(Changes(), replace(bare, namespaces={"far": tried}), {})
+    assert not kept.found and kept.remains({}) == (TEAM,)
+    kept.update(Changes(), bare, {})
+    assert kept.found == {"far": TEAM}
+
+
 def test_a_namespace_that_says_nothing_or_has_no_pods_is_not_kept() -> None:
     kept = KeptNamespaces([TEAM, Namespace("x", {NAME_LABEL: "x"})])
     kept.update(Changes(), World({"x/a": A}))

@@ -25,31 +25,36 @@ class KeptNamespaces:
     def __init__(self, before: Iterable[Namespace] = ()) -> None:
         """`before`: those of which there were objects when the daemon ran last, and those that it kept."""
         self._before = {each.name: each for each in before}
+        self._kept: Mapping[str, Namespace] = {}  # with those of which objects are tried
         self.found: Mapping[str, Namespace] = {}
         self._matter = False  # whether any policy goes by their labels
 
-    def update(self, changes: Changes, world: World) -> None:
-        """Take in a change of what is written; `world` is the one in force after it."""
+    def update(self, changes: Changes, world: World, written: Mapping[str, Namespace] | None = None) -> None:
+        """Take in a change of what is written; `world` is the one in force after it, and `written` are the namespaces
+        that are written then (None: these are in force)."""
+        objects = world.namespaces if written is None else written
         gone = {name: old for name, (old, new) in changes.namespaces.items() if old is not None and new is None}
         gone, self._before = {**self._before, **gone}, {}
-        if not gone and not self.found:
+        if not gone and not self._kept:
             return
+        bare = World()
         kept = {
             name: space
-            for name, space in {**self.found, **gone}.items()
-            if name not in world.namespaces and space != world.namespace(name)
+            for name, space in {**self._kept, **gone}.items()
+            if name not in objects and space != bare.namespace(name)
         }
         left = {old.namespace for old, _ in changes.pods.values() if old is not None}
         doubtful = kept.keys() & (gone.keys() | left)
         empty = doubtful - _inhabited(doubtful, world) if doubtful else doubtful
-        now = {name: space for name, space in kept.items() if name not in empty}
+        self._kept = {name: space for name, space in kept.items() if name not in empty}
+        now = {name: space for name, space in self._kept.items() if name not in world.namespaces}
         if now != self.found:
             self.found = now
         self._matter = any(isinstance(each, ClusterPolicy) for each in world.policies.values())
 
     def remains(self, written: Mapping[str, Namespace]) -> tuple[Namespace, ...]:
         """What is to be known after a restart; `written`: what the manifests say."""
-        return tuple({**self.found, **written}.values())
+        return tuple({**self._kept, **written}.values())
 
     def warnings(self) -> list[str]:
         """What a person should look at, one sentence each."""

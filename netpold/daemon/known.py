@@ -89,7 +89,7 @@ class Known:
         past = lingering.past
         both, views = (before, places.endpoints), (self._view, view)
         kept = self._kept_namespaces
-        kept.update(Changes(changes.pods, written.namespaces), self.world)
+        kept.update(Changes(changes.pods, written.namespaces), self.world, self.written.namespaces)
         lingering.update(changes, self.world, self._index.claims, both, views, places.abandoned, kept.found)
         elsewhere = places.endpoints is not before or view is not self._view
         if elsewhere or lingering.closed != self._closed.interfaces:
