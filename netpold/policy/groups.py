@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from netpold.policy.model import EVERYTHING, ClusterPolicy, NodePeer, PodPeer, Policy, Selector
-from netpold.policy.selector import describe
+from netpold.policy.model import (
+    EVERYTHING,
+    ClusterPolicy,
+    Namespace,
+    Node,
+    NodePeer,
+    Pod,
+    PodPeer,
+    Policy,
+    Selector,
+)
+from netpold.policy.selector import describe, matches
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,6 +38,18 @@ class PodGroup:
             return PodGroup(policy.namespace, EVERYTHING, peer.pods)
         return PodGroup("", peer.namespaces, peer.pods, possible)
 
+    def has_labels_of(self, pod: Pod) -> bool:
+        """Whether the pod's labels are those of the group, or may be."""
+        return (self.possible and pod.quarantined) or matches(self.pods, pod.labels)
+
+    def may_hold(self, pod: Pod) -> bool:
+        """Whether the pod is one of the group for all that its own manifest says."""
+        return self.possible if pod.quarantined else matches(self.pods, pod.labels)
+
+    def reaches(self, namespace: Namespace) -> bool:
+        """Whether pods of the namespace can be in the group, which names none."""
+        return self.possible if namespace.quarantined else matches(self.namespaces, namespace.labels)
+
     def __str__(self) -> str:
         where = f"namespace {self.namespace}" if self.namespace else f"namespaces {describe(self.namespaces)}"
         return f"pods {describe(self.pods)} in {where}{_OR_UNKNOWN if self.possible else ''}"
@@ -43,6 +65,9 @@ class NodeGroup:
     @staticmethod
     def of(peer: NodePeer, possible: bool = False) -> NodeGroup:
         return NodeGroup(peer.nodes, possible)
+
+    def holds(self, node: Node) -> bool:
+        return self.possible if node.quarantined else matches(self.nodes, node.labels)
 
     def __str__(self) -> str:
         return f"nodes {describe(self.nodes)}{_OR_UNKNOWN if self.possible else ''}"

@@ -247,7 +247,7 @@ class Index:
         some = [group for group in groups if isinstance(group, NodeGroup)]
         nodes = self.world.nodes.values() if some else ()
         return frozenset(
-            address for node in nodes if any(_is_node(group, node) for group in some) for address in node.addresses
+            address for node in nodes if any(group.holds(node) for group in some) for address in node.addresses
         )
 
     def holds(self, groups: Iterable[Group], address: str) -> bool:
@@ -262,11 +262,11 @@ class Index:
             (bool(claimants) and all(any(self._matches(group, pod) for group in certain) for pod in claimants))
             or any(self._matches(group, pod) for group in possible for pod in claimants)
             or self._is_left(possible, address)
-            or any(_is_node(group, node) for group in groups if isinstance(group, NodeGroup) for node in nodes)
+            or any(group.holds(node) for group in groups if isinstance(group, NodeGroup) for node in nodes)
         )
 
     def _matches(self, group: PodGroup, pod: Pod) -> bool:
-        if not _may_be(group, pod):
+        if not group.may_hold(pod):
             return False
         if group.namespace:
             return pod.namespace == group.namespace
@@ -275,13 +275,13 @@ class Index:
     def _reaches(self, group: PodGroup, name: str) -> bool:
         """Whether the group is of pods of that namespace."""
         kept = self.kept.get(name) if group.possible else None
-        return _reaches(group, self.world.namespace(name)) or (kept is not None and _reaches(group, kept))
+        return group.reaches(self.world.namespace(name)) or (kept is not None and group.reaches(kept))
 
     def _is_left(self, groups: Iterable[Group], address: str) -> bool:
         """Whether one that is left at the address may be in any of the groups."""
         possible = [group for group in groups if isinstance(group, PodGroup) and group.possible]
         return any(
-            _may_be(group, pod) and _reaches(group, namespace)
+            group.may_hold(pod) and group.reaches(namespace)
             for pod, namespace in self._left.get(address, ())
             for group in possible
         )
@@ -343,7 +343,7 @@ class Index:
         if old != new:
             addresses = {address for each in (old, new) if each for address in each.addresses}
             for group in self._node_groups:
-                if any(each is not None and _is_node(group, each) for each in (old, new)):
+                if any(each is not None and group.holds(each) for each in (old, new)):
                     affected[group] |= addresses
 
     def _changed(self, key: str, old: Pod | None, new: Pod | None, affected: dict[Group, set[str]]) -> None:
@@ -351,7 +351,7 @@ class Index:
         addresses, labels_alone = _addresses(old, new), _labels_alone(old, new)
         candidates = {group for each in (old, new) if each for group in self._watches.candidates(each)}
         for group in candidates:
-            was, is_now = (each is not None and _has_labels(group, each) for each in (old, new))
+            was, is_now = (each is not None and group.has_labels_of(each) for each in (old, new))
             if was != is_now or (was and not labels_alone):
                 affected[group] |= addresses
 
@@ -385,7 +385,7 @@ class Index:
         """Note the groups of possible pods that those of a kept namespace left or joined."""
         for groups in self._watches.by_namespace_selector.values():
             possible = [group for group in groups if group.possible]
-            was, is_now = (each is not None and any(_reaches(group, each) for group in possible) for each in (old, new))
+            was, is_now = (each is not None and any(group.reaches(each) for group in possible) for each in (old, new))
             if was != is_now:
                 self._concerned(name, possible, affected)
 
@@ -393,25 +393,8 @@ class Index:
         """Note the addresses of the pods of a namespace that the groups may have by their own manifests."""
         for pod in map(self.world.pods.__getitem__, self._pods.get(name, ())):
             for group in groups:
-                if _may_be(group, pod):
+                if group.may_hold(pod):
                     affected[group].update(pod.addresses)
-
-
-def _has_labels(group: PodGroup, pod: Pod) -> bool:
-    return (group.possible and pod.quarantined) or matches(group.pods, pod.labels)
-
-
-def _may_be(group: PodGroup, pod: Pod) -> bool:
-    """Whether the pod is one of the group for all that its own manifest says."""
-    return group.possible if pod.quarantined else matches(group.pods, pod.labels)
-
-
-def _reaches(group: PodGroup, namespace: Namespace) -> bool:
-    return group.possible if namespace.quarantined else matches(group.namespaces, namespace.labels)
-
-
-def _is_node(group: NodeGroup, node: Node) -> bool:
-    return group.possible if node.quarantined else matches(group.nodes, node.labels)
 
 
 def _but_labels(pod: Pod) -> tuple[object, ...]:
