@@ -155,7 +155,9 @@ def wrong_of(ground: Ground, number: int) -> Cluster:
     cluster = Cluster.of(objects)
     expected = {probe: ground.expected(cluster, probe) for probe in ground.probes()}
     wrong = ground.lab.differences(expected)
-    assert not wrong, f"mixture {number}: {len(wrong)} of {len(expected)}\n" + "\n".join(wrong[:20])
+    if wrong:
+        said = "\n".join(f"{daemon.ctl('verify').stdout}{daemon.errors()[-3000:]}" for daemon in ground.daemons)
+        pytest.fail(f"mixture {number}: {len(wrong)} of {len(expected)}\n" + "\n".join([*wrong[:100], said]))
     return cluster
 
 
