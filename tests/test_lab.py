@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -230,7 +231,8 @@ def test_an_address_that_nobody_has(shared: tuple[Node, dict[str, tuple[Pod, Pod
 
 
 def test_a_neighbour_table_that_is_full_is_no_denial(lab: Lab) -> None:
-    if any(not path.name.startswith(owner()) for path in Path("/run/netns").iterdir()):
+    others = any(not path.name.startswith(owner()) for path in Path("/run/netns").iterdir())
+    if others or "PYTEST_XDIST_WORKER" in os.environ:  # tests that begin meanwhile would lose packets
         pytest.skip("others on this machine use its neighbour table now")
     node = lab.node("n1")
     pods = [node.bridged_pod("default", f"p{number}") for number in range(35)]
