@@ -351,3 +351,4 @@ def test_what_another_boot_left_is_nothing() -> None:
     assert read_remains(line.replace('"boot": "', '"boot": "0')) == NO_REMAINS
     assert read_remains(line.replace('"network": "', '"network": "0')) == NO_REMAINS
     assert read_remains(line[:-2]) == NO_REMAINS
+    assert read_remains("[]") == read_remains("null") == read_remains("1") == NO_REMAINS

@@ -81,9 +81,10 @@ def read_remains(line: str) -> Remains:
     """What a line says; of another boot only the namespaces, and nothing where it can't be read."""
     try:
         found = json.loads(line)
+        is_here = found["boot"] == _boot() and found["network"] == _network()
         spaces = [_unpacked(each) for each in found.get("namespaces", ())]  # older releases did not keep them
         namespaces = tuple(each for each in spaces if isinstance(each, Namespace))
-        if found["boot"] != _boot() or found["network"] != _network():
+        if not is_here:
             return Remains(namespaces=namespaces)
         policies = [_unpacked(each) for each in found["policies"]]
         pods = [(_unpacked(each), each) for each in found["pods"]]
