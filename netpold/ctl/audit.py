@@ -76,10 +76,7 @@ def _unsuggested(rows: list[dict[str, Any]]) -> list[str]:
     """The rows by reason."""
     by_reason: dict[str, list[str]] = {}
     for row in rows:
-        source, destination = (
-            printable(each["pod"] or each["address"]) for each in (row["source"], row["destination"])
-        )
-        by_reason.setdefault(row["not_suggested"], []).append(f"{source} -> {destination} {port(row)}")
+        by_reason.setdefault(row["not_suggested"], []).append(f"{' -> '.join(_ends(row))} {port(row)}")
     lines = []
     for reason, pairs in by_reason.items():
         lines += ["", *pairs, *(f"    {line}" for line in wrapped(printable(reason), 4))]

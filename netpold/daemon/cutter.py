@@ -178,9 +178,8 @@ class Cutter:
         addresses |= {each.server for each in revoked}
         still: set[Connection] = set()
         refused: list[Flow] = []
-        flows = [conntrack.flows(family, addresses) for family in FAMILIES]
-        if judge.knows_links and addresses:
-            flows[FAMILIES.index(6)] = conntrack.flows(6, addresses, link_local=True)
+        links = bool(addresses) and judge.knows_links
+        flows = (conntrack.flows(family, addresses, link_local=links and family == 6) for family in FAMILIES)
         for flow in chain.from_iterable(flows):
             if self._stop:
                 return

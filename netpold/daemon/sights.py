@@ -195,24 +195,31 @@ def _packet(model: Model, sight: Sight, names: Mapping[int, str]) -> Packet:
 def _liar(model: Model, sight: Sight, names: Mapping[int, str]) -> Pod | Lingerer | None:
     """The pod that sent it from an address that is not its own, which passes where nothing that is enforced isolates
     it; None: it is its own as far as is known, and link-local addresses are."""
-    name = names.get(sight.incoming)
-    behind = _behind(model, name) if sight.why != "unclaimed" else None
-    if behind is None or sight.why == "spoofed":
-        return behind
-    known = next(each for each in model.endpoints.values() if any(at.name == name for at in each.interfaces))
-    is_known = known.addresses and not known.taken
-    is_own = sight.source in known.addresses or ip_address(sight.source).is_link_local
-    return behind if is_known and not is_own else None
+    found = _only_at(model, names.get(sight.incoming)) if sight.why != "unclaimed" else None
+    if found is None:
+        return None
+    _, there = found
+    is_known = there.addresses and not there.taken
+    is_own = sight.source in there.addresses or ip_address(sight.source).is_link_local
+    return _whose(model, *found) if sight.why == "spoofed" or (is_known and not is_own) else None
 
 
 def _behind(model: Model, name: str | None) -> Pod | Lingerer | None:
     """The pod behind an interface, where it is one, or what is left of one: of what is for a group of receivers, or for
     an address that several pods claim."""
-    found = [key for key, each in model.endpoints.items() if any(at.name == name for at in each.interfaces)]
-    if len(found) != 1:
-        return None
-    left = (model.home.lingering.get(address) for address in model.endpoints[found[0]].addresses)
-    return model.index.world.pods.get(found[0]) or next(filter(None, left), None)
+    found = _only_at(model, name)
+    return _whose(model, *found) if found else None
+
+
+def _only_at(model: Model, name: str | None) -> tuple[str, Endpoint] | None:
+    """What is behind an interface, with its key, where it is one."""
+    found = [each for each in model.endpoints.items() if any(at.name == name for at in each[1].interfaces)]
+    return found[0] if len(found) == 1 else None
+
+
+def _whose(model: Model, key: str, endpoint: Endpoint) -> Pod | Lingerer | None:
+    left = (model.home.lingering.get(address) for address in endpoint.addresses)
+    return model.index.world.pods.get(key) or next(filter(None, left), None)
 
 
 def _allowed(model: Model, sight: Sight) -> Described | None:
