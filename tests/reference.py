@@ -202,8 +202,7 @@ def tier_rule_matches(world: World, rule: TierRule, pod: Pod, direction: Directi
         return (any(several) if denies else all(several)) if several else without_pod
     if without_pod and any(address_is_peer(world, peer, far_end, denies) for peer in rule.peers):
         return True
-    if denies and ip_address(far_end).is_link_local and ":" in far_end:
-        # netpold's choice: whose such an address is no manifest tells, so it may be that of any pod or node
+    if denies and may_be_anybodys(far_end, direction):
         unread = Pod("", "", {}, (), quarantined=True)
         may_be = direction is Direction.EGRESS and tier_ports_match(rule.ports, packet, unread, denies)
         if any(not isinstance(peer, IPBlock) for peer in rule.peers) and (without_pod or may_be):
@@ -215,6 +214,15 @@ def tier_rule_matches(world: World, rule: TierRule, pod: Pod, direction: Directi
         for far_pod in far_pods
     ]
     return bool(found) and (any(found) if denies else all(found))
+
+
+def may_be_anybodys(address: str, direction: Direction) -> bool:
+    """netpold's choice: whose an IPv6 link-local address is no manifest tells, and what is sent to a group or to all on
+    a link any pod or node may get."""
+    where = ip_address(address)
+    if direction is Direction.EGRESS and (where.is_multicast or address == "255.255.255.255"):
+        return True
+    return where.version == 6 and where.is_link_local
 
 
 def address_is_peer(world: World, peer: TierPeer, address: str, denies: bool) -> bool:
