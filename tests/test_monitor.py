@@ -111,6 +111,29 @@ def test_what_is_dropped_and_what_is_audited(scene: Scene) -> None:
 
 
 @pytest.mark.kernel
+def test_what_conntrack_is_told_not_to_track_is_audited(lab: Lab, backend: Backend) -> None:
+    """DNS where the node's cache has it untracked; and groups on a bridge, of which conntrack learns nothing."""
+    scene = Scene(lab, backend, "bridged")
+    try:
+        for chain in ("PREROUTING", "OUTPUT"):
+            scene.node.iptables(backend, 4, "-t", "raw", "-A", chain, "-p", "udp", "-j", "CT", "--notrack")
+        scene.enforce(deny=DENY_ALL, audit=AUDIT)
+        assert scene.passes(scene.c, scene.b, "UDP")
+        with scene.c.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(scene.c.addresses[0]))
+            sender.sendto(b"who is there", ("224.1.2.3", 5353))
+        wanted = {("x/c", "x/b", 80, side) for side in ("egress", "ingress")} | {("x/c", "", 5353, "egress")}
+
+        def told() -> set[tuple[str, str, int, str]]:
+            rows = answer(scene, "audit")["rows"]
+            return {(*ends(row), row["port"], row["direction"]) for row in rows if row["now"] == "audit"}
+
+        assert eventually(lambda: told() >= wanted), told()
+    finally:
+        scene.daemon.kill()
+
+
+@pytest.mark.kernel
 def test_flows_that_were_open_before(lab: Lab, backend: Backend) -> None:
     """They are not cut, and what would cut them is told."""
     scene = Scene(lab, backend)

@@ -113,7 +113,7 @@ def _extension(match: Match, family: Family, protocol: str, kernel_name: Callabl
         case Reply():
             return Extension("conntrack", (("ctstate", "ESTABLISHED", False), ("ctdir", "REPLY", False)))
         case Unknown():
-            return Extension("conntrack", (("ctstate", "INVALID,NEW", False),))
+            return Extension("conntrack", (("ctstate", "INVALID,NEW,UNTRACKED", False),))
         case NoSyn():
             return Extension("tcp", (("syn", None, True),))
         case Related():
