@@ -110,8 +110,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A packet of no connection that conntrack knows: the first of one (NEW), such as fits none (INVALID), or such as it
-    is told not to look at (UNTRACKED)."""
+    """A packet of no connection that conntrack knows: the first of one (NEW), such as fits none (INVALID), or such as
+    it is told not to look at (UNTRACKED)."""
 
 
 @dataclass(frozen=True, slots=True)
