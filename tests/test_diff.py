@@ -209,6 +209,44 @@ def test_what_the_symlinks_of_a_revision_lead_to(repository: Path) -> None:
     assert done.stdout.startswith("nothing opens and nothing closes"), done.stdout
 
 
+def test_a_revision_of_a_file(repository: Path) -> None:
+    policies = repository / "m/30-ui-to-api.yaml"
+    pods = ("--inventory", repository / "m/10-pods.yaml")
+    assert ctl("diff", "git:HEAD", policies, *pods).stdout.startswith("nothing opens and nothing closes")
+    policies.write_text("")
+    done = ctl("diff", "git:HEAD", policies, *pods)
+    assert not done.stderr
+    assert "- policy guestbook/ui-to-api (HEAD:m/30-ui-to-api.yaml:3)" in done.stdout, done.stdout
+
+
+def test_a_revision_of_submodules(repository: Path, tmp_path: Path) -> None:
+    """They are read where they are checked out, and where not, that is told: never as if they held nothing."""
+    git(repository, "commit", "-q", "-a", "-m", "less")
+    root = tmp_path / "super"
+    root.mkdir()
+    git(root, "init", "-q")
+    git(root, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "all/sub")
+    git(root, "commit", "-q", "-m", "less")
+    git(root / "all/sub", "checkout", "-q", "HEAD~1")
+    git(root, "commit", "-q", "-a", "-m", "all")
+    (root / "other").mkdir()
+    (root / "other/namespace.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "other")
+    assert ctl("diff", "git:HEAD", root).stdout.startswith("nothing opens and nothing closes")
+    own = ("git:main", root / "all/sub/m")  # a revision of the submodule itself
+    for words in (("git:HEAD~2", root), ("git:HEAD~2", root / "all"), own):
+        done = ctl("diff", *words)
+        assert "monitoring/prometheus -> guestbook/api" in done.stdout, done.stderr
+
+    git(root, "submodule", "--quiet", "deinit", "-f", "--all")
+    assert ctl("diff", "git:HEAD", root / "other").returncode == 0
+    done = ctl("diff", "git:HEAD", root)
+    assert done.returncode == 2
+    assert "the submodule all/sub is not checked out" in done.stderr
+    assert "submodule update --init all/sub" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("revision", "fault"),
     [

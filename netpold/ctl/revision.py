@@ -7,10 +7,12 @@ tree is not touched.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from netpold.ctl.failure import Exit, Failure
 from netpold.host.kernel.backend import KernelError
@@ -54,16 +56,14 @@ def revision(text: str, beside: Path | None) -> Revision:
 def write(found: Revision, directory: Path) -> Path:
     """Write the manifests of a revision, and what its symlinks lead to, below an empty directory; returns where its
     path is now.  Raises Failure."""
-    tree = _tree(found)
-    paths = [path for path, (mode, _) in tree.items() if mode == _SYMLINK]
-    texts = _contents(found.repository, [tree[path][1] for path in paths])
-    links = {path: os.fsdecode(text) for path, text in zip(paths, texts, strict=True)}
+    tree = dict(_blobs(found.repository, found.commit, found.path))
+    texts = _contents({path: blob for path, blob in tree.items() if blob.mode == _SYMLINK})
+    links = {path: os.fsdecode(text) for path, text in texts}
     taken = _taken(found, tree, links)
     if not (taken.whole or taken.links) and found.path:
         hint = f"see what is there: `git ls-tree {found.commit[:12]}`"
         raise Failure(f"there are no manifests at {found.path} in {found.commit[:12]}", hint, Exit.USAGE)
-    whole = sorted(taken.whole)
-    for path, content in zip(whole, _contents(found.repository, [tree[path][1] for path in whole]), strict=True):
+    for path, content in _contents({path: tree[path] for path in sorted(taken.whole)}):
         _place(directory, path).write_bytes(content)
     for path in taken.empty:
         _place(directory, path).touch()
@@ -81,16 +81,43 @@ def _place(directory: Path, path: str) -> Path:
     return target
 
 
-def _tree(found: Revision) -> dict[str, tuple[str, str]]:
-    """All files of a revision: mode and object, by path."""
-    tree: dict[str, tuple[str, str]] = {}
-    for line in _git(found.repository, "ls-tree", "-r", "-z", "--full-tree", found.commit).split("\0"):
+class _Blob(NamedTuple):
+    """A file of a tree, and the repository that has it: a submodule's is another one."""
+
+    mode: str
+    name: str
+    repository: Path
+
+
+def _blobs(repository: Path, commit: str, wanted: str, below: str = "") -> Iterator[tuple[str, _Blob]]:
+    """All files of a commit by path, and of its submodules those that the path `wanted` needs."""
+    for line in _git(repository, "ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
         about, _, path = line.partition("\t")
-        is_safe = not {"..", ".", "", ".git"} & set(path.split("/"))
-        if is_safe and about.split(" ")[1] == "blob":
-            mode, _, blob = about.split(" ")[:3]
-            tree[path] = mode, blob
-    return tree
+        if {"..", ".", "", ".git"} & set(path.split("/")):
+            continue
+        mode, kind, name = about.split(" ")[:3]
+        whole = below + path
+        if kind == "blob":
+            yield whole, _Blob(mode, name, repository)
+        elif kind == "commit" and (_is_below(whole, wanted) or _is_below(wanted, whole)):
+            yield from _blobs(_submodule(repository, path, name), name, wanted, f"{whole}/")
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return not directory or f"{path}/".startswith(f"{directory}/")
+
+
+def _submodule(repository: Path, path: str, commit: str) -> Path:
+    """The repository of a submodule, which has to be checked out.  Raises Failure."""
+    place = repository / path
+    hint = f"fetch it: `git -C {shlex.quote(str(repository))} submodule update --init {shlex.quote(path)}`"
+    if not (place / ".git").exists():  # git would take the repository around it instead
+        raise Failure(f"the submodule {path} is not checked out in {repository}", hint, Exit.USAGE)
+    try:
+        run(["git", "-C", str(place), "cat-file", "-e", f"{commit}^{{commit}}"])
+    except KernelError as error:
+        raise Failure(f"the submodule {path} has no commit {commit[:12]} here", hint, Exit.USAGE) from error
+    return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +130,14 @@ class _Taken:
     directories: set[str]
 
 
-def _taken(found: Revision, tree: Mapping[str, tuple[str, str]], links: Mapping[str, str]) -> _Taken:
+def _taken(found: Revision, tree: Mapping[str, _Blob], links: Mapping[str, str]) -> _Taken:
     """Manifests and symlinks at the revision's path, and all that these symlinks lead to."""
     taken = _Taken(set(), set(), set(), set())
     todo = [found.path]
     while todo:
         place = todo.pop()
         inside = [each for each in tree if not place or each == place or each.startswith(f"{place}/")]
-        if inside and place not in links:
+        if inside and place not in tree:
             taken.directories.add(place)
         for path in inside:
             if path in links:
@@ -152,16 +179,17 @@ def _followed(link: str, links: Mapping[str, str]) -> tuple[set[str], str | None
     return passed, None
 
 
-def _contents(repository: Path, blobs: list[str]) -> Iterator[bytes]:
-    if not blobs:
-        return
-    answer = _git(repository, "cat-file", "--batch", stdin="".join(f"{blob}\n" for blob in blobs))
-    octets, at = answer.encode(errors="surrogateescape"), 0
-    for _ in blobs:
-        end = octets.index(b"\n", at)
-        size = int(octets[at:end].rsplit(b" ", 1)[1])
-        yield octets[end + 1 : end + 1 + size]
-        at = end + 2 + size
+def _contents(blobs: Mapping[str, _Blob]) -> Iterator[tuple[str, bytes]]:
+    """What these files hold, by path."""
+    for repository in dict.fromkeys(blob.repository for blob in blobs.values()):
+        here = {path: blob.name for path, blob in blobs.items() if blob.repository == repository}
+        answer = _git(repository, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in here.values()))
+        octets, at = answer.encode(errors="surrogateescape"), 0
+        for path in here:
+            end = octets.index(b"\n", at)
+            size = int(octets[at:end].rsplit(b" ", 1)[1])
+            yield path, octets[end + 1 : end + 1 + size]
+            at = end + 2 + size
 
 
 def _git(where: Path, *words: str, stdin: str = "") -> str:
