@@ -232,6 +232,25 @@ def test_a_client_that_goes_away_is_no_error(server: Control, daemon: Daemon, ca
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("ends", "flushed"), [("close", 0), ("shutdown", 1)])
+def test_what_a_client_asked_for_that_has_given_up_is_not_begun(
+    tmp_path: Path, daemon: Daemon, ends: str, flushed: int
+) -> None:
+    """As where the daemon is stopped for a while.  One that only says that it sends no more waits for the answer."""
+    server = control._Server(str(tmp_path / "socket"), daemon)  # listens, and takes no connection yet
+    server.daemon_threads, server.block_on_close = False, True
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "socket"))
+        client.sendall(b"POST /v1/flush HTTP/1.1\r\nConnection: close\r\n\r\n")
+        if ends == "close":
+            client.close()
+        else:
+            client.shutdown(socket.SHUT_WR)
+        server.handle_request()
+        server.server_close()  # waits for its thread
+    assert daemon.flushed == flushed
+
+
 def test_a_stale_socket_is_replaced(tmp_path: Path, daemon: Daemon) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / control.SOCKET_NAME))

@@ -83,6 +83,8 @@ def _asked(path: Path, method: str, url: str, timeout: float, body: bytes | None
         ) from error
     except TimeoutError as error:
         hint = "see the daemon's log: `journalctl -u netpold`"
+        if method != "GET":
+            hint += "; if it was begun it goes on, as `netpoldctl status` says then"
         raise Failure(f"no answer from {path} within {timeout:g} s", hint, Exit.TIMED_OUT) from error
     except (http.client.RemoteDisconnected, http.client.IncompleteRead, ConnectionError) as error:
         hint = "ask again when it runs: `systemctl status netpold`"

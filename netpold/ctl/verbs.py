@@ -140,9 +140,8 @@ VERBS = (
             argument("old", metavar="OLD", help="a directory, git:REV, git:REV:PATH, or node"),
             argument("new", metavar="NEW", help="the same; node: what the running daemon has in force"),
         ),
-        "git:REV is the other directory at that revision, git:REV:PATH a path in the repository; submodules are read where "
-        "they are checked out.  A side without pods "
-        "is taken with the pods of the other one.",
+        "git:REV is the other directory at that revision, git:REV:PATH a path in the repository; submodules are read "
+        "where they are checked out.  A side without pods is taken with the pods of the other one.",
     ),
     Verb(
         "plan",

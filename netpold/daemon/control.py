@@ -18,7 +18,8 @@ settings name one: by the modes of directory and socket (`runtime_dir.py`), and 
 
 Each connection has a thread of its own, at most CONNECTIONS of them (READERS for that group, so that they never shut
 others out).  A request has to come within IDLE_S, and with no more bytes than HEAD_LIMIT and BODY_LIMIT; an answer has
-to be taken within IDLE_S.  So no client holds up another for long, and none the loop.
+to be taken within IDLE_S.  So no client holds up another for long, and none the loop.  What would change something is
+not begun for a client that has given up: it may have done something else since.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import errno
 import io
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -111,6 +113,13 @@ def _is_served(path: Path) -> bool:
         except OSError as error:
             return error.errno == errno.EAGAIN  # its queue is full
         return True
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    """Whether the client has closed its end, not only for sending."""
+    asked = select.poll()
+    asked.register(connection, 0)
+    return any(events & select.POLLHUP for _, events in asked.poll(0))
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
@@ -259,6 +268,9 @@ class _Handler(BaseHTTPRequestHandler):
         if (method != "GET" or url.path == TRACE) and self.server.alone:
             error = "the machine has no thread to spare for what may take long"
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, error, "try again later; `status` says how things are")
+        if method != "GET" and _has_gone(self.connection):
+            log.info("%s was asked for by %s, who did not wait for it: it is not done", url.path, self.peer)
+            raise ConnectionAbortedError
         query = parse_qs(url.query)
         if self.server.alone:
             query.pop("wait", None)  # others wait to be connected
@@ -295,7 +307,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             super().handle()
-        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+        except (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError):
             return  # the client did not wait for the answer, or does not take it
         finally:
             if self.right is Right.READ:
