@@ -240,3 +240,43 @@ def test_cut_off_anywhere(text: bytes):
 def test_a_flood_of_faults_does_not_hang(data: bytes):
     with hang_guard():
         is_sound(parse(data, "f.yaml"))
+
+
+SECRET = "hunter2"
+CONTAINER = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  namespace: x\nspec:\n  containers:\n  - name: c\n"
+# Values in what netpold does not read, for others to keep secret.
+UNREAD = (
+    CONTAINER + "    env:\n    - name: PASSWORD\n      value: @@\n    - name: OTHER\n      value: x\n",
+    CONTAINER + "    env: [{name: PASSWORD, value: @@}, {name: OTHER, value: x}]\n",
+    CONTAINER + "    env:\n    - name: KEY\n      value: |\n      @@\n    - name: OTHER\n",
+    CONTAINER + "    args:\n    - @@\n    - x\n    ports: [{containerPort: 80}]\n",
+    CONTAINER + "    args: [@@, x]\n",
+    "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    token: @@\n    other: x\n",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData:\n  password: @@\n  other: x\n",
+)
+# What means something to YAML, of which people think when they choose a password, and not when they write it down.
+MARKS = st.lists(st.sampled_from([*"*&!{}[]|>'\"%@`#?:,-<~\\\a xy", "{{", "!!", ": ", ", ", " *", ": *", " !", "<<: "]), max_size=4).map("".join)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(MARKS, MARKS, st.sampled_from(UNREAD))
+def test_no_finding_quotes_what_netpold_does_not_read(before: str, after: str, text: str):
+    """Findings go into logs and support bundles."""
+    found = parse(text.replace("@@", f"{before}{SECRET}{after}").encode(), "f.yaml").findings
+    assert not [each for each in found if SECRET in f"{each} {each.subject}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "cure"),
+    [
+        ("*hunter2", "alias", "quote it if it is text"),
+        ("&hunter2", "anchor", "quote the value if it is text"),
+        ("!hunter2 x", "tag", "quote the value if it is text"),
+        ("{hunter2: *x}", "alias", "quote it if it is text"),
+        ("{hunter2, hunter2}", "duplicate-key", "keep one of them"),
+    ],
+)
+def test_a_finding_about_such_a_value_tells_its_place_and_cure(value: str, code: str, cure: str):
+    (finding,) = parse(UNREAD[0].replace("@@", value).encode(), "f.yaml").findings
+    assert (finding.code, finding.position.line, finding.path) == (code, 11, "spec.containers[0].env[0]")
+    assert cure in finding.cure

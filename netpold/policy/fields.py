@@ -37,6 +37,18 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# As far as a path goes to what the reader refused.  Anything may stand where netpold does not read: a password that
+# begins with `{`, and should be quoted, is a key to YAML.
+_READ = words(
+    "apiVersion kind metadata items name namespace labels annotations spec status "
+    "nodeName hostNetwork containers initContainers restartPolicy ports containerPort env args command "
+    "phase podIP podIPs ip addresses type address "
+    "podSelector namespaceSelector matchLabels matchExpressions key operator values policyTypes ingress egress from to "
+    "ipBlock cidr except protocol port endPort "
+    "subject tier priority namespaces pods action nodes networks domainNames protocols tcp udp sctp destinationPort "
+    "number range start end destinationNamedPort portNumber portRange namedPort "
+    "tests allow deny any"
+)
 _NO_HINTS: Mapping[str, str] = {}
 _NUMBER = re.compile("0|[1-9][0-9]{0,9}")
 MOST_FINDINGS = 50  # errors of one object, and as many warnings: with more, it is no manifest with mistakes in it
@@ -98,7 +110,7 @@ class Fields:
             return
         if isinstance(node, Scalar) and "{{" in node.value:
             cure = TEMPLATE_CURE
-        path = path_of(self.root, node)
+        path = path_of(self.root, node, _READ if isinstance(node, Place) else None)
         path = ".".join(part for part in (self._prefix, path, child) if part)
         self._findings.append((self.position(node), code, path, fault, cure, severity))
 

@@ -24,7 +24,7 @@ from yaml.error import MarkedYAMLError
 
 from netpold.policy.chunks import LIMITS, Limits, refuse_file, split
 from netpold.policy.faults import TEMPLATE_CURE, TEMPLATE_FAULT, Fault, clean, syntax_fault
-from netpold.policy.tree import Map, Node, Place, Seq, Unread, new_map, new_seq, shown
+from netpold.policy.tree import Map, Node, Place, Seq, Unread, is_flow, new_map, new_seq, shown
 
 # libyaml's events have what Scalar has; to the type checker they are Any.
 _ALIAS: Any = events.AliasEvent
@@ -54,6 +54,8 @@ class Document:
     head: Map | None = None
 
 
+_VALUE_CURE = "write the value out, or quote it if it is text"
+_MARK_CURE = "take it out, or quote the value if it is text"
 _DIRECTIVE = re.compile(rb"^%", re.MULTILINE)
 _BEGIN = Place()
 
@@ -247,7 +249,7 @@ class _Builder:
         """A value with an anchor counts as it is, but the document does not; one with a tag, or an alias, is unread."""
         place = event.start_mark
         if event.__class__ is _ALIAS:
-            self._refuse(place, "alias", f"an alias (`*{shown(event.anchor)}`) is not read", "write the value out")
+            self._refuse(place, "alias", "an alias (text that begins with `*`) is not read", _VALUE_CURE)
             return Unread(place)
         self._refuse_marks(event)
         value = self._skipped(event, depth)
@@ -293,20 +295,22 @@ class _Builder:
         return event
 
     def _refuse_marks(self, event: Any) -> None:
+        """None is quoted: where somebody forgot the quotes, it is a value's text, mostly a password's."""
         if event.anchor:
-            self._refuse(event.start_mark, "anchor", f"an anchor (`&{shown(event.anchor)}`) is not read", "take it out")
+            self._refuse(event.start_mark, "anchor", "an anchor (text that begins with `&`) is not read", _MARK_CURE)
         if event.tag:
-            tag = shown(event.tag.replace("tag:yaml.org,2002:", "!!"))
-            cure = "take it out, and quote the value if it is text"
-            self._refuse(event.start_mark, "tag", f"a tag (`{tag}`) is not read", cure)
+            self._refuse(event.start_mark, "tag", "a tag (text that begins with `!`) is not read", _MARK_CURE)
 
     def _refuse_entry(self, node: Map, key_event: Any, event: Any, depth: int) -> None:
-        """A key that is there already, or has an anchor or a tag: neither value counts."""
+        """A key that is there already, or has an anchor or a tag: neither value counts.
+
+        Without quotes between braces it is not quoted here: it may be the rest of a value with a comma in it."""
         key = key_event.value
         first = node.scalars.setdefault(key, key_event)
         if first is not key_event:
             line = first.start_mark.line + self._line + 1
-            fault = f"the key `{shown(key)}` is here twice, first in line {line}"
+            name = "a key" if is_flow(node) and key_event.implicit[0] else f"the key `{shown(key)}`"
+            fault = f"{name} is here twice, first in line {line}"
             self._refuse(key_event.start_mark, "duplicate-key", fault, "keep one of them")
         self._refuse_marks(key_event)
         node[key] = Unread(key_event.start_mark)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -188,17 +189,22 @@ def is_merge_key(key: Scalar) -> bool:
     return key.value == "<<" and key.implicit[0]
 
 
+_LABELS = ("labels", "matchLabels")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def path_of(root: Node | None, target: Node | Place) -> str:
-    """The field path in `root` of a node, of a key, or of what stands last before a place: `spec.ingress[0].from`."""
+def path_of(root: Node | None, target: Node | Place, names: Container[str] | None = None) -> str:
+    """The field path in `root` of a node, of a key, or of what stands last before a place: `spec.ingress[0].from`.
+    `names`: it ends before the first key that is none of these, and no label's."""
     index = target.index if isinstance(target, Place) else target.start_mark.index
-    path, node = "", root
+    path, key, node = "", "", root
     while node is not target:
         if isinstance(node, Map) and node.scalars:
             keys = list(node.scalars.values())
+            is_label = key in _LABELS
             key = keys[max(bisect_right(keys, index, key=_index) - 1, 0)].value
+            if names is not None and key not in names and not is_label:
+                break
             step = f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{shown(key)}]"
             path = (path + step).removeprefix(".")
             if node.scalars[key] is target:
