@@ -15,9 +15,12 @@ from netpold.daemon.tryout import Tryout, read
 from netpold.policy.changes import difference
 from netpold.policy.model import EVERYTHING, Policy, PolicyRule, Position, World
 from netpold.policy.steps import finished
-from tests.lab import Lab
+from tests.lab import Backend, Lab
 from tests.strategies import EVERYTHING_GOES, worlds
-from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, policy
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, policy
+from tests.test_faults import Faulty, refuse
+from tests.test_try import A_TO_C
+from tests.test_try import CLOSED as ALL_CLOSED
 
 CLOSED = Policy("x", "closed", EVERYTHING, (), (), Position("a.yaml", 3), quarantined=True)
 DENY = Policy("x", "deny", EVERYTHING, (), None, Position("a.yaml", 9))
@@ -102,6 +105,67 @@ def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
     with pytest.raises(NoAnswer, match="can't be kept"):
         tryout.go_back(Revision("2026-01-31T08:15:30.125Z", world(DENY)), 0, "", "root")
     assert tryout.current is None
+
+
+def test_one_that_does_not_come_into_force_leaves_the_one_before(tmp_path: Path) -> None:
+    tryout = Tryout(lambda: None, tmp_path)
+    first, second = world(DENY), world(CLOSED)
+    one = tryout.go_back(Revision("2026-01-31T08:15:30.125Z", first), 1, finished(digest(World())), "root")
+    two = tryout.go_back(Revision("2026-01-31T08:10:00.000Z", second), 0, finished(digest(World())), "uid 7")
+    tryout.withdraw(two)
+    assert tryout.current == one
+    resumed = Tryout(lambda: None, tmp_path).resume(World())
+    assert resumed and (resumed.source, resumed.who, resumed.world.policies) == (one.source, "root", first.policies)
+    tryout.withdraw(two)
+    assert tryout.current == one, "it was over already"
+    tryout.withdraw(one)
+    assert tryout.current is None and not (tmp_path / NAME).exists()
+
+
+SHUT = policy("shut", "  podSelector: {}\n  ingress: [{ports: [{port: 6666}]}]\n")
+
+
+def states(scene: Scene) -> None:
+    """In one state after the other a reaches none, c, b, and both."""
+    for policies in ((SHUT,), (A_TO_C,), (A_TO_B,), (A_TO_B, A_TO_C)):
+        scene.enforce(all="---\n".join((ALL_CLOSED, *policies)))
+
+
+def reached(scene: Scene) -> str:
+    return "".join(pod.name[-1] for pod in (scene.b, scene.c) if scene.passes(scene.a, pod))
+
+
+@pytest.mark.kernel
+def test_from_one_to_the_next_where_the_manifests_are_gone(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    daemon = scene.daemon
+    with daemon:
+        states(scene)
+        assert daemon.ctl("rollback").returncode == 0 and reached(scene) == "b"
+        daemon.manifests.rename(daemon.manifests.with_name("away"))
+        assert eventually(lambda: scene.state() == "degraded", 20)
+        done = daemon.ctl("rollback")
+        assert done.returncode == 0 and reached(scene) == "c", done.stderr
+        done = daemon.ctl("rollback", "--end")
+        assert done.stdout.startswith("Ended") and reached(scene) == "bc", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.kernel
+def test_one_that_the_kernel_refuses_leaves_the_one_before(lab: Lab) -> None:
+    scene = Faulty(lab)
+    daemon = scene.daemon
+    with daemon:
+        states(scene)
+        daemon.ctl("rollback")
+        before = json.loads(daemon.ctl("rollback", "-o", "json").stdout)["rollback"]
+        assert reached(scene) == "c"
+        assert eventually(lambda: "6666" not in scene.node.iptables_save("nft", 4)), "else it needs not be made again"
+        scene.fault(refuse("6666"))
+        failed = daemon.ctl("rollback")
+        assert failed.returncode == 5 and f"; the rollback to {before['to']} counts" in failed.stderr
+        assert scene.status()["rollback"] == before and reached(scene) == "c"
+        assert json.loads((daemon.state / NAME).read_text())["to"] == before["to"]
 
 
 @pytest.mark.kernel

@@ -220,6 +220,25 @@ def test_a_confirmed_trial_stays_until_the_manifests_change(lab: Lab) -> None:
         assert "the manifests say something else" in daemon.errors()
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize(("backend", "left"), [("nft", None), ("legacy", "notes.txt")])
+def test_where_the_manifests_are_gone(lab: Lab, backend: Backend, left: str | None) -> None:
+    """What is known of them stays in force, and what is tried comes and goes as ever."""
+    with on_a_node(lab, backend) as trial:
+        daemon = trial.daemon
+        daemon.manifests.rename(daemon.manifests.with_name("away"))
+        if left:
+            daemon.manifests.mkdir()
+            (daemon.manifests / left).write_text("no manifest")
+        assert eventually(lambda: trial.scene.state() == "degraded", 20)
+        trial.begin()
+        assert trial.reaches() == "c"
+        done = daemon.ctl("try", "--end")
+        assert done.returncode == 0 and done.stdout.startswith("Ended") and trial.reaches() == "b", done.stderr
+        trial.begin("2s")  # by now the pauses between two attempts to read them are longer
+        assert eventually(lambda: "its time is over" in daemon.errors(), 4) and trial.reaches() == "b"
+
+
 def kept(daemon: Daemon) -> str:
     """All that is on disk for the next start."""
     return "".join(path.read_text(errors="replace") for path in daemon.state.rglob("*") if path.is_file())

@@ -239,8 +239,10 @@ class Reconciler:
         """Wait to try again; the rules in force are looked after meanwhile."""
         failed = time.monotonic()
         while True:
-            look_at = self._enforcer.due or math.inf
-            wishes = self._inbox.take_after_failure(failed + FIRST_RETRY_S, failed + pause, look_at)
+            look_at, until, over = self._enforcer.due or math.inf, failed + pause, self._tryout.due
+            if over is not None and over > failed:
+                until = min(until, over)
+            wishes = self._inbox.take_after_failure(failed + FIRST_RETRY_S, until, look_at)
             if wishes is not None:
                 return wishes
             self._mend()
@@ -337,6 +339,7 @@ class Reconciler:
         if not failed:
             self._known.in_force()
         self._account.enforced(applied, failed=failed)
+        self._tryout.enforced(self._known.error)
 
     def _is_sure(self, reading: Reading | None) -> bool:
         """Whether the first look at everything can be acted on.  A look beside which a file is renamed can miss it, and

@@ -1,4 +1,8 @@
-"""Requests for trials and rollbacks: each comes back when what was asked for is in force, or says why it is not."""
+"""Requests for trials and rollbacks: each comes back when what was asked for is in force, or says why it is not.
+
+What was written just before is taken in first, else it would end them at once; but that is not waited for any longer:
+where the manifests are gone, or go on to be written, other policies may be wanted all the more.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from netpold.daemon.status import Status
 from netpold.daemon.tryout import Trial, Tryout, read
 
 _NOTHING = {"try": "nothing is being tried", "rollback": "nothing was rolled back"}
+LOOK_S = 1.0  # for how long what was written before is waited for
 TRY_S = 20.0  # how long policies that are to be tried may take to come into force
 
 
@@ -31,6 +36,7 @@ class Trials:
         """Have policies in force instead of those of the manifests (tryout.py), for `who`.  Raises NoAnswer."""
         world = read(body)
         self._look()  # else nothing is in force that it would be instead of
+        self._inbox.wait(LOOK_S)
         self._put_in_force(self._tryout.begin(world, directory, seconds, who))
 
     def confirm(self, who: str) -> None:
@@ -40,6 +46,7 @@ class Trials:
     def go_back(self, who: str) -> None:
         """Have the policies in force that were before those that are, for `who`.  Raises NoAnswer."""
         self._look()
+        self._inbox.wait(LOOK_S)
         revisions, now = self._known.history.revisions, self._tryout.current
         number = (len(revisions) if now is None or now.number is None else now.number + 1) - 2
         if number < 0:
@@ -56,15 +63,22 @@ class Trials:
             hint = f"end that: `netpoldctl {now.verb} --end`"
             raise NoAnswer(Why.WRONG, f"{_NOTHING[verb]}: {now} is under way", hint)
         ended = self._tryout.end(f"ended by {who}")
-        if ended and not self._inbox.wait(TRY_S):
+        if ended and not self._tryout.wait(TRY_S):
             hint = "see `netpoldctl status`"
             raise NoAnswer(Why.BUSY, f"the manifests are not in force again after {TRY_S:g} s", hint)
         return ended
 
     def _put_in_force(self, trial: Trial) -> None:
-        waited, status = self._inbox.wait(TRY_S), self._status()
-        if waited and self._tryout.current is trial and status.is_in_force:
-            return
-        error = status.error or "the manifests changed, or it could not be put in force in time"
-        self._tryout.end("it did not come into force")
-        raise NoAnswer(Why.BUSY, f"{trial} fails: {error}", "see `netpoldctl status`, and try again")
+        if not self._tryout.wait(TRY_S):
+            error = self._status().error or f"it is not in force after {TRY_S:g} s"
+        elif self._tryout.refused is not None:
+            error = self._tryout.refused
+        else:
+            now = self._tryout.current
+            if now is not None and now.world is trial.world:
+                return
+            error = "the manifests changed, or somebody ended it"
+        self._tryout.withdraw(trial)
+        self._tryout.wait(TRY_S)  # so that who is told can rely on what is in force then
+        counts = f"{self._tryout.current or 'what the manifests say'} counts"
+        raise NoAnswer(Why.BUSY, f"{trial} fails: {error}; {counts}", "see `netpoldctl status`, and try again")

@@ -36,7 +36,9 @@ log = logging.getLogger(journal.LOGGER)
 class Trial:
     """`world`: the policies and namespaces; `source`: the directory that they come from, or of a rollback the moment
     at which they came into force; `until` (time.monotonic()): None where it was confirmed, and of a rollback.
-    `number`: of a rollback, that of the state among those that are known; None: it is a trial."""
+    `number`: of a rollback, that of the state among those that are known; None: it is a trial.  `written`: of a
+    rollback, the digest of what the manifests said; `instead_of`: the rollback that it goes on from.
+    """
 
     world: World
     source: str
@@ -44,6 +46,8 @@ class Trial:
     since: str
     until: float | None
     number: int | None = None
+    written: str = ""
+    instead_of: Trial | None = None
 
     @property
     def verb(self) -> str:
@@ -55,13 +59,21 @@ class Trial:
 
 
 class Tryout:
-    """For any thread.  `wake` has the loop look at it; in `state_dir` rollbacks are kept."""
+    """For any thread.  `wake` has the loop look at it; in `state_dir` rollbacks are kept.
+
+    `refused`: what of that which is in force the kernel refuses, in a sentence; None: nothing.
+    """
 
     def __init__(self, wake: Callable[[], object], state_dir: Path) -> None:
         self._wake = wake
         self._state_dir = state_dir
-        self._lock = threading.Lock()  # guards the next
+        self._lock = threading.Lock()  # held by whoever changes the next two, the first one first
         self._trial: Trial | None = None
+        self._asked = 0  # how often another one, or none, was to be in force
+        self._taken = 0  # up to which the loop knows of it
+        self._enforced = threading.Condition()  # guards the next two
+        self._in_force = 0  # up to which that is in force
+        self.refused: str | None = None
 
     def begin(self, world: World, directory: str, seconds: float, who: str) -> Trial:
         """Raises NoAnswer where another one is under way."""
@@ -70,7 +82,7 @@ class Tryout:
             if self._trial is not None:
                 hint = f"end that first: `netpoldctl {self._trial.verb} --end`"
                 raise NoAnswer(Why.WRONG, f"{self._trial} is under way", hint)
-            self._trial = trial
+            self._put(trial)
         text = f"{who} tries the policies of {directory} for {seconds:.0f} s, instead of those of the manifests"
         journal.say(journal.TRIED, text)
         self._wake()
@@ -79,19 +91,20 @@ class Tryout:
     def go_back(self, revision: Revision, number: int, written: str, who: str) -> Trial:
         """Have that state in force; `written`: the digest of what the manifests say.  Raises NoAnswer where something
         is being tried, or it can't be kept over a restart."""
-        trial = Trial(revision.world, revision.at, who, timestamp(datetime.now(UTC)), None, number)
+        trial = Trial(revision.world, revision.at, who, timestamp(datetime.now(UTC)), None, number, written)
         with self._lock:
-            if self._trial is not None and self._trial.number is None:
-                raise NoAnswer(Why.WRONG, f"{self._trial} is under way", "end that first: `netpoldctl try --end`")
-            kept = {"to": trial.source, "by": who, "since": trial.since, "written": written}
+            before = self._trial
+            if before is not None and before.number is None:
+                raise NoAnswer(Why.WRONG, f"{before} is under way", "end that first: `netpoldctl try --end`")
             try:
-                save(self._state_dir, {**kept, "objects": objects(trial.world)})
+                self._keep(trial)
             except OSError as error:
                 hint = "mend that, and try again"
                 raise NoAnswer(
                     Why.BUSY, f"a rollback can't be kept in {self._state_dir}: {error.strerror}", hint
                 ) from error
-            self._trial = trial
+            trial = replace(trial, instead_of=before and replace(before, instead_of=None))
+            self._put(trial)
         text = f"{who} goes back to the policies of {trial.source}, instead of those of the manifests"
         journal.say(journal.TRIED, text)
         self._wake()
@@ -105,13 +118,14 @@ class Tryout:
         try:
             body = path.read_bytes()
             kept = json.loads(body)
-            trial = Trial(read(body), str(kept["to"]), str(kept["by"]), str(kept["since"]), None, 0)
-            is_same = kept["written"] == finished(digest(written))
+            said = str(kept["written"])
+            trial = Trial(read(body), str(kept["to"]), str(kept["by"]), str(kept["since"]), None, 0, said)
+            is_same = said == finished(digest(written))
         except (OSError, ValueError, LookupError, TypeError, NoAnswer) as error:
             log.warning("%s can't be used, so the manifests count: %s", path, error)
             return None
         with self._lock:
-            self._trial = trial
+            self._put(trial)
         if not is_same:
             self.end("the manifests say something else than before the restart")
             return None
@@ -123,7 +137,8 @@ class Tryout:
         with self._lock:
             if self._trial is None or self._trial.number is not None:
                 raise NoAnswer(Why.UNKNOWN, "nothing is being tried", "`netpoldctl try DIR` begins a trial")
-            self._trial = trial = replace(self._trial, until=None)
+            trial = replace(self._trial, until=None)
+            self._put(trial)
         text = f"{who} confirms {trial}: it stays until the manifests say something else, or a restart"
         journal.say(journal.TRIED, text)
         self._wake()
@@ -131,7 +146,9 @@ class Tryout:
     def end(self, why: str) -> bool:
         """Whether there was one.  `why`: in words, who or what ended it."""
         with self._lock:
-            trial, self._trial = self._trial, None
+            trial = self._trial
+            if trial is not None:
+                self._put(None)
         if trial is not None:
             try:
                 (self._state_dir / NAME).unlink(missing_ok=True)
@@ -141,6 +158,34 @@ class Tryout:
             journal.say(journal.TRIED, f"{trial} is over ({why}): the manifests count again")
             self._wake()
         return trial is not None
+
+    def withdraw(self, trial: Trial) -> None:
+        """It did not come into force: what was before it is to be.  Nothing is done where it is over already."""
+        before, why = trial.instead_of, "it did not come into force"
+        with self._lock:
+            if self._trial is None or self._trial.world is not trial.world:
+                return
+            if before is not None:
+                try:
+                    self._keep(before)
+                except OSError as error:
+                    where = f"{self._state_dir / NAME} can't be written: {error.strerror}"
+                    log.warning("%s; delete it, else %s is in force after a restart", where, trial)
+                self._put(before)
+        if before is None:
+            self.end(why)
+            return
+        journal.say(journal.TRIED, f"{trial} is over ({why}): {before} goes on")
+        self._wake()
+
+    def _put(self, trial: Trial | None) -> None:
+        self._trial = trial
+        self._asked += 1
+
+    def _keep(self, trial: Trial) -> None:
+        """For the next start.  Raises OSError."""
+        kept = {"to": trial.source, "by": trial.who, "since": trial.since, "written": trial.written}
+        save(self._state_dir, {**kept, "objects": objects(trial.world)})
 
     @property
     def current(self) -> Trial | None:
@@ -153,11 +198,24 @@ class Tryout:
         return None if trial is None else trial.until
 
     def take(self) -> Trial | None:
-        """The trial that is to be in force now."""
+        """For the loop: the trial that is to be in force now."""
         due = self.due
         if due is not None and due <= time.monotonic():
             self.end("its time is over, and nobody confirmed it")
+        self._taken = self._asked  # before the next: what is changed in between is not taken to be known
         return self._trial
+
+    def enforced(self, refused: str | None) -> None:
+        """For the loop: what it took last is in force, whether the manifests could be read or not."""
+        with self._enforced:
+            self._in_force, self.refused = self._taken, refused
+            self._enforced.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Until that is in force which is to be now.  False when it took too long."""
+        asked = self._asked
+        with self._enforced:
+            return self._enforced.wait_for(lambda: self._in_force >= asked, timeout)
 
     def told(self) -> Tried | None:
         """For the status."""
