@@ -11,7 +11,7 @@ import pytest
 
 from netpold.ctl.support_bundle import PARTS, own_lines
 from tests.lab import Lab
-from tests.test_ctl import ctl
+from tests.test_ctl import CTL, ROOT, ctl
 from tests.test_daemon import DENY_ALL, Scene
 
 SECRET = "hunter2-never-to-be-seen"
@@ -30,6 +30,21 @@ spec:
     env: [{{name: PASSWORD, value: {SECRET}}}]
     ports: [{{name: http, containerPort: 80}}]
 status: {{podIP: 10.72.0.98}}
+"""
+ALIAS = f"""apiVersion: v1
+kind: Pod
+metadata: {{name: forgot-quotes, namespace: x}}
+spec:
+  nodeName: n1
+  containers:
+  - name: c
+    env:
+    - name: PASSWORD
+      value: *{SECRET}
+    - name: OTHER
+      value: !{SECRET} x
+    - name: THIRD
+      value: {{{SECRET}
 """
 NUMBER = 8812345670099  # a finding: annotations are text
 FAULTY = f"""apiVersion: v1
@@ -60,12 +75,18 @@ def test_of_the_kernel_only_what_is_netpolds() -> None:
 :KUBE-X - [0:0]
 [5:500] -A FORWARD -j NETPOLD-FORWARD
 [7:700] -A FORWARD -s 192.0.2.1/32 -m comment --comment "NETPOLD- by another" -j KUBE-X
+[1:2] -A OUTPUT -d 192.0.2.2/32 -m comment --comment "[a] secret -j X" -j NETPOLD-FORWARD
+[1:2] -A KUBE-X -g NP-IN-veth1
+[1:2] -A KUBE-X -m comment --comment "leads -j NETPOLD-FORWARD"
+[1:2] -A KUBE-X -j LOG --log-prefix NETPOLD-LIKE
 [0:0] -A NP-IN-veth1 -g NP-RULES-x
 COMMIT"""
     assert own_lines(saved).splitlines() == [
         "*filter",
         ":NP-IN-veth1 - [0:0]",
         "[5:500] -A FORWARD -j NETPOLD-FORWARD",
+        "# a rule of another program leads from OUTPUT to NETPOLD-FORWARD",
+        "# a rule of another program leads from KUBE-X to NP-IN-veth1",
         "[0:0] -A NP-IN-veth1 -g NP-RULES-x",
         "COMMIT",
     ]
@@ -92,17 +113,26 @@ def test_it_has_what_is_in_force_and_no_secrets(lab: Lab, tmp_path: Path) -> Non
     scene = Scene(lab, "nft")
     scene.daemon.write("secretive.yaml", POD)
     scene.daemon.write("faulty.yaml", FAULTY)
+    scene.daemon.write("forgot-quotes.yaml", ALIAS)
+    jump = ["OUTPUT", "-d", "192.0.2.7", "-m", "comment", "--comment", SECRET, "-j", "NETPOLD-FORWARD"]
     with scene.daemon:
         scene.enforce(deny=DENY_ALL)
-        done = scene.daemon.ctl("support-bundle", "--with-manifests", str(tmp_path / "all.tar.gz"))
-        assert done.returncode == 0 and "README.txt in it says what they are" in done.stdout
+        scene.node.iptables("nft", 4, "-A", *jump)
+        words = [*CTL, "--socket", str(scene.daemon.socket), "support-bundle", "--with-manifests"]
+        done = scene.node.run(["env", f"PYTHONPATH={ROOT}", *words, str(tmp_path / "all.tar.gz")])  # with its kernel
+        assert "README.txt in it says what they are" in done
         found = contents(tmp_path / "all.tar.gz")
         assert {part.name for part in PARTS} - found.keys() <= {"journal.txt", "network/sysctl.txt"}
         assert json.loads(found["status.json"])["state"] == "enforcing"
-        assert json.loads(found["verify.json"])["same"]
+        verified = json.loads(found["verify.json"])
+        assert [each["builtin"] for each in verified["hooks"] if each["state"] != "ok"] == ["OUTPUT"]
+        assert "from OUTPUT to NETPOLD-FORWARD" in found["kernel/iptables-nft.txt"]
         assert "NETPOLD-FORWARD" in found["ruleset.txt"]
         pods = [each for each in json.loads(found["manifests.json"])["manifests"] if each["kind"] == "Pod"]
         assert "secretive" in {each["metadata"]["name"] for each in pods}
+        codes = {each["code"] for each in json.loads(found["status.json"])["findings"] if "quotes" in each["file"]}
+        assert codes == {"alias", "tag", "syntax"}
         assert not [name for name, text in found.items() if SECRET in text or str(NUMBER) in text]
+        assert SECRET not in scene.daemon.log.read_text()
         few = scene.daemon.ctl("support-bundle", str(tmp_path / "few.tar.gz"))
         assert few.returncode == 0 and "manifests.json" not in contents(tmp_path / "few.tar.gz")

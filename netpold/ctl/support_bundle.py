@@ -30,6 +30,7 @@ from netpold.ctl.progress import progress
 from netpold.host.kernel.backend import KernelError
 from netpold.host.run import run as run_program
 from netpold.rules.ruleset import CHAIN_PREFIXES, SET_PREFIXES
+from netpold.rules.saved import jumps
 
 JOURNAL_LINES = 10_000
 ANSWER_S = 60.0
@@ -59,21 +60,27 @@ def _program(*words: str) -> Callable[[Path], str]:
 
 
 def _saved(tool: str) -> Callable[[Path], str]:
-    """The lines of netpold's own chains and sets, and of the jumps to them."""
+    """The lines of netpold's own chains and sets, and what leads to them."""
     return lambda _: own_lines(run_program([tool, *(["-c"] if "tables" in tool else ["save"])]))
 
 
 def own_lines(text: str) -> str:
-    """Those of iptables-save -c or ipset save that are netpold's own."""
+    """Those of iptables-save -c or ipset save that are netpold's own.  Of other rules that lead to its chains only from
+    where to where they do."""
     lines = []
     for line in text.splitlines():
-        words = line.split()
-        if words and words[0].startswith("["):  # counters
-            words = words[1:]
-        # the chain of a rule and where it leads, or else what is made or added to
-        names = [words[1], words[-1]] if words[:1] == ["-A"] else [word.lstrip(":") for word in words[:2]]
-        if line.startswith("*") or line == "COMMIT" or any(name.startswith(_OWN) for name in names):
+        rest = line.partition(" ")[2] if line.startswith("[") else line  # without counters
+        words = rest.split()
+        if words[:1] != ["-A"]:
+            if line.startswith("*") or line == "COMMIT" or any(each.lstrip(":").startswith(_OWN) for each in words[:2]):
+                lines.append(line)
+        elif words[1].startswith(_OWN):
             lines.append(line)
+        else:
+            lines += [
+                line if rest == f"-A {chain} -j {own}" else f"# a rule of another program leads from {chain} to {own}"
+                for chain, own in jumps(rest)
+            ]
     return "\n".join(lines) + "\n"
 
 
