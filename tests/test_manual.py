@@ -124,6 +124,29 @@ def test_verbs_and_their_arguments() -> None:
             assert is_optional != argument.options.get("required", False)
 
 
+def test_who_wants_no_daemon() -> None:
+    """The verbs that can read manifests themselves: those that have no socket to ask, or a directory to name."""
+    named = {verb.name: {each.names[0] for each in verb.arguments} for verb in VERBS}
+    read = {name for name, names in named.items() if "--socket" not in names or names & {"--manifests", "--inventory"}}
+    _, _, text = " ".join(map(plain, lines("netpoldctl.8", "DESCRIPTION"))).partition("Those that read manifests")
+    assert set(re.findall(r"[a-z-]+", text)) & named.keys() == read
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("FAULTS", "Last good versions outlive restarts, reboots and upgrades"),
+        ("FAULTS", "no policies"),  # of a file that became empty: it never means that
+        ("GITOPS", "10 s"),  # so long rsync may take
+        ("GITOPS", "pauses below 0.25 s"),
+        ("GITOPS", "pauses below 20 ms"),  # with --inplace
+    ],
+)
+def test_what_semantics_says_too(section: str, said: str) -> None:
+    assert said in " ".join(lines("netpold-manifests.5", section))
+    assert said in " ".join((ROOT / "docs/semantics.md").read_text().split())
+
+
 def test_options_of_netpoldctl() -> None:
     parsers = [ctl.parser()]
     for action in ctl.parser()._actions:
