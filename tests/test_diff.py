@@ -314,6 +314,73 @@ def test_pods_of_one_side_are_named(changed: Path) -> None:
     assert f"only in {changed}, and not compared: shop/new" in ctl("diff", GUESTBOOK, changed).stdout
 
 
+POD = "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: x}}, spec: {spec}, status: {status}}}\n"
+CLOSED = """\
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: x}
+spec: {podSelector: {}}
+"""
+
+
+def pods_of(directory: Path, **pods: tuple[str, str]) -> Path:
+    """A directory with these pods, each with its spec and status, all of them isolated."""
+    directory.mkdir()
+    told = (POD.format(name=name, spec=spec, status=status) for name, (spec, status) in pods.items())
+    (directory / "all.yaml").write_text("---\n".join(told) + CLOSED)
+    return directory
+
+
+IN_BOTH = '{podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "family", "why"),
+    [
+        (IN_BOTH, IN_BOTH.replace("{", "{phase: Succeeded, ", 1), None, "finished in {new}"),
+        ("{phase: Failed}", "{}", None, "finished in {old}"),
+        ("{}", "{}", None, "without an address"),
+        (IN_BOTH, "{}", None, "without an address in {new}"),
+        ("{podIP: 10.0.0.2}", "{podIP: 'fd00::2'}", None, "without addresses of one family on both sides"),
+        ("{podIP: 10.0.0.2}", IN_BOTH, "IPv6", "without an IPv6 address in {old}"),
+    ],
+)
+def test_pods_of_both_sides_that_are_not_compared_are_named(
+    tmp_path: Path, old: str, new: str, family: str | None, why: str
+) -> None:
+    web = ("{}", "{podIP: 10.0.0.1}")
+    sides = [pods_of(tmp_path / name, db=("{}", status), web=web) for name, status in (("old", old), ("new", new))]
+    why = why.format(old=sides[0], new=sides[1])
+    where = f" in {family}" if family else ""
+    lines = ctl("diff", *sides).stdout.splitlines()
+    assert lines[-1] == f"{why}, and not compared{where}: x/db"
+    assert lines[-2].endswith(
+        "between 2 pods, or from or to any address" if family else "between 1 pod, or from or to any address"
+    )
+    answer = json.loads(ctl("diff", *sides, "-o", "json").stdout)
+    assert answer["pods"]["not_compared"] == [{"pod": "x/db", "family": family, "why": why}]
+
+
+def test_where_no_pod_can_be_compared_nothing_is_told(tmp_path: Path) -> None:
+    sides = [pods_of(tmp_path / name, db=("{}", f"{{phase: {name}}}")) for name in ("Running", "Failed")]
+    done = ctl("diff", *sides, "--fail-on", "open")
+    assert done.returncode == 2 and "no pod can be compared, so --fail-on open can't tell" in done.stderr
+
+
+def test_a_pod_that_goes_to_the_hosts_network_opens(tmp_path: Path) -> None:
+    web = ("{}", "{podIP: 10.0.0.1}")
+    sides = [
+        pods_of(tmp_path / name, db=(spec, "{podIP: 10.0.0.2}"), web=web)
+        for name, spec in (("old", "{}"), ("new", "{hostNetwork: true}"))
+    ]
+    done = ctl("diff", *sides, "--fail-on", "open")
+    assert done.returncode == 1
+    assert "-> x/db" in done.stdout
+    assert f"x/closed ({sides[0]}/all.yaml:5) no longer isolates for ingress" in done.stdout
+    assert ctl("diff", *reversed(sides), "--fail-on", "open").returncode == 0
+
+
 @settings(max_examples=40, deadline=None)
 @given(world=worlds(EVERYTHING_GOES))
 def test_what_is_in_force_is_read_back(world: World) -> None:

@@ -63,8 +63,14 @@ def says(change: Change, packet: Packet) -> tuple[bool, bool]:
 
 def first(world: World, key: str, family: Family) -> str:
     pod = world.pods.get(key)
-    found = (each for each in pod.addresses if (":" in each) == (family == 6)) if pod and pod.takes_part else iter(())
+    found = (each for each in pod.addresses if (":" in each) == (family == 6)) if pod and not pod.finished else iter(())
     return next(found, "")
+
+
+def compared(old: World, new: World) -> list[str]:
+    """The pods of both worlds, but for those that are on the host's network in both."""
+    return sorted(key for key in old.pods.keys() & new.pods.keys()
+                  if not (old.pods[key].host_network and new.pods[key].host_network))  # fmt: skip
 
 
 def holds(party: Party, pod: str, address: str) -> bool:
@@ -82,7 +88,7 @@ def assert_right(old: World, new: World) -> int:
     rulesets = offline_ruleset(Index(old)), offline_ruleset(Index(new))
     count = 0
     for family in FAMILIES:
-        pods = {key: (was, now) for key in sorted(old.pods)
+        pods = {key: (was, now) for key in compared(old, new)
                 if (was := first(old, key, family)) and (now := first(new, key, family))}  # fmt: skip
         taken = {each.addresses for world in (old, new) for each in world.pods.values()}
         free = [each for each in OUTSIDE if (":" in each) == (family == 6) and not any(each in some for some in taken)]
@@ -118,6 +124,29 @@ def moved(old: World, new: World) -> World:
 @given(old=worlds(EVERYTHING_GOES), new=worlds(EVERYTHING_GOES))
 def test_any_two_worlds(old: World, new: World) -> None:
     assert_right(old, moved(old, new))
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=worlds(EVERYTHING_GOES), data=st.data())
+def test_a_pod_goes_to_the_hosts_network(world: World, data: st.DataObject) -> None:
+    if world.pods:
+        key = data.draw(st.sampled_from(sorted(world.pods)))
+        addresses = data.draw(st.sampled_from((world.pods[key].addresses, OUTSIDE[:1], ())))
+        other = replace(world.pods[key], host_network=not world.pods[key].host_network, addresses=addresses)
+        assert_right(world, replace(world, pods={**world.pods, key: other}))
+
+
+def test_a_pod_on_the_hosts_network_is_open() -> None:
+    db, web = Pod("x", "db", {}, ("10.73.0.2",)), Pod("x", "web", {}, ("10.73.0.3",))
+    closed = Policy("x", "closed", Selector(()), (), None)
+    old = World({each.key: each for each in (db, web)}, {}, {closed.key: closed})
+    for address in ("10.73.0.2", "10.74.0.1"):
+        new = replace(old, pods={**old.pods, db.key: replace(db, host_network=True, addresses=(address,))})
+        assert assert_right(old, new) > 0
+        assert {each.destination.pods for each in difference(Index(old), Index(new)) if each.opens} == {
+            frozenset({db.key})
+        }
+        assert assert_right(new, old) > 0
 
 
 def test_an_address_is_a_pods_own_only_where_audited_claimants_have_the_other_one_too() -> None:

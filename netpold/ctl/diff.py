@@ -10,7 +10,7 @@ import argparse
 from netpold.config import compile_settings
 from netpold.ctl.compared import compared, with_pods
 from netpold.ctl.diff_json import diff_json
-from netpold.ctl.diff_text import markdown, text
+from netpold.ctl.diff_text import markdown, nothing_compared, text
 from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.offline import settings_of
 from netpold.ctl.output import say, say_json
@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> Exit:
         case _:
             say(*text(found))
     if arguments.fail_on != "never" and not found.compared and found.differs:
-        hint = "name a directory that has the pods with --inventory DIR"
-        raise Failure(f"no pods are on both sides, so --fail-on {arguments.fail_on} can't tell", hint, Exit.USAGE)
+        hint = "name a directory that has the pods, and their addresses, with --inventory DIR"
+        fault = f"{nothing_compared(found)}, so --fail-on {arguments.fail_on} can't tell"
+        raise Failure(fault, hint, Exit.USAGE)
     opens = any(change.opens for change in found.changes)
     fails = {"open": opens, "any": bool(found.changes), "never": False}
     return Exit.NO if fails[arguments.fail_on] else Exit.FINE

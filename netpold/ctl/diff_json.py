@@ -27,6 +27,10 @@ def diff_json(found: Diff) -> dict[str, Any]:
             "only_in_old": found.gone,
             "only_in_new": found.added,
             "changed": [_object_json(found, "pod", *each) for each in found.pods],
+            "not_compared": [
+                {"pod": each.pod, "family": f"IPv{each.family}" if each.family else None, "why": each.why}
+                for each in found.left_out
+            ],
         },
         "changes": [_change_json(found, change) for change in found.changes],
     }

@@ -90,13 +90,27 @@ def _notes(found: Diff) -> Iterator[str]:
         yield "there are no pods in these manifests: name a directory that has them with --inventory DIR"
     for names, side in ((found.added, found.new), (found.gone, found.old)):
         if names:
-            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            yield f"only in {side.name}, and not compared: {some}"
+            yield f"only in {side.name}, and not compared: {_some(names)}"
+    left_out: dict[str, list[str]] = {}
+    for each in found.left_out:
+        where = f" in IPv{each.family}" if each.family else ""
+        left_out.setdefault(f"{each.why}, and not compared{where}", []).append(each.pod)
+    for why, names in left_out.items():
+        yield f"{why}: {_some(names)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def nothing_compared(found: Diff) -> str:
+    """Why that is so, where it is."""
+    return "no pod can be compared" if found.left_out else "no pods are on both sides"
 
 
 def _summary(found: Diff) -> str:
     if not found.compared:
-        return "no pods are on both sides, so nothing was compared"
+        return f"{nothing_compared(found)}, so nothing was compared"
     if not found.changes:
         return f"nothing opens and nothing closes between {number(found.compared, 'pod')}, or from or to any address"
     counts = [(kind, len(found.of(kind))) for kind in KINDS]

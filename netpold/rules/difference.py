@@ -7,8 +7,9 @@ all pods with the same rules.  Where what the sender's side says before and afte
 change is a rectangle: these senders, these receivers, these services.  What rules say of which nothing changed is only
 asked where the other end's did.
 
-Compared are pods that are in both worlds, each by its first address of a family, as `matrix` does.  A pod to itself is
-free, whatever the policies say.  Each family is a world of its own; changes that are the same in both are told once.
+Compared are pods that are in both worlds, each by its first address of a family, as `matrix` does; one that goes to the
+host's network, or comes from there, as a pod that no policy selects there.  A pod to itself is free, whatever the
+policies say.  Each family is a world of its own; changes that are the same in both are told once.
 """
 
 from __future__ import annotations

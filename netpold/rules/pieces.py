@@ -28,7 +28,7 @@ _FEW = 8
 
 class End(NamedTuple):
     """A pod that is in both worlds, with its address of the family in each, and who judges it: sending before and
-    after, receiving before and after."""
+    after, receiving before and after.  Where it is on the host's network, nobody does."""
 
     pod: str
     addresses: tuple[str, str]
@@ -36,14 +36,14 @@ class End(NamedTuple):
 
 
 def ends(before: Judged, after: Judged, family: Family, only: Set[str] | None = None) -> list[End]:
-    """All pods of both worlds that policies select and that have an address of the family in both; of these `only`
+    """All pods of both worlds that can be compared and that have an address of the family in both; of these `only`
     (keys), if that is said."""
     found: list[End] = []
     for key, old in before.index.world.pods.items():
         if only is not None and key not in only:
             continue
         new = after.index.world.pods.get(key)
-        if new is None or not (old.takes_part and new.takes_part):
+        if new is None or not can_be_compared(old, new):
             continue
         was, now = _first(old, family), _first(new, family)
         if was and now:
@@ -55,6 +55,12 @@ def ends(before: Judged, after: Judged, family: Family, only: Set[str] | None = 
             )
             found.append(End(key, (was, now), judges))
     return found
+
+
+def can_be_compared(old: Pod, new: Pod) -> bool:
+    """Whether policies select the pod before or after, and its addresses are its own before and after: what goes to
+    the host's network is opened by that, what finishes has no more to be asked about."""
+    return (old.takes_part or new.takes_part) and not (old.finished or new.finished)
 
 
 def _first(pod: Pod, family: Family) -> str:
