@@ -212,6 +212,34 @@ def test_policies_from_flows(lab: Lab, backend: Backend) -> None:
 
 
 @pytest.mark.kernel
+def test_an_address_that_goes_from_pod_to_pod_is_no_block(lab: Lab, backend: Backend) -> None:
+    """Whoever has it next was not seen."""
+    scene = Scene(lab, backend)
+    try:
+        scene.daemon.write("c.json", scene.c.manifest(node=False))
+        scene.daemon.write("pods.json", *(pod.manifest(node=False) for pod in (scene.a, scene.b)))
+        scene.enforce(deny=DENY_ALL)
+        (scene.daemon.manifests / "c.json").unlink()
+        scene.daemon.wait(20)
+        packet = Probe(scene.c, scene.b, "UDP", 80, 4)
+        assert scene.lab.probe([packet], attempts=1)[packet] is not Outcome.OK
+        assert eventually(lambda: bool(events(scene)))
+        other = scene.c.manifest(node=False)
+        for said, manifest in (
+            ("is what x/c has left", None),
+            ("is the address of y/other now", {**other, "metadata": {"name": "other", "namespace": "y"}}),
+        ):
+            if manifest is not None:
+                scene.daemon.write("other.json", manifest)
+                scene.daemon.wait(20)
+            (found,) = answer(scene, "suggest", "x/b", "--direction", "ingress")["suggestions"]
+            assert found["policy"]["spec"]["ingress"] == []
+            assert any(f"NOT allowed: {scene.c.address(4)} {said}" in note for note in found["notes"]), found["notes"]
+    finally:
+        scene.daemon.kill()
+
+
+@pytest.mark.kernel
 def test_as_it_happens(lab: Lab, backend: Backend) -> None:
     """Two watch at once; one for what is allowed, too.  A flood is counted, and the loop goes on."""
     scene = Scene(lab, backend)

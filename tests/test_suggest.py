@@ -98,14 +98,13 @@ def world_of(*pods: Pod) -> World:
 
 def test_what_no_network_policy_could_allow_is_said() -> None:
     web, api = pod("web", "10.0.0.1", app="web"), pod("api", "10.0.0.2", app="api")
-    denied = replace(use(api, web, 81), denied_by="Admin guard ingress[1]", seen="(1 dropped packet)")
+    denied = replace(use(api, web, 81), why_not="Admin guard ingress[1] denies it", seen="(1 dropped packet)")
     (found,) = suggest(world_of(web, api), [use(api, web), denied], [Direction.INGRESS])
     assert found.manifest["spec"]["ingress"] == [
         {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}], "ports": [{"protocol": "TCP", "port": 80}]}
     ]
     assert found.notes[-1] == (
-        "ingress from shop/web 81/TCP (1 dropped packet) is NOT allowed: Admin guard ingress[1] denies it, "
-        "whatever NetworkPolicies say"
+        "ingress from shop/web 81/TCP (1 dropped packet) is NOT allowed: Admin guard ingress[1] denies it"
     )
 
 

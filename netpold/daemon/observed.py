@@ -48,7 +48,7 @@ def audit(facts: Facts, sums: Sums, flows: Iterable[Flow], since: float) -> Ques
         count = still_open[pair][1] if pair in still_open else 0
         judgement = _judged(facts, pair)
         now = judgement and ("audit" if judgement.audit else judgement.verdict)
-        why_not = _why_not(judgement, pair) if judgement and judgement.audit else ""
+        why_not = _why_not(facts, judgement, pair) if judgement and judgement.audit else ""
         row = {**_row(pair, times, isolating), "open_flows": count, "now": now, "not_suggested": why_not or None}
         rows.append(row)
         if judgement and judgement.audit and not why_not:
@@ -74,14 +74,15 @@ def _audited(suggestion: Suggestion, world: World, mode: Mode) -> Suggestion:
     return replace(suggestion, manifest=manifest, notes=(*suggestion.notes, note))
 
 
-def _why_not(judgement: Judgement, pair: Pair) -> str:
+def _why_not(facts: Facts, judgement: Judgement, pair: Pair) -> str:
     """Why no NetworkPolicy is to allow what is audited; '' where one is."""
     by = judgement.denied_by
+    ends = pair.source, pair.destination
+    near, far = ends if pair.direction is Direction.EGRESS else ends[::-1]
     if by is None or (by.tier is not Tier.ADMIN and judgement.isolating):
-        return ""
+        return "" if far.pod else _not_known(facts, far.address)
     if by.tier is Tier.ADMIN:
         return f"{by.place} would deny it, whatever NetworkPolicies say"
-    near = pair.source if pair.direction is Direction.EGRESS else pair.destination
     return (
         f"{by.place} would deny it, and no NetworkPolicy isolates {near.pod or near.address} for {pair.direction}: one "
         "that allowed it would shut out all else; let a rule before that one accept it"
@@ -127,11 +128,19 @@ def _judged(facts: Facts, pair: Pair) -> Judgement | None:
 
 
 def _forbidden(judgement: Judgement | None) -> str:
-    """The rule of the Admin tier that denies it, so that no NetworkPolicy could allow it; '' where none does."""
+    """That a rule of the Admin tier denies it, so that no NetworkPolicy could allow it; '' where none does."""
     if judgement is None or judgement.verdict != "deny":  # what is audited only, is named, too
         return ""
     by = judgement.denied_by
-    return by.place if by and by.tier is Tier.ADMIN else ""
+    return f"{by.place} denies it, whatever NetworkPolicies say" if by and by.tier is Tier.ADMIN else ""
+
+
+def _not_known(facts: Facts, address: str) -> str:
+    """Why a block of just that address would allow others than who was seen; '' where it would not."""
+    if left := facts.home.lingering.get(address):
+        return f"{address} is what {left.pod.key} has left, and the next pod may get it"
+    owners = [pod.key for pod in facts.index.claimants(address)]
+    return f"{address} is the address of {' and '.join(owners)} now, and who had it then is not known" if owners else ""
 
 
 def _row(pair: Pair, times: Times | None, isolating: tuple[str, ...]) -> Json:
@@ -211,13 +220,17 @@ def suggested(facts: Facts, wanted: Wanted, flows: Iterable[Flow], sums: Sums, o
         now = _judgements(facts, pair) if is_dropped and wanted.dropped and facts.index.has_tiers else {}
         for use in _uses(pair, "") if wanted.dropped or not is_dropped else ():
             # one packet may have been seen as it was sent, and as it came
-            counts = seen[replace(use, denied_by=_forbidden(now.get(use.direction)))]
+            counts = seen[replace(use, why_not=_forbidden(now.get(use.direction)))]
             counts[pair.verdict] = max(counts[pair.verdict], times.packets)
         if number % STEP == 0:
             yield
     free = _free(facts, own)
     uses = [
-        replace(use, seen=_words(counts))
+        replace(
+            use,
+            seen=_words(counts),
+            why_not=use.why_not or (_not_known(facts, use.peer) if isinstance(use.peer, str) else ""),
+        )
         for use, counts in seen.items()
         if f"{use.pod.namespace}/{use.pod.name}" in here
         and use.direction in wanted.directions

@@ -77,8 +77,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A pod's traffic in a direction.  `peer`: another pod, or an address; `seen`: how, in words; `denied_by`: the rule
-    that denies it whatever NetworkPolicies say, '' for none."""
+    """A pod's traffic in a direction.  `peer`: another pod, or an address; `seen`: how, in words; `why_not`: why no
+    rule is to allow it, '' where one is."""
 
     pod: Member
     direction: Direction
@@ -86,12 +86,12 @@ class Use:
     protocol: str
     port: int | None
     seen: str = ""
-    denied_by: str = ""
+    why_not: str = ""
 
     @property
     def can_be_allowed(self) -> bool:
         """Whether a rule can, which allows nothing else."""
-        return self.protocol in PROTOCOLS and self.port is not None and not self.denied_by
+        return self.protocol in PROTOCOLS and self.port is not None and not self.why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +280,8 @@ def _notes(uses: list[Use], direction: Direction) -> Iterator[str]:
         arrow = "from" if direction is Direction.INGRESS else "to"
         port = use.protocol if use.port is None else f"{use.port}/{use.protocol}"
         line = f"{direction} {arrow} {name} {port} {use.seen}".rstrip()
-        if use.denied_by:
-            yield f"{line} is NOT allowed: {use.denied_by} denies it, whatever NetworkPolicies say"
+        if use.why_not:
+            yield f"{line} is NOT allowed: {use.why_not}"
         elif not use.can_be_allowed:
             yield f"{line} is NOT allowed: only a rule for every port could"
         else:
