@@ -164,7 +164,11 @@ class _Merge:
         first = copies[0].position
         for copy in copies[1:]:
             where = copy.position or _NOWHERE
-            if same:
+            if same and copy.quarantined:
+                fault = f"{subject} is here and in {first}, with errors in both"
+                cure = "keep the one that is meant: whether they say the same is not known before the errors are mended"
+                note = Finding(where, "duplicate-object", "", fault, cure, subject, "warning")
+            elif same:
                 fault = f"{subject} is here and, the same, in {first}"
                 note = Finding(where, "duplicate-object", "", fault, "keep one of them", subject, "warning")
             else:

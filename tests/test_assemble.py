@@ -209,6 +209,15 @@ def test_a_good_and_a_bad_version():
     assert got.world.policies["shop/p"].quarantined
 
 
+def test_two_bad_versions_are_not_said_to_be_the_same():
+    """Their closed versions are, from which all is left out that could tell them apart."""
+    rest = "ingress: [{from: [{podSelecto: {matchLabels: {x: %s}}}]}]"
+    got = of(a=policy(rest=rest % "a"), b=policy(rest=rest % "b"))
+    (finding,) = (each for each in got.findings if each.code == "duplicate-object")
+    assert finding.fault == "NetworkPolicy shop/p is here and in a.yaml:1, with errors in both"
+    assert "keep the one that is meant" in finding.cure and got.rejected == {"NetworkPolicy shop/p"}
+
+
 def test_two_versions_of_a_pod_are_closed_wherever_they_say():
     got = of(
         a=pod("web", "10.0.0.1", "nodeName: n1", "{a: b, c: d}"),

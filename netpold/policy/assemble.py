@@ -306,7 +306,11 @@ def _notes(subject: str, copies: Sequence[_T], same: bool) -> Iterable[Finding]:
     first = copies[0].position
     for copy in copies[1:]:
         where = copy.position or _NOWHERE
-        if same:
+        if same and copy.quarantined:  # compared are closed versions, in which what differs may be left out
+            fault = f"{subject} is here and in {first}, with errors in both"
+            cure = "keep the one that is meant: whether they say the same is not known before the errors are mended"
+            yield Finding(where, "duplicate-object", "", fault, cure, subject, "warning")
+        elif same:
             fault = f"{subject} is here and, the same, in {first}"
             yield Finding(where, "duplicate-object", "", fault, "keep one of them", subject, "warning")
         else:
