@@ -38,6 +38,7 @@ MEANING: Mapping[str, tuple[Verdict, Why, Direction | None]] = {
 PROTOCOLS = {"tcp": "TCP", "udp": "UDP", "sctp": "SCTP", "icmp": "ICMP", "ipv6-icmp": "ICMP"}
 WITH_PORTS = ("TCP", "UDP", "SCTP")
 _ECHO = (8, 128)
+_MLD = (130, 131, 132, 143)  # of ICMPv6: which groups a host is in, as it says whenever an interface comes up
 
 
 class Model(Protocol):
@@ -121,7 +122,9 @@ def of_flow(flow: Flow) -> Sight:
 
 def describe(model: Model, sight: Sight, names: Mapping[int, str]) -> Described | None:
     """What the model says of it; `names` of interfaces by index.  None: what is allowed, and no pod's, or not let
-    through in the end."""
+    through in the end; and what audited policies let through of MLD, which is nobody's to allow."""
+    if sight.verdict == "audit" and sight.icmp_type in _MLD and ":" in sight.source:
+        return None
     return _allowed(model, sight) if sight.verdict == "allow" else _judged(model, sight, names)
 
 
