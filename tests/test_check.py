@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from netpold.ctl.sarif import sarif
 from netpold.policy.codes import CODES
@@ -103,6 +105,45 @@ def test_paths_in_sarif_are_relative_to_where_it_runs(
     assert [each["uri"] for each in artifacts] == ["mani%20fests/idle%3A1.yaml", "mani%20fests/shop.yaml"]
     root = log["runs"][0]["originalUriBaseIds"][artifacts[0]["uriBaseId"]]["uri"]
     assert root == f"{tmp_path.as_uri()}/"
+
+
+TWICE = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: shop, namespace: shop}
+spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}]}, {}, {}]}
+"""
+TIERED = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: %s}
+spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}]}]}
+"""
+
+
+def test_fingerprints_stay_where_lines_move(manifests: Path) -> None:
+    """Faults name the places of other objects, and those move, too."""
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": [yaml.safe_load(IDLE.replace("idle", "listed"))]})
+    text = "---\n".join([TWICE, TWICE, TIERED % "a", TIERED % "b", "a: 1\na: 2\n", BAD.replace("shop", "?")])
+    (manifests / "a.yaml").write_text(text)
+    (manifests / "b.json").write_text(listed)
+    before = fingerprints(manifests)
+    assert {"rule-covered", "equal-priority", "duplicate-object", "selects-no-pod"} <= before.keys()
+    (manifests / "a.yaml").write_text(f"# one\n# two\n{text}")
+    (manifests / "b.json").write_text(
+        listed.replace('"items": [', '"items": [\n{"kind": "Secret", "apiVersion": "v1"},')
+    )
+    assert fingerprints(manifests) == before
+    assert len({each for several in before.values() for each in several}) == sum(map(len, before.values()))
+
+
+def fingerprints(manifests: Path) -> dict[str, list[str]]:
+    """By code."""
+    (run,) = json.loads(ctl("check", manifests, "-o", "sarif").stdout)["runs"]
+    found = defaultdict(list)
+    for each in run["results"]:
+        found[each["ruleId"]] += each["partialFingerprints"].values()
+    return found
 
 
 def test_every_code_has_text_for_sarif() -> None:

@@ -8,7 +8,9 @@ for an argument, so braces are doubled (section 3.11.5).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from netpold.printable import printable
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _ROOT = "SRCROOT"  # what relative paths are relative to
 _UNKNOWN = Code("A finding of another release.", "See the message.")
+_ITEM = re.compile(r"items\[\d+\]\.?")  # what a path begins with in a List
 
 
 def sarif(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,7 +39,10 @@ def sarif(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "originalUriBaseIds": {_ROOT: {"uri": f"{Path.cwd().as_uri().rstrip('/')}/"}},
-        "results": [_result(each, numbers[each["code"]]) for each in findings],
+        "results": [
+            _result(each, numbers[each["code"]], fingerprint)
+            for each, fingerprint in zip(findings, _fingerprints(findings), strict=True)
+        ],
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
@@ -57,9 +63,24 @@ def _message(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _result(finding: Mapping[str, Any], rule: int) -> dict[str, Any]:
+def _fingerprints(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What tells a finding from others, the same as long as it is there, wherever it moves: what is found of which
+    field of which object.  Not in it are its own place, and the fault, which may name places and counts of others.
+    Those that are alike in that are numbered, as they come."""
+    seen: Counter[str] = Counter()
+    for each in findings:
+        subject, path = each["subject"], each["path"]
+        if subject and "?" not in subject:
+            path = _ITEM.sub("", path, count=1)
+        else:  # which object it is can't be read
+            subject = f"{each['file']} {subject}"
+        what = f"{each['code']} {subject} {path}"
+        seen[what] += 1
+        yield sha256(f"{what} {seen[what]}".encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def _result(finding: Mapping[str, Any], rule: int, fingerprint: str) -> dict[str, Any]:
     what = ": ".join(str(finding[name]) for name in ("path", "fault") if finding[name])
-    place = f"{finding['subject']} {finding['path']} {finding['fault']}"
     location: dict[str, Any] = {
         "physicalLocation": {
             "artifactLocation": _artifact(finding["file"]),
@@ -74,8 +95,7 @@ def _result(finding: Mapping[str, Any], rule: int) -> dict[str, Any]:
         "level": finding["severity"],
         "message": {"text": _message(printable(f"{what}; {finding['cure']}"))},
         "locations": [location],
-        # the same as long as the finding is, wherever in the file it moves
-        "partialFingerprints": {"finding/v1": sha256(place.encode(errors="backslashreplace")).hexdigest()[:32]},
+        "partialFingerprints": {"finding/v2": fingerprint},
     }
 
 
