@@ -734,9 +734,11 @@ class TestMatrix:
         words = ("matrix", "--manifests", manifests, "-o", "csv", "--ports", "80/TCP")
         assert len(ctl(*words, "--namespace", "shop").stdout.splitlines()) == 1 + 4
         assert ctl(*words, "--pods", "*/db").stdout.splitlines()[1:] == ["shop/db,shop/db,TCP,80,allow,allow,allow,"]
-        assert len(ctl(*words, "--node", "n1", "--addresses", "192.0.2.1").stdout.splitlines()) == 1 + 3
-        for option, chosen in (("--namespace", "shpo"), ("--pods", "shop/x*"), ("--node", "n3")):
-            done = ctl(*words, option, chosen)
+        assert len(ctl(*words, "--node", "n1", "--addresses", "192.0.2.1,192.0.2.1").stdout.splitlines()) == 1 + 3
+        some = (("--namespace", "shpo"), ("--namespace", "shop,shpo"), ("--pods", "shop/x*"), ("--node", "n3"))
+        for option, names in some:
+            done = ctl(*words, option, names)
+            chosen = names.removeprefix("shop,")
             assert (done.returncode, done.stdout) == (2, "")
             assert chosen in done.stderr.splitlines()[0] and done.stderr.splitlines()[1].startswith("hint: ")
 

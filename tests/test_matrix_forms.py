@@ -23,6 +23,7 @@ from netpold.policy.index import Index
 from netpold.policy.model import World
 from netpold.rules import asked
 from netpold.rules.answers import matrix_json
+from netpold.rules.ends import asked_end
 from netpold.rules.matrix import matrix
 from netpold.rules.offline import offline_ruleset
 from tests.objects import to_world
@@ -268,7 +269,9 @@ def test_ports_that_are_left_out_are_told() -> None:
         (([], ["shop/pending"], None), "shop/pending has no address yet"),
         ((["host"], [], None), "host/agent is on the host's network: policies do not select it"),
         ((["shpo"], [], None), "no pod is in the namespace shpo"),
+        ((["shop", "shpo", "x"], [], None), "no pod is in the namespace shpo or x"),
         ((["shop"], ["shop/x*"], None), "no pod is called shop/x*"),
+        (([], ["shop/*", "shop/x*"], None), "no pod is called shop/x*"),
         ((["shop"], ["ops/*"], None), "no pod is all of what is asked for"),
     ],
 )
@@ -278,9 +281,19 @@ def test_why_there_is_nobody_to_ask_about(chosen: tuple[list[str], list[str], st
     del pending["status"]["podIPs"]
     agent["spec"]["hostNetwork"] = True
     world = to_world([*objects, pending, agent])
-    assert not asked.pods(world, *chosen)
-    said, hint = asked.nobody(world, *chosen)
-    assert fault in said and hint
+    found = asked.fault(world, *chosen)
+    assert found and fault in found[0] and found[1]
+
+
+def test_there_is_somebody_to_ask_about() -> None:
+    world = to_world(shop())
+    assert asked.fault(world, ["shop"], ["shop/*", "*/web"], None) is asked.fault(World(), [], [], None) is None
+
+
+def test_what_is_asked_about_twice_is_one_end() -> None:
+    index = Index(to_world(shop()))
+    names = ("shop/web", "192.0.2.1", "2001:db8::1", "shop/web", "192.0.2.1", "2001:DB8::0:1")
+    assert [each.name for each in asked.once(asked_end(index, name) for name in names)] == [*names[:3]]
 
 
 # What passes in one family only, and what passes because policies are audited -----------------------------------------

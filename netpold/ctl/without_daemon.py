@@ -44,11 +44,11 @@ def matrix_answer(arguments: argparse.Namespace, ports: list[Port]) -> Json:
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
         raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
-    if not pods and any(chosen):
-        raise Failure(*asked.nobody(index.world, *chosen), Exit.USAGE)
+    if fault := asked.fault(index.world, *chosen):
+        raise Failure(*fault, Exit.USAGE)
     others = _list(arguments.addresses)
     try:
-        ends = [asked_end(index, name) for name in (*pods, *others)]
+        ends = asked.once(asked_end(index, name) for name in (*pods, *others))
         with progress("compiling"):
             ruleset = offline_ruleset(index, sorted(judges(index, *ends)), compile_settings(settings))
         with progress("judging all pairs") as told:

@@ -172,8 +172,8 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     patterns, node = _listed(parameters, "pods"), parameters.get("node") or None
     namespaces = _listed(parameters, "namespace")
     pods = asked.pods(world, namespaces, patterns, node)
-    if not pods and (patterns or node or namespaces):
-        raise NoAnswer(Why.UNKNOWN, *asked.nobody(world, namespaces, patterns, node))
+    if fault := asked.fault(world, namespaces, patterns, node):
+        raise NoAnswer(Why.UNKNOWN, *fault)
     if not patterns and node is None:
         pods = [key for key in pods if key in facts.endpoints]
     if len(pods) > asked.MOST_PODS:
@@ -187,7 +187,7 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     in_force = facts.endpoints.keys() >= set(pods)
     others, ruleset = _listed(parameters, "addresses"), facts.ruleset
     try:
-        ends = [asked_end(facts.index, name, facts.home) for name in (*pods, *others)]
+        ends = asked.once(asked_end(facts.index, name, facts.home) for name in (*pods, *others))
         if not in_force:
             ruleset = yield from between(facts.index, pods, ends, facts.settings)
         found = yield from matrix_in_steps(facts.index, ruleset, ends, ports)

@@ -1,4 +1,4 @@
-"""What a matrix is asked about where nobody says: which pods, and which ports."""
+"""What a matrix is asked about: which pods, which other ends, and where nobody says, which ports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from netpold.policy.model import ClusterPolicy, Pod, PolicyRule, TierRule, World
+from netpold.rules.ends import End
 from netpold.rules.port import Port
 
 MOST_PODS = 1000
@@ -23,8 +24,17 @@ def pods(
     return [key for key in _meant(world, namespaces, patterns, node) if _lacking(world.pods[key]) is None]
 
 
-def nobody(world: World, namespaces: Sequence[str], patterns: Sequence[str], node: str | None) -> tuple[str, str]:
-    """Why `pods` finds none, and a hint."""
+def fault(world: World, namespaces: Sequence[str], patterns: Sequence[str], node: str | None) -> tuple[str, str] | None:
+    """Why `pods` finds none, or which of these no pod has, and a hint; None where there is no fault, or nothing is
+    said."""
+    hint = "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
+    known = {pod.namespace for pod in world.pods.values()}
+    if missing := [each for each in namespaces if each not in known]:
+        return f"no pod is in the namespace {' or '.join(missing)}", hint
+    if missing := [each for each in patterns if not any(fnmatchcase(key, each) for key in world.pods)]:
+        return f"no pod is called {' or '.join(missing)}", hint
+    if pods(world, namespaces, patterns, node) or not (namespaces or patterns or node):
+        return None
     meant = _meant(world, namespaces, patterns, node)
     if meant:
         first, *others = meant
@@ -38,11 +48,6 @@ def nobody(world: World, namespaces: Sequence[str], patterns: Sequence[str], nod
         near = difflib.get_close_matches(node, nodes, n=3) or nodes[:3]
         hint = f"nodes are such as {', '.join(near)}" if near else "write spec.nodeName into the pods' manifests"
         return f"no manifest names the node {node}", hint
-    hint = "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
-    if namespaces and not _meant(world, namespaces):
-        return f"no pod is in the namespace {' or '.join(namespaces)}", hint
-    if patterns and not _meant(world, patterns=patterns):
-        return f"no pod is called {' or '.join(patterns)}", hint
     return "no pod is all of what is asked for", "ask about the namespace, the names or the node alone"
 
 
@@ -65,6 +70,14 @@ def _lacking(pod: Pod) -> str | None:
     if pod.finished:
         return "has finished: its addresses are no longer its own"
     return None if pod.addresses else "has no address yet"
+
+
+def once(ends: Iterable[End]) -> list[End]:
+    """Each end once: one may be named twice, or be a pod that is asked about anyway."""
+    found: dict[object, End] = {}
+    for each in ends:
+        found.setdefault(each.name if each.pod and each.name == each.pod.key else each.addresses, each)
+    return list(found.values())
 
 
 def ports(world: World, keys: Iterable[str]) -> tuple[list[Port], list[Port]]:
