@@ -56,9 +56,13 @@ def text(found: Json) -> list[str]:
     for each in found["sets"]:
         if each["state"] != "ok":
             lines += [f"{_head(each, 'set', each['set'])}: {printable(each['meaning'])}", *_changes(each)]
+    for each in found["tables"]:
+        if each["state"] != "ok":
+            lines += [_head(each, "table", each["table"]), *_changes(each)]
     sums = ", ".join(
         f"{_good(found[kind])} of {number(len(found[kind]), what)}"
-        for kind, what in (("hooks", "jump"), ("chains", "chain"), ("sets", "set"))
+        for kind, what in (("hooks", "jump"), ("chains", "chain"), ("sets", "set"), ("tables", "bridge table"))
+        if found[kind] or kind != "tables"
     )
     verdict = paint("the same", "green") if found["same"] else paint("different", "red")
     if lines:

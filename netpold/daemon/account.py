@@ -128,8 +128,10 @@ class Account:
         self._report.applied(self._status, took_s, repaired)
         self._report.warned(self._host_warnings())
 
-    def mended(self, applied: Applied) -> None:
-        """What another program had changed is put back."""
+    def mended(self, applied: Applied | None) -> None:
+        """What another program had changed is put back; None: nothing was."""
+        if applied is None:
+            return
         self._publish(state=self._status.state, **self._fields(applied))
         self._report.warned(self._host_warnings())
 

@@ -214,19 +214,31 @@ class Enforcer:
             return None
         self._in_force = now
         self.frames.keep()
+        self.frames.take_repair()  # a part of this one
         took = time.monotonic() - began
         self._chores.kernel_changed(began)
         self._cutter.look(self.enforced, addresses(self.enforced.endpoints.values()))  # what was let in meanwhile
         return Applied(self.enforced.ruleset, took, repaired=True)
 
-    def look_back(self) -> None:
+    def look_back(self) -> Applied | None:
         """Read back what the kernel holds, beside the loop; and look at flows that an earlier look failed at, or that
-        have ended since."""
+        have ended since.  The table for frames between ports of bridges, which nothing tells of, is put back at once;
+        None: it did not have to be."""
+        began = time.monotonic()
         self.frames.keep()
         if self.installed is not None:
             self._drift.begin(self._cutter.known(self.installed))
-        if self.enforced is not None:
-            self._cutter.look(self.enforced, frozenset())
+        if self.enforced is None:
+            return None
+        repaired = self.frames.take_repair()
+        # without the table, frames may have begun flows in the name of pods
+        lost = addresses(self.enforced.endpoints.values()) if repaired else frozenset[str]()
+        self._cutter.look(self.enforced, lost)
+        if not repaired:
+            return None
+        now = time.monotonic()
+        self.fight.repaired(now, (), now - began, opens=True)
+        return Applied(self.enforced.ruleset, now - began, repaired=True)
 
     def cut(self) -> int:
         """Forget open flows that are no longer allowed, some of them; how many."""

@@ -82,11 +82,11 @@ class Inspection:
         for _ in range(TRIES):
             snapshot = self._snapshot()
             try:
-                found = verify(snapshot.held.installed, self._backend)
+                found = verify(snapshot.held.installed, self._backend, snapshot.held.frames)
             except KernelError as error:
                 raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
-            after = self._snapshot()
-            if found["same"] or after.held.installed is snapshot.held.installed:
+            before, after = snapshot.held, self._snapshot().held
+            if found["same"] or (after.installed is before.installed and after.frames == before.frames):
                 return {**snapshot.head, **found}
         raise NoAnswer(
             Why.BUSY, "what is in force changes faster than it can be read", "try again when less is changing"

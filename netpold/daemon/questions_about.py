@@ -51,7 +51,8 @@ class Held:
     """What the loop holds beside Facts.  For its thread alone, but for what is frozen.
 
     `installed`: what the kernel holds, all members known; `isolated`: of this node's pods; `findings`: all of them;
-    `as_before`: `Kind namespace/name` of what is in force in an earlier version; `audited`: the keys of policies.
+    `as_before`: `Kind namespace/name` of what is in force in an earlier version; `audited`: the keys of policies;
+    `frames`: see BridgeFrames.listing.
     """
 
     installed: Installed
@@ -59,6 +60,7 @@ class Held:
     findings: Sequence[Finding]
     as_before: Sequence[str]
     audited: Set[str]
+    frames: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

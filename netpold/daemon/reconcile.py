@@ -272,7 +272,7 @@ class Reconciler:
         if now >= self._look_at:
             self._look_at = now + self.settings.rescan_s
             self._chores.sweep()
-            self._enforcer.look_back()
+            self._account.mended(self._enforcer.look_back())
         if failure or self._chores.overdue(now, self._enforcer.installed) or not wishes.any():
             done = self._chores.do(now, self._enforcer.installed, self._enforcer.enforced, self._known.places.were_here)
             self._enforcer.installed = done
@@ -282,9 +282,7 @@ class Reconciler:
 
     def _mend(self) -> None:
         """Put back what other programs changed in the kernel."""
-        mended = self._enforcer.mend()
-        if mended is not None:
-            self._account.mended(mended)
+        self._account.mended(self._enforcer.mend())
 
     def _update(self, wishes: Wishes) -> None:
         """Take in what changed outside, and enforce it."""
@@ -382,7 +380,8 @@ class Reconciler:
         if installed is None:
             raise NoAnswer(Why.BUSY, "what the kernel holds is not known just now", "try again in a moment")
         known = self._known
-        return Held(installed, known.isolated, known.findings, known.as_before, known.audited)
+        frames = self._enforcer.frames.listing
+        return Held(installed, known.isolated, known.findings, known.as_before, known.audited, frames)
 
     def _own(self) -> frozenset[str]:
         """The node's own addresses, for any thread."""

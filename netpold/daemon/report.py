@@ -70,7 +70,7 @@ class Report:
         for names, last, times, longest_s in repairs:
             who = f"{', '.join(names)} (process {last.pid})" if last else "another program"
             often = f" {times} times" if times > 1 else ""
-            text = f"{who} had changed netpold's chains or sets{often}: they are put back"
+            text = f"{who} had changed netpold's rules or sets{often}: they are put back"
             within = f"within {longest_s * 1000:.0f} ms of being noticed"
             fields = {"program": names} if names else {}
             say(

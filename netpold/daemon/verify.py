@@ -1,7 +1,8 @@
 """The kernel against the model, chain by chain and set by set: what is different, for a person.
 
 The daemon itself compares handles and digests, which is fast and says where, but not what (drift.py).  Here the rules
-are read by iptables' own save program, another way than they came in, and compared word by word.
+are read by iptables' own save program, another way than they came in, and compared word by word.  The table for frames
+between ports of bridges is compared line by line with what nft showed when it was made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, KernelError
+from netpold.host.kernel.bridge_frames import TABLE, listed
 from netpold.host.kernel.watch_sets import is_known, is_of_another_kind
 from netpold.host.run import run
 from netpold.policy.model import Family
@@ -24,8 +26,9 @@ MOST_SHOWN = 50  # rules of one chain, or members of one set
 Json = dict[str, Any]
 
 
-def verify(installed: Installed, backend: Backend) -> Json:
-    """How the kernel differs from `installed`, where all members are known.  Raises KernelError."""
+def verify(installed: Installed, backend: Backend, frames: str | None = None) -> Json:
+    """How the kernel differs from `installed`, where all members are known, and from `frames`, the table for frames
+    between ports of bridges (see BridgeFrames.listing).  Raises KernelError."""
     unread: list[Json] = []
     found_chains: list[Json] = []
     hooks: list[Json] = []
@@ -40,13 +43,20 @@ def verify(installed: Installed, backend: Backend) -> Json:
         hooks += [_hook(family, *each, "extra") for each in extra]
         found_chains += _chains(installed, family, saved, {own for _, own in extra})
     sets = list(_sets(installed))
-    parts = (*hooks, *found_chains, *sets)
+    tables: list[Json] = []
+    if frames is not None:
+        try:
+            tables.append(_bridge_table(frames))
+        except KernelError as error:
+            unread.append({"family": "bridge", "why": str(error)})
+    parts = (*hooks, *found_chains, *sets, *tables)
     return {
         "backend": backend.name,
         "same": not unread and all(each["state"] == "ok" for each in parts),
         "hooks": hooks,
         "chains": found_chains,
         "sets": sets,
+        "tables": tables,
         "unread": unread,
     }
 
@@ -93,6 +103,17 @@ def _chain(wanted: list[str], found: list[str] | None) -> Json:
     if other is None:
         return _told("ok", len(wanted), (), ())
     return _told("different", len(wanted), other.missing, other.extra)
+
+
+def _bridge_table(frames: str) -> Json:
+    family, name = TABLE.split()
+    wanted, found = ([line.strip() for line in text.splitlines()] for text in (frames, listed()))
+    other = difference(wanted, found, str)
+    state = "ok" if found else "missing"
+    if found and other is not None:
+        state = "different"
+    missing, extra = (other.missing, other.extra) if other else ((), ())
+    return {"family": family, "table": name, **_told(state, len(wanted), missing, extra)}
 
 
 def _told(state: str, size: int, missing: tuple[str, ...] | list[str], extra: tuple[str, ...] | list[str]) -> Json:

@@ -35,7 +35,7 @@ FIELDS: Mapping[str, str] = {
     "NETPOLD_CODE": "stable code of what is wrong in a manifest, such as unknown-field",
     "NETPOLD_DURATION_US": "how long the change of the kernel took, in microseconds",
     "NETPOLD_FLOWS": "how many open flows were cut",
-    "NETPOLD_PROGRAM": "name of a process that changed netpold's chains or sets, as far as the kernel tells",
+    "NETPOLD_PROGRAM": "name of a process that changed netpold's rules or sets, as far as the kernel tells",
     "NETPOLD_ERROR": "what failed, in words",
     "NETPOLD_TRACEBACK": "where in the code, after a failure that should not have happened",
 }
@@ -82,7 +82,7 @@ DRIFT_REPAIRED = Message(
     "drift repaired",
     "f39da42d82214e55bb3f8e8af8a3737f",
     logging.WARNING,
-    "Another program had changed netpold's chains or sets; they are again as they should be.",
+    "Another program had changed netpold's rules or sets; they are again as they should be.",
 )
 DEGRADED = Message(
     "degraded",

@@ -7,7 +7,7 @@ each with its value in one spelling and whether it is negated.  `-m` and the ord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from ipaddress import ip_network
@@ -68,9 +68,13 @@ def jumps(saved: str) -> list[tuple[str, str]]:
     return found
 
 
-def difference(wanted: Sequence[str], found: Sequence[str]) -> Difference | None:
-    """How the rules that were found differ from those that are wanted, both as text; None: they say the same."""
-    forms = [canonical(each) for each in wanted], [canonical(each) for each in found]
+def difference(
+    wanted: Sequence[str], found: Sequence[str], form: Callable[[str], Hashable] | None = None
+) -> Difference | None:
+    """How the rules that were found differ from those that are wanted, both as text; None: they say the same.
+    `form`: what two rules that say the same have in common; None: `canonical`."""
+    form = form or canonical
+    forms = [form(each) for each in wanted], [form(each) for each in found]
     if forms[0] == forms[1]:
         return None
     missing: list[str] = []

@@ -14,7 +14,9 @@ comes before conntrack.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from contextlib import suppress
 
 from netpold.host.kernel.backend import KernelError
@@ -28,15 +30,20 @@ log = logging.getLogger("netpold")
 
 
 class BridgeFrames:
-    """Keeps the table as it should be while there are bridges, in the network namespace of who calls.  `warning`: why
-    it can't."""
+    """Keeps the table as it should be while there are bridges, in the network namespace of who calls.
+
+    `warning`: why it can't.  `listing`: the table as it was made, as nft shows it; '': it could not be; None: there was
+    no bridge yet.
+    """
 
     def __init__(self) -> None:
         self.warning: str | None = None
+        self.listing: str | None = None
         self._view: HostView | None = None
         self._wanted = ""
         self._followed = ""  # what was wanted when it was tried
-        self._listing = ""  # of the table as it was made; '': it could not be
+        self._made = ""  # what was wanted when `listing` was made
+        self._was_changed = False
 
     def follow(self, view: HostView) -> None:
         """Take in how the host's network is now."""
@@ -46,22 +53,30 @@ class BridgeFrames:
         if any(link.kind == "bridge" for link in view.links.values()):
             self._wanted = _text(sorted(view.port_macs))
         if self._wanted != self._followed:
-            self._followed, self._listing = self._wanted, ""
+            self._followed = self._wanted
             self.keep()
 
     def keep(self) -> None:
         """Make the table where it is not there, or is another: another program may have changed it."""
         if not self._wanted:
             return
+        self.listing = self.listing or ""
         try:
-            if not self._listing or _listed() != self._listing:
+            was_changed = self.listing != "" and listed() != self.listing
+            if was_changed or not self.listing or self._made != self._wanted:
                 run(["nft", "-f", "-"], self._wanted)
-                self._listing = _listed()
+                self._was_changed |= was_changed
+                self.listing, self._made = listed(), self._wanted
         except KernelError as error:
             cure = "install nftables, on a kernel with nf_tables for bridges"
             self._warn(f"pods on bridges can open connections that policies refuse, by frames to all: {error}; {cure}")
         else:
             self.warning = None
+
+    def take_repair(self) -> bool:
+        """Whether, since this was asked the last time, what another program had done to the table was put right."""
+        was_changed, self._was_changed = self._was_changed, False
+        return was_changed
 
     def _warn(self, text: str) -> None:
         if text != self.warning:
@@ -85,14 +100,20 @@ def _text(macs: list[str]) -> str:
 """
 
 
-def _listed() -> str:
-    """The table as nft shows it; '' where it is not there."""
-    with suppress(KernelError):
+def listed() -> str:
+    """The table as nft shows it; '' where it is not there.  Raises KernelError."""
+    try:
         return run(["nft", "-s", "list", "table", *TABLE.split()])
-    return ""
+    except KernelError as error:
+        if os.strerror(errno.ENOENT) in str(error):
+            return ""
+        raise
 
 
 def remove() -> None:
     """Take the table away; where nobody can look whether there is one, there is none."""
-    if _listed():
+    found = ""
+    with suppress(KernelError):
+        found = listed()
+    if found:
         run(["nft", "-f", "-"], _GONE)
