@@ -49,9 +49,9 @@ NAMES = [f"v{number}" for number in range(8)]
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[tuple[World, Places, HostView]]:
-    """One world after another, each with a part of the same objects, and a namespace with other labels; where the pods
-    are, for as long as their interfaces are there; and the links of the host, of which some are made anew under the
-    same name."""
+    """One world after another, each with a part of the same objects, a namespace with other labels, and pods with fewer
+    addresses; where the pods are, for as long as their interfaces are there; and the links of the host, of which some
+    are made anew under the same name."""
     whole = draw(worlds(MANY))
     homes = {key: draw(st.sampled_from(("remote", "address", *NAMES, *NAMES))) for key in sorted(whole.pods)}
     found = []
@@ -59,7 +59,11 @@ def lives(draw: st.DrawFn) -> list[tuple[World, Places, HostView]]:
         spaces = _part(draw, whole.namespaces)
         for name in draw(st.sets(st.sampled_from(sorted(spaces)), max_size=1)) if spaces else ():
             spaces[name] = draw(namespaces(name, quarantine=True))
-        world = World(_part(draw, whole.pods), spaces, _part(draw, whole.policies), _part(draw, whole.nodes))
+        pods = _part(draw, whole.pods)
+        for key in draw(st.sets(st.sampled_from(sorted(pods)), max_size=3)) if pods else ():
+            addresses = pods[key].addresses
+            pods[key] = replace(pods[key], addresses=addresses[1:] if draw(st.booleans()) else addresses[:1])
+        world = World(pods, spaces, _part(draw, whole.policies), _part(draw, whole.nodes))
         absent = draw(st.sets(st.sampled_from(NAMES), max_size=2))
         anew = draw(st.sets(st.sampled_from(NAMES), max_size=1))
         links = {
@@ -100,6 +104,7 @@ def test_whatever_happens(
     lingering, spaces = Lingering(NO_REMAINS), KeptNamespaces()
     places: Places = {}
     view = HostView()
+    had: dict[tuple[str, str], set[int]] = {}  # by pod and address, the interfaces that it was seen with
     for world, after, sees in history:
         before, saw, places, view = places, view, after, sees
         changes = live.become(world)
@@ -112,8 +117,9 @@ def test_whatever_happens(
         if spaces.found and index.has_tiers:
             event("a namespace is kept")
         closed = Unclaimed(unclaimed.names, unclaimed.bridges, unclaimed.shared, lingering.closed)
-        got = compiler.update(changes, places, past, closed)
-        same(got.ruleset, compile_ruleset(Index(live.world), places, mode, past, closed))
+        placed = lingering.placed(places)
+        got = compiler.update(changes, placed, past, closed)
+        same(got.ruleset, compile_ruleset(Index(live.world), placed, mode, past, closed))
         claimed = {interface.name for each in places.values() for interface in each.interfaces}
         own = {address for pod in world.pods.values() if pod.takes_part for address in pod.addresses}
         for gone in past.pods.values():
@@ -121,12 +127,41 @@ def test_whatever_happens(
             assert own.isdisjoint(gone.endpoint.addresses)
             assert all(each.name in view.links and each.name not in claimed for each in gone.endpoint.interfaces)
         assert not any(each.name in claimed or each.name not in view.links for each in lingering.closed)
+        had = still_had(had, world, places, view, lingering.closed)
+        judged = {(key, address) for key, each in placed.items() for address in each.judged_at}
+        judged |= {(gone.pod.key, address) for gone in past.pods.values() for address in gone.endpoint.addresses}
+        assert had.keys() <= judged
+        for key, addresses in lingering.lost.found.items():
+            event("a pod has lost an address")
+            assert {(key, address) for address in addresses} <= had.keys() and own.isdisjoint(addresses)
         assert past.policies.keys().isdisjoint(world.policies)
         if past.policies:
             event("a policy is kept")
         remains = lingering.remains(live.world, places, world.policies, view)
         remains = replace(remains, namespaces=spaces.remains(world.namespaces))
         assert known(read_remains(remains_line(remains))) == known(remains)
+
+
+def still_had(
+    had: Mapping[tuple[str, str], set[int]],
+    world: World,
+    places: Places,
+    view: HostView,
+    closed: frozenset[Interface],
+) -> dict[tuple[str, str], set[int]]:
+    """Who has which address, or had it behind an interface that is there and no other pod's, and nobody has it."""
+    found: dict[tuple[str, str], set[int]] = {}
+    own = {address for pod in world.pods.values() if pod.takes_part for address in pod.addresses}
+    for (key, address), links in had.items():
+        mine = {each.name for each in places[key].interfaces} if key in places else set()
+        others = {each.name for each in (*closed, *(at for each in places.values() for at in each.interfaces))} - mine
+        there = {view.links[name].index for name in view.links.keys() - others} & links
+        if there and address not in own:
+            found[key, address] = there
+    for key, each in places.items():
+        for address in each.addresses if each.interfaces else ():
+            found[key, address] = {view.links[at.name].index for at in each.interfaces}
+    return found
 
 
 def known(remains: Remains) -> object:

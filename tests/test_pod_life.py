@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from copy import copy
 from functools import partial
 from itertools import permutations
@@ -349,9 +349,9 @@ while True:
 
 
 class Flood:
-    """Sends from a pod to another for as long as the block lasts, whatever becomes of their interfaces."""
+    """Sends from one to another for as long as the block lasts, whatever becomes of their interfaces."""
 
-    def __init__(self, source: Pod, destination: Pod, family: int) -> None:
+    def __init__(self, source: Host, destination: Host, family: int) -> None:
         self.arrived = 0
         with destination.netns.entered():
             kind = socket.AF_INET if family == 4 else socket.AF_INET6
@@ -377,6 +377,57 @@ class Flood:
         self._sender.kill()
         self._sender.wait()
         self._receiver.close()
+
+
+NOT_TO_B = """apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: not-to-b}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress:
+  - {action: Deny, to: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: b}}}}]}
+"""
+
+
+@EACH
+def test_a_pod_whose_manifest_loses_an_address_stays_denied_there(lab: Lab, backend: Backend, wiring: str) -> None:
+    """By its own policies, and by what tiers deny to others."""
+    scene = Scene(lab, backend, wiring)
+    a, b, c, d = (scene.pod(name) for name in "abcd")
+    own = DENY_ALL.replace("{}", "{matchLabels: {app: a}}")
+    a6, b6 = ({**each.manifest(), "status": {"podIPs": [{"ip": each.address(6)}]}} for each in (a, b))
+
+    def write(*pods: Pod | dict[str, Any], policies: tuple[str, ...] = (own, NOT_TO_B)) -> None:
+        """And see that nothing comes that is denied, while other packets do."""
+        scene.write(*pods, c, d, policies=policies)
+        before = allowed.count()
+        assert eventually(lambda: allowed.count() > before + 100)
+        assert [each.count() for each in denied] == [0, 0]
+
+    with scene.daemon, ExitStack() as floods:
+        scene.write(a, b, c, d, policies=(own, NOT_TO_B))
+        scene.found()
+        denied = [floods.enter_context(Flood(source, to, 4)) for source, to in ((scene.outside, a), (c, b))]
+        allowed = floods.enter_context(Flood(c, d, 4))
+        write(a6, b6)
+        assert scene.daemon.status()["lingering"]["count"] == 0
+        assert f"x/a ({a.address(4)}) and x/b ({b.address(4)})" in scene.daemon.status()["warnings"][0]
+        for source, to in ((scene.outside, a), (c, b)):
+            done = scene.daemon.ctl("explain", source.address(4), to.address(4), "80/TCP", "-o", "json")
+            told = json.loads(done.stdout)
+            assert told["verdict"] == "deny"
+            assert f"was an address of x/{to.pod_name}, whose manifest says it no more" in told["ingress"]["reason"]
+        assert scene.daemon.stop() == 0
+        write(a6, b6)
+        write(b)  # all of the one goes, and the other regains its address
+        assert scene.daemon.status()["pods"]["lingering"] == 1
+        write(a6, b6)
+        assert scene.daemon.stop() == 0
+        write(a, b)
+        scene.write(a6, b6, c, d)
+        assert eventually(lambda: all(each.count() > 0 for each in denied))
 
 
 @EACH

@@ -47,7 +47,7 @@ class BridgeFilter:
             return []
         at: dict[str, set[str]] = {}  # interfaces, by address
         for endpoint in endpoints.values():
-            for address in endpoint.addresses:
+            for address in endpoint.judged_at:
                 at.setdefault(address, set()).update(each.name for each in endpoint.interfaces)
         return self._where_two(self._ports(each.addresses, at) for each in ends)
 

@@ -161,10 +161,7 @@ class Known:
         self.moment += bool(changes or anew)
         placed = self._placed
         if anew:
-            placed = self._quarantine.placed(self.places.endpoints)
-            found = {key: at for key, at in self._lingering.heirs.items() if key in placed}
-            if found:
-                placed = {**placed, **{key: replace(placed[key], interfaces=at) for key, at in found.items()}}
+            placed = self._lingering.placed(self._quarantine.placed(self.places.endpoints))
         self._placed = placed
         past = self._lingering.past
         self._index.lasting = past.lasting()
@@ -182,10 +179,15 @@ class Known:
 
     @property
     def lingering(self) -> Mapping[str, Lingerer]:
-        """What is left of pods whose manifests are gone, by address."""
-        return {
+        """By address, what is left of pods whose manifests are gone, and pods whose manifests say it no more."""
+        past = self._lingering.past
+        lost = {
+            address: Lingerer(pod, self._compiler.isolation(pod.key), lost=True)
+            for address, ((pod, _), *_) in past.lost.items()
+        }
+        return lost | {
             address: Lingerer(each.pod, self._compiler.isolation(name))
-            for name, each in self._lingering.past.pods.items()
+            for name, each in past.pods.items()
             for address in each.endpoint.addresses
         }
 
@@ -289,7 +291,7 @@ class Known:
         isolated = {each.pod for each in self._isolated} if off else set()
         places = [self.endpoints[key] for key in isolated if key in self.endpoints]
         bridged = [each for each in places if any(interface.bridged for interface in each.interfaces)]
-        has = {6 if ":" in address else 4 for each in bridged for address in each.addresses}
+        has = {6 if ":" in address else 4 for each in bridged for address in each.judged_at}
         return next((not_filtered(family) for family in off if family in has), None)
 
 

@@ -6,7 +6,8 @@ those that selected it when they were removed.  It is nobody's peer any more, fo
 soon as another pod claims its address, what the interfaces of the old one send can't be told from what the new one
 does, so they are closed, until they are gone or a pod claims them.  So is an interface that a pod has left for another
 one: a new one is there, and what is left of the old one is nobody's.  A pod of the old one's name with another address
-may be behind the old one's interface until it is found elsewhere: it counts as there, beside the old one.
+may be behind the old one's interface until it is found elsewhere: it counts as there, beside the old one.  One that is
+found behind it has the old one's addresses as those that its manifest says no more (lost_addresses.py).
 
 So does a pod keep the ClusterNetworkPolicies that were about it when they were removed, after it has gone from the
 manifests; and what namespace labels say of it is what they said when it went, or, where the Namespace object went
@@ -22,8 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
+from netpold.daemon.lost_addresses import Lost, LostAddresses
 from netpold.host.locate import is_same
 from netpold.host.remains import Left, Remains
 from netpold.host.view import HostView
@@ -44,8 +47,8 @@ class Lingering:
     """Owns what lingers, for one thread.
 
     `past` is another object when anything in it changed.  `heirs`: pods that have the name of one in it, and were not
-    found yet: by key, the interfaces of that one.  `closed`: interfaces through which nothing may pass unless a pod
-    claims them.
+    found yet: by key, the interfaces of that one.  `lost`: addresses that the manifests of pods say no more.  `closed`:
+    interfaces through which nothing may pass unless a pod claims them.
     """
 
     def __init__(self, remains: Remains) -> None:
@@ -53,6 +56,7 @@ class Lingering:
         self._remains: Remains | None = remains
         self.past: Past = NO_PAST
         self.heirs: Mapping[str, tuple[Interface, ...]] = {}
+        self.lost = LostAddresses()
         self.closed: frozenset[Interface] = frozenset()
         self._left: dict[str, Left] = {}
         self._refused: set[str] = set()  # by the kernel, of the kept policies
@@ -71,14 +75,19 @@ class Lingering:
         local pods by key) and `views` are those before and after it; `abandoned`: see Places; `namespaces`: see Past,
         after it."""
         _, here = places
+        lost: list[Lost] = []
         if self._remains is not None:
-            self._take_up(self._remains, world, here)
+            lost += self._take_up(self._remains, world, here)
             self._remains = None
         for left in self._leaving(changes, world, places, views[0]):
-            taken = any(_claims(world, key, address) for address in left.addresses for key in claims.of(address))
+            taken = any(_is_claimed(claims, world, address) for address in left.addresses)
             self._left[left.name] = replace(left, closed=taken)
         self._close(abandoned, changes, world, views[1])
-        lingers = self._left or self.past.policies or namespaces
+        lost += [*_losing(changes, places, views[0]), *self._back(here, views[1])]
+        if lost or self.lost.found:
+            now = partial(_is_claimed, claims, world, came=_came(changes))
+            self.lost.update(lost, now, here, views[1])
+        lingers = self._left or self.past.policies or namespaces or self.lost.found
         if not lingers and not _with_namespace(changes, world):
             self.past, self.heirs, self.closed = NO_PAST, {}, frozenset()
             return
@@ -93,9 +102,18 @@ class Lingering:
         }
         ending = frozenset(self._ending(changes, world, here))
         self.heirs = dict(_heirs(pods.values(), here))
-        past = Past(pods, dict(self._kept(changes, world, ending)), ending, namespaces)
+        kept = dict(self._kept(changes, world, ending))
+        past = Past(pods, kept, ending, namespaces, self.lost.at(world, namespaces))
         if past != self.past:
             self.past = past
+
+    def placed(self, endpoints: Mapping[str, Endpoint]) -> Mapping[str, Endpoint]:
+        """The endpoints of local pods with what is theirs beside what was found: interfaces of heirs, addresses."""
+        more = {key: replace(endpoints[key], interfaces=at) for key, at in self.heirs.items() if key in endpoints}
+        for key, addresses in self.lost.found.items():
+            if key in endpoints:
+                more[key] = replace(more.get(key, endpoints[key]), lost=addresses)
+        return {**endpoints, **more} if more else endpoints
 
     def refuse(self, keys: Iterable[str]) -> bool:
         """The kernel refuses these policies: have those close that hold for what lingers alone.  Whether any did not
@@ -112,8 +130,10 @@ class Lingering:
         if self._remains is not None:
             return self._remains
         living = (
-            Left(pod, self._namespace(pod.namespace, world), place.addresses, _links(place, view))
-            for pod, place in ((world.pods[key], place) for key, place in here.items())
+            Left(
+                pod, self._namespace(pod.namespace, world), (*place.addresses, *self.lost.of(key)), _links(place, view)
+            )
+            for key, pod, place in ((key, world.pods[key], place) for key, place in here.items())
             if place.interfaces
         )
         policies = {
@@ -128,11 +148,13 @@ class Lingering:
     def _namespace(self, name: str, world: World) -> Namespace:
         return self.past.namespaces.get(name) or world.namespace(name)
 
-    def _take_up(self, remains: Remains, world: World, here: Mapping[str, Endpoint]) -> None:
-        """What was left behind when the daemon ran last, and what was since."""
+    def _take_up(self, remains: Remains, world: World, here: Mapping[str, Endpoint]) -> Iterator[Lost]:
+        """What was left behind when the daemon ran last, and what was since; gives what pods may have lost."""
         for left in remains.pods:
             if left.closed or not _is_still(left.pod, world.pods.get(left.pod.key), here):
                 self._left[left.name] = left
+            else:
+                yield Lost(left.pod.key, left.addresses, frozenset(left.links.values()))
         gone = {each.key: each for each in remains.policies if each.key not in world.policies}
         namespaces = {each.namespace for each in gone.values() if isinstance(each, Policy)}
         ending = {name for name in namespaces if world.namespace(name).terminating}
@@ -156,7 +178,7 @@ class Lingering:
             "isolated, and it grants nothing"
             for key in sorted(self._refused & self.past.policies.keys())
         ]
-        return refused + [
+        return [*self.lost.warnings(), *refused] + [
             f"interface {name} is closed: the pod {left.pod.key} that had it is elsewhere or gone; remove it, or "
             "name it in annotation netpold.io/interface of the pod that has it"
             for left in sorted(shut, key=lambda left: left.name)
@@ -176,21 +198,26 @@ class Lingering:
             place = before.get(key)
             if old is None or place is None or not place.interfaces or _is_still(old, new, here):
                 continue
+            addresses = (*place.addresses, *self.lost.take(key))
             links = _links(place, view)
             if links:
                 space, _ = changes.namespaces.get(old.namespace, (None, None))
-                yield Left(old, space or self._namespace(old.namespace, world), place.addresses, links)
+                yield Left(old, space or self._namespace(old.namespace, world), addresses, links)
+
+    def _back(self, here: Mapping[str, Endpoint], view: HostView) -> Iterator[Lost]:
+        """What is left of pods of whose names there are pods behind the same interfaces again."""
+        for left in self._left.values():
+            key = left.pod.key
+            if not left.closed and key in here:
+                links = frozenset(_links(here[key], view).values()).intersection(left.links.values())
+                if links:
+                    yield Lost(key, left.addresses, links)
 
     def _still_there(
         self, changes: Changes, here: Mapping[str, Endpoint], view: HostView
     ) -> Iterator[tuple[str, Left]]:
         claimed = {interface.name for each in here.values() for interface in each.interfaces}
-        came = {
-            address
-            for _, pod in changes.pods.values()
-            if pod is not None and pod.takes_part
-            for address in pod.addresses
-        }
+        came = _came(changes)
         names = {link.index: name for name, link in view.links.items()}  # an interface may get another name
         for left in self._left.values():
             there = {names[index]: index for index in left.links.values() if index in names}
@@ -263,9 +290,30 @@ def _interfaces(left: Left, view: HostView) -> tuple[Interface, ...]:
     return tuple(Interface(name, view.links[name].master is not None) for name in left.links)
 
 
-def _claims(world: World, key: str, address: str) -> bool:
-    pod = world.pods.get(key)
-    return pod is not None and pod.takes_part and address in pod.addresses
+def _losing(
+    changes: Changes, places: tuple[Mapping[str, Endpoint], Mapping[str, Endpoint]], view: HostView
+) -> Iterator[Lost]:
+    """The pods that are still there with fewer of their addresses; `view` is the one before the change."""
+    before, here = places
+    for key, (old, new) in changes.pods.items():
+        place = before.get(key)
+        if old is None or new is None or place is None or not _is_still(old, new, here):
+            continue
+        addresses = tuple(address for address in place.addresses if address not in new.addresses)
+        if addresses:
+            yield Lost(key, addresses, frozenset(_links(place, view).values()))
+
+
+def _came(changes: Changes) -> frozenset[str]:
+    """The addresses of all pods that changed, as they are now."""
+    pods = (pod for _, pod in changes.pods.values() if pod is not None and pod.takes_part)
+    return frozenset(address for pod in pods for address in pod.addresses)
+
+
+def _is_claimed(claims: Claims, world: World, address: str, came: frozenset[str] = frozenset()) -> bool:
+    """Whether any pod that claimed the address before a change does so after it; or any of those that `came`."""
+    pods = (world.pods.get(key) for key in claims.of(address))
+    return address in came or any(pod and pod.takes_part and address in pod.addresses for pod in pods)
 
 
 def _selects(policy: AnyPolicy, left: Left) -> bool:

@@ -215,7 +215,7 @@ def names(facts: Facts, parameters: Parameters) -> Question[Json]:
         "pods": world.pods,
         "policies": world.policies,
         "namespaces": world.namespaces,
-        "lingering": {each.pod.key for each in facts.home.lingering.values()},
+        "lingering": {each.pod.key for each in facts.home.lingering.values() if not each.lost},
         "nodes": nodes,
     }
     return {name: sorted(keys) for name, keys in tables.items()}

@@ -105,7 +105,7 @@ def about_pod(facts: Facts, held: Held, tally: Tally, chains: PodChains, name: s
         "pod": name,
         **place_json(pod.position),
         "addresses": list(pod.addresses),
-        "enforced_addresses": list(endpoint.addresses) if endpoint else [],
+        "enforced_addresses": list(endpoint.judged_at) if endpoint else [],
         "also_claimed_by": _also_claimed(facts, pod),
         "interfaces": [{"name": each.name, "bridged": each.bridged} for each in endpoint.interfaces]
         if endpoint

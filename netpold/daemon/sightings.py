@@ -112,7 +112,7 @@ def _addresses(wanted: Callable[[str], bool], facts: Facts, _: Parameters) -> Qu
     """Of the pods of this node that are wanted."""
     yield
     return {
-        "addresses": [address for key, each in facts.endpoints.items() if wanted(key) for address in each.addresses]
+        "addresses": [address for key, each in facts.endpoints.items() if wanted(key) for address in each.judged_at]
     }
 
 

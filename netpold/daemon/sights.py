@@ -141,7 +141,7 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
     found = _pod(index, own) or model.home.lingering.get(own) or _behind(model, names.get(interface))
     if liar and sight.direction is Direction.EGRESS:
         found = liar  # by its interface it is judged, whatever address it says
-    lingers = isinstance(found, Lingerer)
+    lingers = isinstance(found, Lingerer) and not found.lost
     near = found.pod if isinstance(found, Lingerer) else found
     if isinstance(found, Lingerer):
         isolations = [found.isolation[sight.direction]]

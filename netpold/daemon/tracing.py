@@ -13,7 +13,7 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -68,11 +68,11 @@ class Tracer:
                 with closing(Trace(aims, legacy=self._is_legacy)) as trace:
                     is_caught = self._wait(trace, client, time.monotonic() + seconds, stopped)
                     note = trace.note
-                caught = trace.caught() if is_caught else None
+                caught = trace.caught() if is_caught else []
             except KernelError as error:
                 raise NoAnswer(Why.BUSY, str(error), "mend that, and try again") from error
         live = {"seconds": seconds, "note": note, "traced": None}
-        if caught is None:
+        if not caught:
             return {**told, "live": live}
         found = self._compared(parameters, caught)
         if is_reader:  # who may look at policies need not see what the host's other rules say
@@ -115,7 +115,7 @@ class Tracer:
             if trace.due is None and time.monotonic() >= until:
                 return False
 
-    def _compared(self, parameters: Parameters, caught: Caught) -> Json:
+    def _compared(self, parameters: Parameters, caught: Sequence[Caught]) -> Json:
         for _ in range(TRIES):
             try:
                 return self._ask(lambda facts, _: _told(facts, self._hold(), parameters, caught))
@@ -151,9 +151,11 @@ def _explained(facts: Facts, parameters: Parameters, aims: list[Aim]) -> Questio
 # The answer -----------------------------------------------------------------------------------------------------------
 
 
-def _told(facts: Facts, held: Held, parameters: Parameters, caught: Caught) -> Question[Json]:
+def _told(facts: Facts, held: Held, parameters: Parameters, copies: Sequence[Caught]) -> Question[Json]:
     """What `explain` says of the packet's addresses, and `live`."""
-    packet = _with_ports(facts, caught)
+    ports = _ports(facts)
+    caught = _asked_for(copies, ports)
+    packet = _with_ports(caught, ports)
     addresses = {"source": packet.source, "destination": packet.destination}
     told = yield from explain(facts, parameters)
     if any(told[side]["address"] != address for side, address in addresses.items()):  # others of the same pods
@@ -167,7 +169,7 @@ def _told(facts: Facts, held: Held, parameters: Parameters, caught: Caught) -> Q
         caught.steps,
         met=bool(caught.hook),
         filtered=f"after-{filters.get(caught.hook)}" in caught.stations,
-        ended=not caught.stations.isdisjoint(("end-in", "end-post")),
+        ended=caught.is_at_its_end,
         by_rules=caught.by_rules,
     )
     found = compare(facts.ruleset, held.installed.names, way)
@@ -175,6 +177,7 @@ def _told(facts: Facts, held: Held, parameters: Parameters, caught: Caught) -> Q
     live = {
         "at": moment(caught.at),
         "packet": _packet_json(packet, caught),
+        "copies": {"count": len(copies), "passed": sum(each.is_at_its_end for each in copies)},
         "hook": caught.hook or None,
         "steps": [_step_json(step, says) for step, says in zip(way.steps, found.says, strict=True)],
         "kernel": {
@@ -206,20 +209,40 @@ def _expected(facts: Facts, parameters: Parameters, caught: Caught, told: Json, 
     return {"verdict": verdict, "reason": "; ".join(reasons) or "none of the two is judged on this node"}
 
 
-def _with_ports(facts: Facts, caught: Caught) -> Packet:
-    """The kernel does not tell which ports of a bridge a packet passes, but whose chains it met; where it met none, the
-    ports are those of its addresses."""
-    owners = {
+def _ports(facts: Facts) -> Mapping[str, Collection[str]]:
+    """Ports of bridges that are pods', with the addresses behind each."""
+    return {
         interface.name: endpoint.addresses
         for endpoint in facts.endpoints.values()
         for interface in endpoint.interfaces
         if interface.bridged
     }
+
+
+def _asked_for(copies: Sequence[Caught], ports: Mapping[str, Collection[str]]) -> Caught:
+    """Of what a bridge floods for want of a MAC the copy for the pod that it is sent to, by the chains that it met; of
+    others the first one."""
+    own = next((f"NP-IN-{name}" for name, addresses in ports.items() if copies[0].packet.destination in addresses), "")
+    if len(copies) > 1 and own:
+        others = {f"NP-IN-{name}" for name in ports}
+        met = [{step.chain for step in each.steps} for each in copies]
+        for copy, chains in zip(copies, met, strict=True):
+            if own in chains:
+                return copy
+        for copy, chains in zip(copies, met, strict=True):
+            if copy.bridged and chains.isdisjoint(others):
+                return copy
+    return copies[0]
+
+
+def _with_ports(caught: Caught, ports: Mapping[str, Collection[str]]) -> Packet:
+    """The kernel does not tell which ports of a bridge a packet passes, but whose chains it met; where it met none, the
+    ports are those of its addresses."""
     packet, chains = caught.packet, {step.chain for step in caught.steps if step.is_own}
 
     def port(prefix: str, address: str) -> str:
-        met = (name for name in owners if f"{prefix}{name}" in chains)
-        return next(met, next((name for name, own in owners.items() if address in own), ""))
+        met = (name for name in ports if f"{prefix}{name}" in chains)
+        return next(met, next((name for name, own in ports.items() if address in own), ""))
 
     return replace(
         packet,

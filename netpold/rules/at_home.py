@@ -44,7 +44,7 @@ def judged(
         chains.update(made.chains)
         alone: list[tuple[Match, ...]] = [()]
         if len(pods) > 1:
-            alone = [(Address("src", address),) for address in each.own(family)]
+            alone = [(Address("src", address),) for address in each.judged_at(family)]
             alone += [(Address("src", icmp.LINK_LOCAL),)] if family == 6 else []  # it may be any of them
         rules += [Rule(matches, Jump(made.name)) for matches in alone if made.name]
     return rules, chains

@@ -86,7 +86,7 @@ class Chains:
         for each in local:
             for interface in each.endpoint.interfaces:
                 self.on_interface[interface.name, interface.bridged].append(each)
-            for address in each.own(self.family):
+            for address in each.judged_at(self.family):
                 self.at_address[address].append(each)
         self._heads()
         if unclaimed:

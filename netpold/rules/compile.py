@@ -96,7 +96,7 @@ class Compiler:
         active = self._enforces(past)
         if self._ruleset is None or moved or active != self._active or unclaimed != self._unclaimed:
             self._active, self._unclaimed = active, unclaimed
-            lost.update(address for each in moved for address in each.endpoint.addresses)
+            lost.update(address for each in moved for address in each.endpoint.judged_at)
             changed |= self._build()
         assert self._ruleset is not None
         return Compiled(self._ruleset, changed, frozenset(lost), self._isolated)
@@ -213,7 +213,7 @@ def _isolated(local: Iterable[Local]) -> Iterator[Isolated]:
     for each in local:
         for direction in Direction:
             if policies := each.dropping(direction):
-                yield Isolated(each.key, direction, each.endpoint.addresses, policies)
+                yield Isolated(each.key, direction, each.endpoint.judged_at, policies)
 
 
 def _compare(before: Mapping[str, IPSet], now: Mapping[str, IPSet]) -> dict[str, SetChange]:

@@ -36,7 +36,7 @@ def pod_chains(isolated: Iterable[Isolated], endpoints: Mapping[str, Endpoint]) 
         for address in each.addresses:
             claimed[each.direction, address].add(each.pod)
     for endpoint in endpoints.values():
-        for address in endpoint.addresses:
+        for address in endpoint.judged_at:
             at[address].add(endpoint.pod)
     found: dict[tuple[str, Direction], tuple[str, ...]] = {}
     for each in isolated:

@@ -12,6 +12,7 @@ from netpold.policy.index import Index
 from netpold.policy.isolation import Isolation
 from netpold.policy.model import Direction, Family, Pod
 from netpold.rules.icmp import LINK_LOCAL
+from netpold.rules.reasons import left_of, lost_by
 from netpold.rules.ruleset import FAMILIES
 from netpold.rules.walk import Packet
 
@@ -29,13 +30,18 @@ class UnknownEndpoint(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lingerer:
-    """A pod whose manifest is gone while its interface is still there (past.py).
+    """A pod whose manifest is gone while its interface is still there, or (`lost`) says an address no more (past.py).
 
     `pod`: as the manifest said it last; `isolation`: what holds for it, by direction.
     """
 
     pod: Pod
     isolation: Mapping[Direction, Isolation]
+    lost: bool = False
+
+    def said(self, address: str) -> str:
+        """What an address of it is, for a sentence."""
+        return (lost_by if self.lost else left_of)(address, self.pod.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,9 @@ class End:
     """A pod or a plain address, with its addresses.  `pod`: also the (first) one that a plain address is of.
 
     `node`: on which it is, as far as that is known; `is_host`: it is the node itself, or a pod on the node's network.
-    `lingerer`: it is the address of a pod of which that is left.  `beside`: of the pods that claim its addresses, too,
-    those (keys) that have a say, where these are not all: what a pod sends on its own node, no other node's pod judges.
+    `lingerer`: it is the address of a pod of which that is left, or that lost it.
+    `beside`: of the pods that claim its addresses, too, those (keys) that have a say, where these are not all: what a
+    pod sends on its own node, no other node's pod judges.
     """
 
     name: str

@@ -27,7 +27,7 @@ from netpold.rules.ends import (
     hook,
 )
 from netpold.rules.near import Far, Miss, misses
-from netpold.rules.reasons import ITSELF, REACHES_ITSELF, denial, left_of
+from netpold.rules.reasons import ITSELF, REACHES_ITSELF, denial
 from netpold.rules.render import text
 from netpold.rules.ruleset import Goto, InSet, Jump, Log, Origin, Rule, Ruleset
 from netpold.rules.walk import Packet, Walk, is_member, walk
@@ -223,14 +223,14 @@ def _judgement(asked: _Question, near: End, far: End, direction: Direction, root
 def _of_lingerer(
     asked: _Question, near: End, lingerer: Lingerer, far: End, direction: Direction, root: str, at_home: bool
 ) -> Judgement:
-    """Of a pod that is left without its manifest: what its chains say."""
+    """Of a pod that is left without its manifest, or an address that it lost: what its chains say."""
     found = walk(asked.ruleset, root, asked.packet)
     if not reaches_pod(found):
         told = _free(AT_HOME if at_home else f"none isolates it for {direction}")
     else:
         policies = () if at_home else lingerer.isolation[direction].policies
         told = _told(asked, found, near, far, direction, policies, at_home)
-    return replace(told, reason=f"{left_of(near.name, lingerer.pod.key)}: {told.reason}")
+    return replace(told, reason=f"{lingerer.said(near.name)}: {told.reason}")
 
 
 def _told(

@@ -45,6 +45,10 @@ class Local:
     def own(self, family: Family) -> list[str]:
         return [address for address in self.endpoint.addresses if (":" in address) == (family == 6)]
 
+    def judged_at(self, family: Family) -> list[str]:
+        """Its own addresses and those that it lost."""
+        return [address for address in self.endpoint.judged_at if (":" in address) == (family == 6)]
+
 
 def _drops(policy: AnyPolicy, direction: Direction) -> bool:
     if isinstance(policy, ClusterPolicy):

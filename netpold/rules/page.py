@@ -29,7 +29,7 @@ from netpold.rules.explain import AT_HOME, elsewhere, root, unsaid
 from netpold.rules.matrix import Matrix
 from netpold.rules.near import Clause, Far, Lack, clauses, peer_lack, port_lack
 from netpold.rules.page_steps import KernelSteps, Program, Step, program
-from netpold.rules.reasons import denial, left_of
+from netpold.rules.reasons import denial
 from netpold.rules.ruleset import FAMILIES, Address, Goto, Jump, Origin, Ruleset
 from netpold.rules.walk import holds, walk
 
@@ -142,7 +142,7 @@ class _Tables:
             alone = [end.pod] if end.pod else []
             pods = sorted(claimants(self._index, end, address), key=lambda pod: pod.key) or alone
             isolations = [self._isolations.of(pod, direction) for pod in pods]
-        before = f"{left_of(end.name, end.lingerer.pod.key)}: " if end.lingerer else ""
+        before = f"{end.lingerer.said(end.name)}: " if end.lingerer else ""
         if not end.lingerer:
             if not chain or (at_home and not any(each.tiers for each in isolations)):
                 return {"free": AT_HOME}

@@ -27,12 +27,14 @@ class Gone:
 class Past:
     """`pods`: by a name that no pod has (`namespace/name@interface`).  `policies`: by key, those that are in the world
     no more and hold for these pods, and for all pods of the namespaces in `ending`.  `namespaces`: by name, as they
-    were, those whose objects are gone while pods of theirs are not, on whatever node."""
+    were, those whose objects are gone while pods of theirs are not, on whatever node.  `lost`: by address, pods whose
+    manifests say it no more, with the namespaces that they may be in; their endpoints have these addresses, too."""
 
     pods: Mapping[str, Gone] = field(default_factory=dict)
     policies: Mapping[str, AnyPolicy] = field(default_factory=dict)
     ending: frozenset[str] = frozenset()
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    lost: Mapping[str, tuple[tuple[Pod, Namespace], ...]] = field(default_factory=dict)
 
     def lasting(self) -> dict[str, tuple[Policy, ...]]:
         """By namespace, the policies that hold for all pods of these in `ending`."""
@@ -41,7 +43,7 @@ class Past:
 
     def left(self) -> dict[str, tuple[tuple[Pod, Namespace], ...]]:
         """By address, the pods that are left there."""
-        found: dict[str, tuple[tuple[Pod, Namespace], ...]] = {}
+        found: dict[str, tuple[tuple[Pod, Namespace], ...]] = dict(self.lost)
         for each in self.pods.values():
             for address in each.endpoint.addresses:
                 found[address] = (*found.get(address, ()), (each.pod, each.namespace))

@@ -16,6 +16,11 @@ def left_of(name: str, pod: str) -> str:
     return f"{name} is left of {pod}, whose manifest is gone, and keeps its policies while it is there"
 
 
+def lost_by(name: str, pod: str) -> str:
+    """That a pod's manifest says an address (`name`) no more."""
+    return f"{name} was an address of {pod}, whose manifest says it no more, and keeps its policies while that is there"
+
+
 def denial(name: str, direction: Direction, policies: Sequence[Policy], is_audited: bool) -> str:
     """What to say of a pod that these policies isolate, and none of whose rules allows what is asked about;
     `is_audited`: they would isolate it."""

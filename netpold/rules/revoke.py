@@ -117,7 +117,7 @@ class Judge:
 
     @cached_property
     def _at(self) -> Mapping[str, Endpoint]:
-        return {address: each for each in self._enforced.endpoints.values() for address in each.addresses}
+        return {address: each for each in self._enforced.endpoints.values() for address in each.judged_at}
 
     def refuses(self, flow: Flow) -> bool:
         """Whether the flow is one of a local pod that the ruleset does not allow."""
