@@ -91,6 +91,27 @@ def test_a_test_has_its_name_and_its_place() -> None:
 
 
 @pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("{any: [every pod, 10.0.0.1], except: a/*}", "every pod, 10.0.0.1 except a/*"),
+        ("{namespace: shop}", "shop/*"),
+        ("{namespace: shop, labels: {app: db}}", "pods app=db of shop"),
+        ("{labels: {tier: x, app: db}}", "pods app=db,tier=x of all namespaces"),
+        ("{namespaceSelector: {matchLabels: {}}}", "every pod"),
+        ("{namespaceSelector: {matchLabels: {team: a}}}", "all pods of namespaces team=a"),
+        (
+            "[{podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [db, web]}]}}, a/b]",
+            "pods app notin (db,web) of all namespaces, a/b",
+        ),
+    ],
+)
+def test_one_without_a_name_is_called_by_its_ends(end: str, words: str) -> None:
+    (test,), findings = parse(f"tests: [{{deny: {{from: {end}, to: a/b}}}}]".encode(), "t.yaml")
+    assert not findings and test.name == f"deny {words} -> a/b"
+
+
+@pytest.mark.parametrize(
     ("text", "code", "line", "cure"),
     [
         ("tets: []", "unknown-field", 1, "write `tests`"),

@@ -164,10 +164,38 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[1:3] == [
-        "      x/a -> x/b (IPv6 only): should pass, and does not: 80/TCP",
+        "      x/a -> x/b (over IPv6): should pass, and does not: 80/TCP",
         "      as x/a (fd00::1) -> x/b (fd00::2): should pass, and does not: 80/TCP",
     ]
-    assert "is isolated for ingress" in lines[3]
+    assert lines[3].startswith("      ingress: x/b is isolated for ingress by x/four, "), lines[3]
+
+
+def test_where_each_family_fails_for_other_ends_none_is_said_to_be_alone(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/all.yaml").write_text("""\
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: c, namespace: x}, status: {podIPs: [{ip: 10.0.0.3}, {ip: "fd00::3"}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: some, namespace: x}
+spec:
+  podSelector: {}
+  ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/24}}, {ipBlock: {cidr: "fd00::1/128"}}]}]
+""")
+    (tmp_path / "t.yaml").write_text("tests: [{deny: {from: every pod, to: x/b}}]\n")
+    told = ctl("test", "--manifests", tmp_path / "m", tmp_path / "t.yaml").stdout
+    assert "x/a, x/c -> x/b (over IPv4): passes" in told and "x/a -> x/b (over IPv6): passes" in told
+    assert "egress: no policy isolates x/a for egress" in told
+    (tmp_path / "old").mkdir()
+    manifests = (tmp_path / "m/all.yaml").read_text()
+    (tmp_path / "old/all.yaml").write_text(re.sub(r"ingress: \[.*", "ingress: []", manifests))
+    for form in ("text", "markdown"):
+        told = ctl("diff", tmp_path / "old", tmp_path / "m", "-o", form).stdout
+        assert "(over IPv4)" in told and "(over IPv6)" in told and "only)" not in told
 
 
 HOME = """\

@@ -55,7 +55,8 @@ def _cause(found: Diff, causes: list[Cause]) -> str:
 
 
 def _remark(found: Diff, change: Change) -> str:
-    """Whose own address it is, where that is why; and the family, where the pods have addresses of the other one."""
+    """Whose own address it is, where that is why; and the family, where the pods have addresses of the other one, for
+    which another change may say the same."""
     return (f" (the own node, {change.node})" if change.node else "") + _families(found, change)
 
 
@@ -64,7 +65,7 @@ def _families(found: Diff, change: Change) -> str:
         return ""
     other: Family = 4 if change.families[0] == 6 else 6
     both = all(found.names.could(other, party) for party in (change.source, change.destination))
-    return f" (IPv{change.families[0]} only)" if both else ""
+    return f" (over IPv{change.families[0]})" if both else ""
 
 
 def _objects(found: Diff) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ who would answer it is not netpold's to say.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def _reasons(asked: _Asked, wrong: Wrong, test: Expectation) -> Iterator[str]:
     passes = "should pass, and does not" if test.verdict == "allow" else "passes, and should not"
     ends = f"{asked.names.party(source)} -> {asked.names.party(destination)}"
     if len(wrong.families) == 1 and all(asked.names.could(_OTHER[wrong.families[0]], each) for each in _parties(wrong)):
-        ends += f" (IPv{wrong.families[0]} only)"
+        ends += f" (over IPv{wrong.families[0]})"  # the same may be told of the other one for other ends, too
     if wrong.node:
         ends += f" (pods of {wrong.node} and the node itself)"
     one = _one_of(asked, source, wrong.families)
@@ -178,7 +179,7 @@ def _reasons(asked: _Asked, wrong: Wrong, test: Expectation) -> Iterator[str]:
     yield told[0]
     if told[0] != told[1]:
         yield f"as {told[1]}"
-    yield from _why(asked.explain(one, other, port), test)
+    yield from _why(asked, asked.explain(one, other, port), test)
 
 
 def _parties(wrong: Wrong) -> tuple[Party, Party]:
@@ -197,8 +198,14 @@ def _one_of(asked: _Asked, party: Party, families: tuple[Family, ...]) -> str:
 
 def _shown(index: Index, name: str) -> str:
     """An address with the pod whose it is."""
+    pod = _pod_at(index, name)
+    return f"{pod} ({name})" if pod else name
+
+
+def _pod_at(index: Index, name: str) -> str:
+    """The pod whose alone an address is, or ''."""
     claimants = [] if "/" in name else index.claimants(name)
-    return f"{claimants[0].key} ({name})" if len(claimants) == 1 else name
+    return claimants[0].key if len(claimants) == 1 else ""
 
 
 def _free_address(asked: _Asked, block: IPBlock, family: Family) -> str:
@@ -221,17 +228,23 @@ def _port(span: Span) -> Port:
     return ("ICMP", None) if span.protocol == OTHER else (span.protocol, span.first)
 
 
-def _why(answer: Mapping[str, Any], test: Expectation) -> Iterator[str]:
+def _why(asked: _Asked, answer: Mapping[str, Any], test: Expectation) -> Iterator[str]:
     """What the directions say: those that deny, where it should pass; else both."""
-    for direction in (Direction.EGRESS, Direction.INGRESS):
+    for direction, near in ((Direction.EGRESS, "source"), (Direction.INGRESS, "destination")):
         judgement = answer[direction]
         if test.verdict == "allow" and judgement["verdict"] == "allow":
             continue
         rule = judgement.get("allowed_by")
         place = f" ({rule['file']}:{rule['line']})" if rule and rule["file"] and rule["line"] else ""
-        yield f"{direction}: {judgement['reason']}{place}"
+        yield f"{direction}: {_by_pod(asked.index, judgement['reason'], answer[near]['name'])}{place}"
         if miss := judgement.get("nearest_miss"):
             yield f"nearest: {miss['text']}"
+
+
+def _by_pod(index: Index, reason: str, name: str) -> str:
+    """A reason of an end that was asked about by its address, with the pod's name, as of those asked about by that."""
+    pod = _pod_at(index, name)
+    return re.sub(rf"(?<![\w.:/-]){re.escape(name)}(?![\w.:/-])", pod, reason) if pod else reason
 
 
 def _contradictions(asked: _Asked, test: Expectation, reach: Reach) -> Iterator[str]:
@@ -241,7 +254,7 @@ def _contradictions(asked: _Asked, test: Expectation, reach: Reach) -> Iterator[
         answer = asked.explain(source, destination, port)
         if answer["verdict"] != test.verdict:
             yield f"{source} -> {destination}: {show(port)} is judged otherwise by the node: {answer['verdict']}"
-            yield from _why(answer, test)
+            yield from _why(asked, answer, test)
 
 
 # Formats --------------------------------------------------------------------------------------------------------------

@@ -20,10 +20,11 @@ from typing import Literal
 
 from netpold.policy.checks import LABEL_RULE, is_dns_label, is_dns_subdomain, labels
 from netpold.policy.fields import Fields
-from netpold.policy.model import EVERYTHING, Finding, Network, Operator, Position, Requirement, Selector
+from netpold.policy.model import EVERYTHING, Finding, Network, Operator, PodPeer, Position, Requirement, Selector
 from netpold.policy.reader import read
 from netpold.policy.selectors import selector
 from netpold.policy.tree import Map, Node, Scalar, Seq, Type, is_null, shown, type_of
+from netpold.policy.words import peer_text
 from netpold.rules.port import PROTOCOLS
 from netpold.rules.services import Span
 
@@ -60,7 +61,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """One test.  `services`: None for every port and protocol.  `text`: it in short, where it has no name."""
+    """One test.  `name`: who is meant, where it has none of its own.  `services`: None for every port and protocol."""
 
     name: str
     verdict: Literal["allow", "deny"]
@@ -132,7 +133,14 @@ def _short(node: Node | None) -> str:
         return ", ".join(map(_short, node))
     if isinstance(node, Map) and "any" in node:
         return f"{_short(node['any'])} except {_short(node['except'])}" if "except" in node else _short(node["any"])
-    return "..." if node is None else "/".join(_short(each) for each in node.values()) if isinstance(node, Map) else "?"
+    return _in_words(_selected(Fields("", 0, None), node)) if isinstance(node, Map) else "..."
+
+
+def _in_words(end: Selected) -> str:
+    """`pods app=web of shop`, `all pods of namespaces team=a`."""
+    if end.pods == end.namespaces == EVERYTHING:
+        return f"{end.namespace}/*" if end.namespace else "every pod"
+    return peer_text(PodPeer(end.pods, None if end.namespace else end.namespaces), end.namespace)
 
 
 # Ends -----------------------------------------------------------------------------------------------------------------
