@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,15 @@ from typing import Any, TypeVar
 import pytest
 
 from netpold.ctl.explain_live import text
-from netpold.host.kernel.trace_events import Line, trace_line
-from netpold.host.nflog import Heading
+from netpold.host.copies import lines_of, ways
+from netpold.host.kernel.trace_events import Event, Line, trace_line
+from netpold.host.nflog import Heading, Logged
 from netpold.rules.ruleset import Goto, InSet, IPSet, Jump, Rule, Ruleset
 from netpold.rules.traced import Compared, Step, Way, compare
 from netpold.rules.walk import Packet
 from tests.lab import Backend, Lab, Outcome, Pod, Probe
 from tests.lab.daemon import CHECKOUT, PYTHON
-from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually, foreign_rules, policy
 from tests.test_tiers_daemon import Scene as TierScene
 from tests.test_tiers_daemon import tiered
 
@@ -132,11 +134,62 @@ def test_where_rules_are_not_told_the_filter_table_tells() -> None:
 
 def test_lines_of_legacy_tables() -> None:
     seen = Heading("10.0.0.1", "10.0.0.2", "tcp", 1, 80)
-    assert trace_line("TRACE: filter:FORWARD:rule:12 ", "FORWARD", seen) == Line(
-        "filter", "FORWARD", 12, "FORWARD", seen
+    for prefix, hook, line in (
+        ("TRACE: filter:FORWARD:rule:12 ", "FORWARD", Line("filter", "FORWARD", 12, "FORWARD", seen, 7)),
+        ("TRACE: nat:a:b:policy:1 ", "OUTPUT", Line("nat", "a:b", 1, "OUTPUT", seen, 7)),
+        ("netpold drop ingress", "FORWARD", None),
+    ):
+        assert trace_line(Logged(prefix, seen, hook, 3, 7, 0)) == line
+
+
+# Copies: pure ---------------------------------------------------------------------------------------------------------
+
+SEEN = Heading("10.0.0.1", "224.1.2.3", "udp", 1, 5000)
+STATIONS = {"P": "state-pre", "I": "before-in", "F": "before-fwd", "O": "before-out", "E": "end-post", "N": "end-in"}
+JUDGED = [(1, "netpold-trace-1", STATIONS[each]) for each in "FI"]
+
+
+def passing(numbered: str) -> list[Event]:
+    """`1PF 2F`: number 1 passes PREROUTING and FORWARD, then number 2 FORWARD; of each chain there are two events.
+    `m` and `i` are other programs' chains at FORWARD and INPUT, before netpold's."""
+    found = []
+    for number, *chains in numbered.split():
+        for chain in chains:
+            table, name = ("netpold-trace-1", STATIONS[chain]) if chain in STATIONS else ("other", chain)
+            first = Event(int(number), 1, table, name, "rule", 1, "continue", "", SEEN, 64, 4, 4)
+            found += [first, replace(first, kind="policy", verdict="accept", heading=None)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("1PFE", ["1PFE"]),  # to a port that is known, or routed
+        ("1P 2FE", ["1P 2FE"]),  # a bridge hands it up
+        ("1P 2mFE 3mFE 1mFE", ["1P 2mFE", "1P 3mFE", "1P 1mFE"]),
+        ("1P 2mFE 2mFE 2mF 1mFE", ["1P 2mFE", "1P 2mFE", "1P 2mF", "1P 1mFE"]),  # made where the one before it was
+        ("1P 2m 2mFE", ["1P 2m", "1P 2mFE"]),
+        ("1P 2mFE 3iIN", ["1P 2mFE", "1P 3iIN"]),  # one is for the node
+        ("1P 3iIN 2mFE", ["1P 3iIN", "1P 2mFE"]),
+        ("1OE 2PIN", ["1OE 2PIN"]),  # from the node to itself
+        ("1O 2E 1E", ["1O 2E", "1O 1E"]),
+        ("1PFE 1PFE 1PF", ["1PFE"]),  # the same connection's next packets
+        ("1P 2FE 1P 2FE", ["1P 2FE"]),
+    ],
+)
+def test_copies_are_told_apart(told: str, expected: list[str]) -> None:
+    assert ways(passing(told), JUDGED) == [passing(each) for each in expected]
+
+
+def test_lines_of_copies_are_told_apart_by_their_ports() -> None:
+    early, one, other, node = (
+        Line("filter", hook, 1, hook, SEEN, port)
+        for hook, port in (("PREROUTING", 0), ("FORWARD", 5), ("FORWARD", 7), ("INPUT", 0))
     )
-    assert trace_line("TRACE: nat:a:b:policy:1 ", "OUTPUT", seen) == Line("nat", "a:b", 1, "OUTPUT", seen)
-    assert trace_line("netpold drop ingress", "FORWARD", seen) is None
+    left = Line("mangle", "POSTROUTING", 1, "POSTROUTING", SEEN, 5)
+    lines = [early, one, left, other, node]
+    assert [lines_of(lines, each) for each in (0, 1, None)] == [[early, one, left], [early, other], [early, node]]
+    assert lines_of([early, one, replace(left, outgoing=9)], 0) == [early, one, replace(left, outgoing=9)]
 
 
 # The real kernel ------------------------------------------------------------------------------------------------------
@@ -147,8 +200,18 @@ class Asked:
 
     def __init__(self, scene: Scene, *words: str, may_be_over: bool = False, become: Sequence[str] = ()) -> None:
         before = set(tables(scene))
-        socket = ["--socket", str(scene.daemon.socket)]
-        command = [PYTHON, "-m", "netpold.ctl", *socket, "explain", *words, "--live", "--for", "20"]
+        command = [
+            PYTHON,
+            "-m",
+            "netpold.ctl",
+            "--socket",
+            str(scene.daemon.socket),
+            "explain",
+            *words,
+            "--live",
+            "--for",
+            "20",
+        ]
         self.process = scene.node.spawn(
             [*become, *command, "-o", "json"], cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -305,6 +368,34 @@ def test_what_others_do(lab: Lab, backend: Backend) -> None:
         assert (told["kernel"]["verdict"], told["expected"]["verdict"], told["agree"]) == ("deny", "allow", False)
         assert told["parted"]["model"]["says"] == "passes: x/a-to-b ingress[0] allows it"
         assert told["steps"][told["parted"]["kernel"]]["chain"] == told["parted"]["model"]["chain"]
+
+
+@pytest.mark.kernel
+def test_one_of_the_copies_that_a_bridge_makes(lab: Lab, backend: Backend) -> None:
+    """The kernel has one number for copies that are dropped one after the other, and much to tell of all at once."""
+    with enforcing(lab, backend, "bridged") as scene:
+        others = [scene.node.bridged_pod("x", name) for name in "defghijklmnop"]
+        scene.daemon.write("others.json", *(pod.manifest(node=False) for pod in others))
+        scene.enforce(out="", deny=policy("deny-all", "  podSelector: {}\n"))
+
+        asked = Asked(scene, "x/a", "224.1.2.3", "5000/UDP")
+        with scene.a.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(scene.a.addresses[0]))
+            sender.sendto(b"who is there", ("224.1.2.3", 5000))
+        told = asked.answer()["live"]["traced"]
+        assert told["copies"] == {"count": 15, "passed": 0}
+        assert (told["kernel"]["verdict"], told["kernel"]["fate"]) == ("deny", "dropped")
+        assert (told["agree"], told["parted"]) == (True, None)
+        assert [each["place"] for each in told["steps"]].count("rule 1 of chain FORWARD, table filter") == 1
+
+        port = scene.b.interface
+        scene.node.run(["bridge", "link", "set", "dev", port, "learning", "off"])  # so its MAC stays unknown
+        scene.node.run(["sh", "-c", f"echo 1 > /sys/class/net/{port}/brport/flush"])
+        for number, verdict, passed in ((80, "allow", 1), (81, "deny", 0)):
+            told = traced(scene, scene.a, scene.b, "UDP", number)
+            assert told["copies"] == {"count": 15, "passed": passed}
+            assert (told["kernel"]["verdict"], told["agree"], told["parted"]) == (verdict, True, None)
+            assert f"NP-IN-{port}" in [each["chain"] for each in told["steps"]]
 
 
 @contextmanager

@@ -82,6 +82,9 @@ def _packet(traced: Json) -> str:
     parts += [f"out by {packet['out_interface']}"] if packet["out_interface"] else []
     parts += ["bridged"] if packet["bridged"] else []
     parts += [_CONNECTION.get(packet["connection"], packet["connection"])] if packet["connection"] else []
+    count, passed = traced["copies"]["count"], traced["copies"]["passed"]
+    if count > 1:
+        parts.append(f"one of {count} copies, of which {passed or 'none'} came through")
     return printable(", ".join(parts))
 
 

@@ -3,7 +3,7 @@
 A table of its own marks packets (kernel/trace_table.py), the kernel tells where marked ones pass
 (kernel/trace_events.py), and here the events of the first one are gathered until it is at the end of its way, dropped,
 or not heard of any more.  The kernel calls a packet by a number, which changes where a bridge hands it up; then its
-headers tell that it is it.
+headers tell that it is it, or a copy (copies.py).
 
 What rules say is read afterwards (`way`), when nothing waits for it.  Lines of legacy tables come by another socket:
 each is put before the first station that comes after its hook and table.
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from netpold.host.copies import Way, lines_of, ways
 from netpold.host.kernel import rule_list
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.rule_list import Saved
@@ -27,8 +28,9 @@ from netpold.rules.traced import Hook, Step
 from netpold.rules.walk import Packet
 
 QUIET_S = 0.5  # after which a packet of which nothing more is heard is taken to have gone
+COPIES_S = 0.1  # for what is told of its copies, once one is at its end
 LINES_S = 0.3  # for lines of legacy tables, which come a little later
-MOST_EVENTS = 5000  # of one packet
+MOST_EVENTS = 20000  # of one packet, and its copies
 
 _INET = 1  # NFPROTO_INET
 _TOOLS: dict[int, str] = {socket.AF_INET: "iptables-nft", socket.AF_INET6: "ip6tables-nft"}
@@ -40,11 +42,12 @@ _FILTERS: dict[str, Hook] = {
     "before-in": "INPUT",
     "before-out": "OUTPUT",
 }
+_EITHER = ("before-fwd", "before-in")  # no packet passes both
 
 
 @dataclass(frozen=True, slots=True)
 class Caught:
-    """A packet that came by.
+    """A packet that came by, or a copy of it.
 
     `packet`: as it was when it came to the filter table, or else first; `state`: what conntrack said of it, '' where it
     was not asked; `from_bridge`: it came in by a bridge; `bridged`: and it goes on to another port of that;
@@ -60,6 +63,11 @@ class Caught:
     steps: tuple[Step, ...]
     by_rules: bool
     at: float
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether it was about to leave, or to be handed to the node."""
+        return not self.stations.isdisjoint(("end-in", "end-post"))
 
 
 class Trace:
@@ -90,8 +98,6 @@ class Trace:
             raise
         self._legacy = legacy
         self._numbers: set[int] = set()
-        self._passed: dict[str, int] = {}  # by which number each station was passed first
-        self._copies: set[int] = set()  # a bridge that floods sends several; the first one is told of
         self._headings: list[Heading] = []
         self._found: list[Event] = []
         self._log: list[Line] = []
@@ -142,9 +148,7 @@ class Trace:
             self._at = time.time()
         elif event.number not in self._numbers and event.heading not in self._headings:
             return
-        if is_station and self._passed.setdefault(event.chain, event.number) != event.number:
-            self._copies.add(event.number)
-        if event.number in self._copies or len(self._found) >= MOST_EVENTS:
+        if len(self._found) >= MOST_EVENTS:
             return
         self._numbers.add(event.number)
         if event.heading is not None and event.heading not in self._headings:
@@ -152,17 +156,28 @@ class Trace:
         self._found.append(event)
         self._heard = time.monotonic()
         if event.verdict == "drop" or (is_station and event.chain in ("end-in", "end-post")):
-            self._over = self._over or self._heard + (LINES_S if self._lines is not None else 0.0)
+            self._over = self._over or self._heard + (LINES_S if self._lines is not None else COPIES_S)
 
     # The way ------------------------------------------------------------------------------------------------------
 
-    def caught(self) -> Caught:
-        """The packet, once `read` said so; reads what its rules say.  Raises KernelError."""
-        stations = {each.chain: each for each in reversed(self._found) if self._is_station(each)}  # each's first event
+    def caught(self) -> list[Caught]:
+        """The packet, or its copies, once `read` said so; reads what the rules say.  Raises KernelError."""
+        texts, copies = _Texts(), 0
+        lines = [line for line in self._log if line.heading in self._headings]
+        found = []
+        for way in ways(self._found, [(_INET, self._table.name, name) for name in _EITHER]):
+            is_copy = any(self._is_station(each) and each.chain == "before-fwd" for each in way)
+            found.append(self._caught(way, self._steps(way, lines_of(lines, copies if is_copy else None), texts)))
+            copies += is_copy
+        return found
+
+    def _caught(self, way: Way, steps: Sequence[Step]) -> Caught:
+        stations = {each.chain: each for each in reversed(way) if self._is_station(each)}  # each's first event
         name = next((name for name in _FILTERS if name in stations), "")
-        first, last = self._found[0], stations.get(name)
+        first, last = way[0], stations.get(name)
         seen = first if last is None or last.heading is None else last
-        packet = self._packet(seen)
+        state = self._state(way)
+        packet = self._packet(seen, state)
         from_bridge = _is_bridge(packet.in_interface)
         # who routes a packet takes one off
         bridged = from_bridge and packet.in_interface == packet.out_interface and seen.hop_limit == first.hop_limit
@@ -170,10 +185,10 @@ class Trace:
             packet=packet,
             from_bridge=from_bridge,
             bridged=bridged,
-            state=self._state(),
+            state=state,
             hook=_FILTERS.get(name, ""),
             stations=frozenset(stations),
-            steps=tuple(self._steps()),
+            steps=tuple(steps),
             by_rules=not (self._legacy and self._lines is None),
             at=self._at,
         )
@@ -181,12 +196,12 @@ class Trace:
     def _is_station(self, event: Event) -> bool:
         return event.nfproto == _INET and event.table == self._table.name
 
-    def _state(self) -> str:
-        said = [self._marks.get(each.handle, "") for each in self._found if self._is_station(each)]
+    def _state(self, way: Way) -> str:
+        said = [self._marks.get(each.handle, "") for each in way if self._is_station(each)]
         return next((each for each in said if each in STATES), "") + (f", {REPLY}" if REPLY in said else "")
 
-    def _packet(self, seen: Event) -> Packet:
-        heading, state = seen.heading or self._headings[0], self._state()
+    def _packet(self, seen: Event, state: str) -> Packet:
+        heading = seen.heading or self._headings[0]
         return Packet(
             heading.source,
             heading.destination,
@@ -203,20 +218,19 @@ class Trace:
             middle=heading.protocol == "tcp" and not state.startswith("new"),
         )
 
-    def _steps(self) -> list[Step]:
-        texts = _Texts()
-        lines = [line for line in self._log if line.heading in self._headings]
+    def _steps(self, way: Way, lines: Sequence[Line], texts: _Texts) -> list[Step]:
+        left = list(lines)
         found: list[Step] = []
-        for event in self._found:
+        for event in way:
             if self._is_station(event):
                 if event.chain == SAID:
                     continue
                 here = _rank(*CHAINS[event.chain])
-                while lines and _rank(lines[0].hook, _PRIORITIES.get(lines[0].table, 0)) < here:
-                    found.append(texts.of_line(lines.pop(0)))
+                while left and _rank(left[0].hook, _PRIORITIES.get(left[0].table, 0)) < here:
+                    found.append(texts.of_line(left.pop(0)))
             elif event.kind != "return" and not event.table.startswith(PREFIX):  # there may be other traces
                 found.append(texts.of_event(event))
-        found += [texts.of_line(each) for each in lines]
+        found += [texts.of_line(each) for each in left]
         return [each for each in found if each.number or each.verdict != "return"]
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from netpold.host.kernel.backend import KernelError, said
 from netpold.host.kernel.nfnetlink import attributes
-from netpold.host.nflog import Busy, Group, Heading, heading
+from netpold.host.nflog import Busy, Group, Heading, Logged, heading
 from netpold.policy.model import Family
 
 Kind = Literal["rule", "return", "policy"]
@@ -33,7 +34,7 @@ _NETLINK_NETFILTER, _SO_RCVBUFFORCE, _SOL_NETLINK, _ADD_MEMBERSHIP = 12, 33, 270
 _GROUP = 9  # NFNLGRP_NFTRACE
 _TRACE = 10 << 8 | 17  # NFT_MSG_TRACE
 _RECEIVE = 1 << 17
-_WAITING = 1 << 20
+_WAITING = 16 << 20  # bytes of events that wait to be read: some 20 of a packet, of each copy that a bridge makes of it
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _NETWORK, _TRANSPORT, _IIF, _OIF, _POLICY = (
     1,
     2,
@@ -80,13 +81,15 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a legacy table: rule `number` (from 1) of a chain, or, with the number behind the last, its end.  An
-    unconditional rule at the end of a chain is called an end, too."""
+    unconditional rule at the end of a chain is called an end, too.  `outgoing`: index of the interface that it is to
+    leave by, the port of a bridge where it passes one; 0: none."""
 
     table: str
     chain: str
     number: int
     hook: str
     heading: Heading
+    outgoing: int = 0
 
 
 class TraceEvents:
@@ -99,7 +102,9 @@ class TraceEvents:
             )
             self._socket.bind((0, 0))
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WAITING)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WAITING)  # as far as the host lets anybody
+            with suppress(PermissionError):  # in a user namespace
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WAITING)
         except OSError as error:
             raise KernelError(f"nf_tables' traces can't be read: {said(error)}") from error
 
@@ -217,13 +222,13 @@ class TraceLines:
 
     def read(self) -> list[Line]:
         """What has come.  Raises KernelError."""
-        return [line for each in self._group.read() if (line := trace_line(each.prefix, each.hook, each.heading))]
+        return [line for each in self._group.read() if (line := trace_line(each))]
 
 
-def trace_line(prefix: str, hook: str, seen: Heading) -> Line | None:
-    """A logged packet's prefix as a line; None where another rule logged it.  A chain's name may have colons."""
-    table, _, rest = prefix.removeprefix(_PREFIX).rstrip().partition(":")
+def trace_line(logged: Logged) -> Line | None:
+    """A logged packet as a line; None where another rule logged it.  A chain's name may have colons."""
+    table, _, rest = logged.prefix.removeprefix(_PREFIX).rstrip().partition(":")
     parts = rest.rsplit(":", 2)
-    if not prefix.startswith(_PREFIX) or len(parts) != 3 or not parts[2].isdecimal():
+    if not logged.prefix.startswith(_PREFIX) or len(parts) != 3 or not parts[2].isdecimal():
         return None
-    return Line(table, parts[0], int(parts[2]), hook, seen)
+    return Line(table, parts[0], int(parts[2]), logged.hook, logged.heading, logged.outgoing)
