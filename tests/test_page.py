@@ -194,30 +194,44 @@ def test_each_cell_is_what_explain_says(data: st.DataObject, world: World, compi
 def test_so_is_what_is_said_of_pods_whose_manifests_are_gone(
     data: st.DataObject, world: World, compiled: CompileSettings
 ) -> None:
-    """And of policies that are gone, too, and hold for them alone."""
+    """And of policies that are gone, too, and hold for them alone; and of addresses that pods have lost."""
     home = data.draw(homes(world))
     some = [key for key, pod in sorted(world.pods.items()) if pod.takes_part and pod.addresses]
     pods = data.draw(st.sets(st.sampled_from(some), min_size=1, max_size=2)) if some else set()
     policies = data.draw(st.sets(st.sampled_from(sorted(world.policies)))) if world.policies else set()
+    losing = data.draw(st.sets(st.sampled_from(sorted(pods)))) if pods else set()
     left = {key: pod for key, pod in world.pods.items() if key not in pods}
+    left |= {key: replace(world.pods[key], addresses=()) for key in losing}
     index = Index(replace(world, pods=left, policies={k: p for k, p in world.policies.items() if k not in policies}))
-    here = {key: Endpoint(key, pod.addresses, ()) for key, pod in left.items() if pod.takes_part}
+    free = {key: world.pods[key] for key in sorted(pods) if not any(map(index.claims.of, world.pods[key].addresses))}
+    if len({address for each in free.values() for address in each.addresses}) < sum(
+        len(each.addresses) for each in free.values()
+    ):
+        free = dict([next(iter(free.items()))])  # one address lingers once
     gone = {
         f"{key}@v": Gone(pod, Endpoint(f"{key}@v", pod.addresses, ()), world.namespace(pod.namespace))
-        for key in sorted(pods)
-        if not any(map(index.claims.of, (pod := world.pods[key]).addresses))
+        for key, pod in free.items()
+        if key not in losing
     }
-    if len({address for each in gone.values() for address in each.pod.addresses}) < sum(
-        len(each.pod.addresses) for each in gone.values()
-    ):
-        gone = dict([next(iter(gone.items()))])  # one address lingers once
+    lost = {key: pod.addresses for key, pod in free.items() if key in losing}
+    here = {
+        key: Endpoint(key, pod.addresses, (), lost=lost.get(key, ())) for key, pod in left.items() if pod.takes_part
+    }
+    at = {
+        address: ((left[key], world.namespace(left[key].namespace)),)
+        for key, addresses in lost.items()
+        for address in addresses
+    }
     compiler = Compiler(index, compiled)
-    ruleset = compiler.update(Changes(), here, Past(gone, {key: world.policies[key] for key in policies})).ruleset
+    past = Past(gone, {key: world.policies[key] for key in policies}, lost=at)
+    ruleset = compiler.update(Changes(), here, past).ruleset
     lingering = {
         address: Lingerer(each.pod, compiler.isolation(name))
         for name, each in gone.items()
         for address in each.pod.addresses
     }
+    lingering |= {address: Lingerer(pod, compiler.isolation(pod.key), lost=True) for address, ((pod, _),) in at.items()}
+    event(f"{min(len(at), 1)} or more are lost")
     home = Home(home.node, home.addresses, home.pods & left.keys(), lingering)
     event(f"{min(len(lingering), 1)} or more linger")
     same_as_explain(index, *told_by(index, ruleset, home), home)

@@ -51,6 +51,8 @@ def _facts(pod: Json) -> list[tuple[str, str]]:
         facts.append(("interface", ", ".join(ports) or "none found: enforced by address"))
         if taken := [each for each in pod["addresses"] if each not in pod["enforced_addresses"]]:
             facts.append(("not enforced", f"{', '.join(taken)}: the host's own"))
+        if lost := [each for each in pod["enforced_addresses"] if each not in pod["addresses"]]:
+            facts.append(("lost", f"{', '.join(lost)}: judged as before, though the manifest says it no more"))
     if pod["ports"]:
         facts.append(("ports", ", ".join(f"{each['name']} {each['port']}/{each['protocol']}" for each in pod["ports"])))
     facts += [
