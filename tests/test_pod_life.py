@@ -419,6 +419,11 @@ def test_a_pod_whose_manifest_loses_an_address_stays_denied_there(lab: Lab, back
             told = json.loads(done.stdout)
             assert told["verdict"] == "deny"
             assert f"was an address of x/{to.pod_name}, whose manifest says it no more" in told["ingress"]["reason"]
+        assert f"lost          {a.address(4)}: judged as before" in scene.daemon.ctl("pod", "x/a").stdout
+        assert eventually(lambda: a.address(4) in scene.daemon.ctl("monitor", "--direction", "ingress").stdout)
+        events = map(json.loads, scene.daemon.ctl("monitor", "--pod", "x/a", "-o", "json").stdout.splitlines())
+        event = next(each for each in events if each["destination"]["address"] == a.address(4))
+        assert (event["judged"], event["judged_lingers"], event["isolating"]) == ("x/a", False, ["x/deny-all"])
         assert scene.daemon.stop() == 0
         write(a6, b6)
         write(b)  # all of the one goes, and the other regains its address
