@@ -21,6 +21,7 @@ from tests.strategies import EVERYTHING_GOES, worlds
 from tests.test_ctl import CTL, ROOT, ctl
 
 GUESTBOOK = ROOT / "etc/examples/guestbook"
+PATHS = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
 
 
 @pytest.fixture
@@ -183,10 +184,39 @@ def test_errors_of_a_revision_are_told_with_its_own_files(repository: Path) -> N
 def test_two_revisions(repository: Path) -> None:
     git(repository, "commit", "-q", "-a", "-m", "less")
     words = [*CTL, "diff", "git:HEAD~1:m", "git:HEAD:./m"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=repository, env=PATHS, capture_output=True, text=True, timeout=60)
     assert "closes  monitoring/prometheus" in done.stdout
     assert not done.stderr
+
+
+def test_a_revision_of_the_other_ones_path(repository: Path) -> None:
+    """Else all of the repository, where more is, would be compared with a part of it."""
+    for words in (("git:HEAD", "git:HEAD:m"), ("git:HEAD:./m", "git:HEAD")):
+        done = subprocess.run(
+            [*CTL, "diff", *words], cwd=repository, env=PATHS, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.startswith("nothing opens and nothing closes between 4 pods"), done.stdout + done.stderr
+        assert not done.stderr
+
+
+def test_a_hook_of_a_server_has_no_work_tree(repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--bare", str(repository), "served")
+    gate = f"{' '.join(map(str, CTL))} diff --fail-on open git:$2:m git:$3:m"
+    hook = tmp_path / "served/hooks/update"
+    hook.write_text(f"#!/bin/sh\nexport PYTHONPATH={ROOT}\nexec {gate}\n")
+    hook.chmod(0o755)
+    git(repository, "commit", "-q", "-a", "-m", "closes")
+    git(repository, "push", "-q", str(tmp_path / "served"), "main")
+    git(repository, "revert", "--no-edit", "HEAD")
+    words = ["git", "push", "-q", str(tmp_path / "served"), "main"]
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "opens  monitoring/prometheus -> guestbook/api" in done.stderr, done.stderr
+
+    for words in (("git:main", "git:main:m"), ("git:main", "git:main"), ("git:main:./m", "git:main:m")):
+        done = subprocess.run(
+            [*CTL, "diff", *words], cwd=tmp_path / "served", env=PATHS, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.startswith("nothing opens and nothing closes"), done.stderr
 
 
 def test_what_the_symlinks_of_a_revision_lead_to(repository: Path) -> None:
@@ -258,8 +288,7 @@ def test_a_revision_of_submodules(repository: Path, tmp_path: Path) -> None:
 )
 def test_revisions_that_there_are_not(repository: Path, revision: str, fault: str) -> None:
     words = [*CTL, "diff", revision, "m"]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(words, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=repository, env=PATHS, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert fault in done.stderr
     assert "hint: " in done.stderr

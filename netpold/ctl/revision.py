@@ -25,28 +25,34 @@ _MOST_STEPS = 1000  # from a symlink to where it leads; one may lead to itself
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A commit, and a path in its tree ('' for all of it) without a slash at its end."""
+    """A commit, and a path in its tree ('' for all of it) without a slash at its end.  `repository`: the top of its
+    work tree, or where there is none (a server's, and its hooks), the repository itself."""
 
     repository: Path
     commit: str
     path: str
 
 
-def revision(text: str, beside: Path | None) -> Revision:
+def revision(text: str, beside: Path | str | None) -> Revision:
     """What `REV` or `REV:PATH` means.
 
-    PATH is as git takes it: from the root of the repository, with `./` from here.  Without it, it is the path of
-    `beside` (or else of the current directory) in its repository.  Raises Failure.
+    PATH is as git takes it: from the root of the repository, with `./` from here.  Without it, it is `beside`, a PATH
+    (text) or a directory in its repository, or else the current directory; where that has no work tree, all there is.
+    Raises Failure.
     """
     name, colon, path = text.partition(":")
-    place = beside if beside is not None and not colon else Path.cwd()
+    if not colon and isinstance(beside, str):
+        colon, path = ":", beside
+    place = beside if isinstance(beside, Path) and not colon else Path.cwd()
     at = place if place.is_dir() else place.parent
-    root = Path(_git(at, "rev-parse", "--show-toplevel").rstrip("\n"))
+    has_tree = _git(at, "rev-parse", "--is-inside-work-tree").strip() == "true"
+    root = Path(_git(at, "rev-parse", "--show-toplevel" if has_tree else "--absolute-git-dir").rstrip("\n"))
+    here = Path.cwd() if has_tree else root
     commit = _git(at, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
     if not colon:
-        path = os.path.relpath(place.resolve(), root.resolve())
+        path = os.path.relpath(place.resolve(), root.resolve()) if has_tree else ""
     elif path.startswith(("./", "../")) or path == ".":
-        path = os.path.relpath((Path.cwd() / path).resolve(), root.resolve())
+        path = os.path.relpath((here / path).resolve(), root.resolve())
     path = os.path.normpath(path or ".")
     if path.startswith(("../", "/")) or path == "..":
         raise Failure(f"{path} is not inside the repository {root}", "name a path in it: git:REV:PATH", Exit.USAGE)
@@ -111,6 +117,8 @@ def _submodule(repository: Path, path: str, commit: str) -> Path:
     """The repository of a submodule, which has to be checked out.  Raises Failure."""
     place = repository / path
     hint = f"fetch it: `git -C {shlex.quote(str(repository))} submodule update --init {shlex.quote(path)}`"
+    if not (repository / ".git").exists():
+        hint = "name a path without it, git:REV:PATH, or compare in a work tree"
     if not (place / ".git").exists():  # git would take the repository around it instead
         raise Failure(f"the submodule {path} is not checked out in {repository}", hint, Exit.USAGE)
     try:
@@ -199,5 +207,5 @@ def _git(where: Path, *words: str, stdin: str = "") -> str:
         named = words[-1].removesuffix("^{commit}")
         if "--verify" in words:
             raise Failure(f"git knows no revision {named!r}", "`git log` shows which there are", Exit.USAGE) from error
-        hint = "give a directory, or run netpoldctl inside of a git work tree"
+        hint = "give a directory, or run netpoldctl inside of a git repository"
         raise Failure(f"{where} can't be asked for a revision: {error}", hint, Exit.USAGE) from error

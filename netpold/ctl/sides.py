@@ -1,7 +1,7 @@
 """What two things are compared: directories, git revisions of them, and what the node has in force.
 
 DIR              a directory (or a file)
-git:REV          the other one's path (or else the current directory's) at that revision
+git:REV          the other one's path (or else, beside `node` or another git:REV, the current directory's) there
 git:REV:PATH     that path in the repository at that revision
 node             what the running daemon has in force
 """
@@ -64,11 +64,13 @@ class Side:
 def sides(names: Sequence[str], inventory: Path | None, settings: Settings, socket: Path) -> list[Side]:
     """What is meant by these names.  `inventory`: more manifests that hold on each side.  Raises Failure."""
     plain = [Path(name) for name in names if name != NODE and not name.startswith(_GIT)]
-    beside = plain[0] if plain else None
+    inside = [each.split(":", 2)[2] for each in names if each.startswith(_GIT) and each.count(":") > 1]
+    beside = plain[0] if plain else inside[0] if inside else None
     return [_side(name, beside, inventory, settings, socket) for name in names]
 
 
-def _side(name: str, beside: Path | None, inventory: Path | None, settings: Settings, socket: Path) -> Side:
+def _side(name: str, beside: Path | str | None, inventory: Path | None, settings: Settings, socket: Path) -> Side:
+    """`beside`: the other one's directory, or (text) its path in the repository."""
     if name == NODE:
         answer = _in_force(socket)
         return Side(name, Index(world_in_force(answer)), node=answer.get("node"))

@@ -140,8 +140,9 @@ VERBS = (
             argument("old", metavar="OLD", help="a directory, git:REV, git:REV:PATH, or node"),
             argument("new", metavar="NEW", help="the same; node: what the running daemon has in force"),
         ),
-        "git:REV is the other directory at that revision, git:REV:PATH a path in the repository; submodules are read "
-        "where they are checked out.  A side without pods is taken with the pods of the other one.",
+        "git:REV is the other side's directory or PATH at that revision, or where that has none (node, another "
+        "git:REV) the current directory; git:REV:PATH is a path in the repository.  Submodules are read where they are "
+        "checked out.  A side without pods is taken with the pods of the other one.",
     ),
     Verb(
         "plan",
