@@ -136,6 +136,7 @@ def reached(scene: Scene) -> str:
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("backend", ["nft", pytest.param("legacy", marks=pytest.mark.slow)])
 def test_from_one_to_the_next_where_the_manifests_are_gone(lab: Lab, backend: Backend) -> None:
     scene = Scene(lab, backend)
     daemon = scene.daemon

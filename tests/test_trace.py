@@ -243,11 +243,14 @@ def traced(scene: Scene, source: Pod, destination: Pod, protocol: str = "TCP", p
 
 
 @contextmanager
-def enforcing(lab: Lab, backend: Backend, wiring: str = "routed", make: type[AnyScene] = Scene) -> Iterator[AnyScene]:
-    """A node that enforces; on it legacy tables tell of single rules."""
+def enforcing(
+    lab: Lab, backend: Backend, wiring: str = "routed", make: type[AnyScene] = Scene, *, by_rules: bool = True
+) -> Iterator[AnyScene]:
+    """A node that enforces; on it legacy tables tell of single rules, where they are to."""
     scene = make(lab, backend, wiring)
     command = "for each in 2 10; do echo nfnetlink_log > /proc/sys/net/netfilter/nf_log/$each; done"
-    scene.node.run(["sh", "-c", command])
+    if by_rules:
+        scene.node.run(["sh", "-c", command])
     with scene.daemon:
         scene.enforce(deny=DENY_ALL, to_b=A_TO_B, out=A_OUT)
         yield scene
@@ -370,23 +373,40 @@ def test_what_others_do(lab: Lab, backend: Backend) -> None:
         assert told["steps"][told["parted"]["kernel"]]["chain"] == told["parted"]["model"]["chain"]
 
 
+def of_group(scene: Scene) -> Json:
+    """What is told of what a sends to a group."""
+    asked = Asked(scene, "x/a", "224.1.2.3", "5000/UDP")
+    with scene.a.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(scene.a.addresses[0]))
+        sender.sendto(b"who is there", ("224.1.2.3", 5000))
+    told: Json = asked.answer()["live"]["traced"]
+    return told
+
+
 @pytest.mark.kernel
-def test_one_of_the_copies_that_a_bridge_makes(lab: Lab, backend: Backend) -> None:
+@pytest.mark.parametrize(
+    ("backend", "by_rules"),
+    [("nft", True), ("legacy", True), pytest.param("legacy", False, marks=pytest.mark.slow)],
+)
+def test_one_of_the_copies_that_a_bridge_makes(lab: Lab, backend: Backend, by_rules: bool) -> None:
     """The kernel has one number for copies that are dropped one after the other, and much to tell of all at once."""
-    with enforcing(lab, backend, "bridged") as scene:
+    with enforcing(lab, backend, "bridged", by_rules=by_rules) as scene:
         others = [scene.node.bridged_pod("x", name) for name in "defghijklmnop"]
         scene.daemon.write("others.json", *(pod.manifest(node=False) for pod in others))
-        scene.enforce(out="", deny=policy("deny-all", "  podSelector: {}\n"))
+        (scene.daemon.manifests / "out.yaml").unlink()
+        scene.enforce(deny=policy("deny-all", "  podSelector: {}\n"))
 
-        asked = Asked(scene, "x/a", "224.1.2.3", "5000/UDP")
-        with scene.a.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(scene.a.addresses[0]))
-            sender.sendto(b"who is there", ("224.1.2.3", 5000))
-        told = asked.answer()["live"]["traced"]
+        told = of_group(scene)
         assert told["copies"] == {"count": 15, "passed": 0}
         assert (told["kernel"]["verdict"], told["kernel"]["fate"]) == ("deny", "dropped")
         assert (told["agree"], told["parted"]) == (True, None)
-        assert [each["place"] for each in told["steps"]].count("rule 1 of chain FORWARD, table filter") == 1
+        begun = [each["place"] for each in told["steps"]].count("rule 1 of chain FORWARD, table filter")
+        assert begun == by_rules == told["kernel"]["by_rules"]
+
+        scene.enforce(deny=policy("deny-all", "  podSelector: {matchLabels: {app: c}}\n"))
+        told = of_group(scene)
+        assert (told["copies"], told["agree"], told["parted"]) == ({"count": 15, "passed": 13}, True, None)
+        scene.enforce(deny=policy("deny-all", "  podSelector: {}\n"))
 
         port = scene.b.interface
         scene.node.run(["bridge", "link", "set", "dev", port, "learning", "off"])  # so its MAC stays unknown
@@ -395,7 +415,7 @@ def test_one_of_the_copies_that_a_bridge_makes(lab: Lab, backend: Backend) -> No
             told = traced(scene, scene.a, scene.b, "UDP", number)
             assert told["copies"] == {"count": 15, "passed": passed}
             assert (told["kernel"]["verdict"], told["agree"], told["parted"]) == (verdict, True, None)
-            assert f"NP-IN-{port}" in [each["chain"] for each in told["steps"]]
+            assert (f"NP-IN-{port}" in [each["chain"] for each in told["steps"]]) == by_rules
 
 
 @contextmanager

@@ -13,22 +13,22 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from netpold.daemon.inbox import Inbox, Question
 from netpold.daemon.questions import Facts, NoAnswer, Parameters, Why, answer, explain, in_time, number
 from netpold.daemon.questions_about import Held
 from netpold.daemon.seen import moment
+from netpold.daemon.traced_copies import asked_for
 from netpold.host.kernel.backend import KernelError
 from netpold.host.kernel.trace_table import Aim
 from netpold.host.tracing import Caught, Trace
 from netpold.rules.ends import end, families, first_packet, hook
 from netpold.rules.port import parse
 from netpold.rules.render import text
-from netpold.rules.traced import Compared, Step, Way, compare, meaning
+from netpold.rules.traced import Compared, Step, Way, meaning
 from netpold.rules.walk import Packet
 
 DEFAULT_S, LONGEST_S = 30.0, 3600.0
@@ -153,26 +153,14 @@ def _explained(facts: Facts, parameters: Parameters, aims: list[Aim]) -> Questio
 
 def _told(facts: Facts, held: Held, parameters: Parameters, copies: Sequence[Caught]) -> Question[Json]:
     """What `explain` says of the packet's addresses, and `live`."""
-    ports = _ports(facts)
-    caught = _asked_for(copies, ports)
-    packet = _with_ports(caught, ports)
+    caught, way, found = asked_for(facts, held.installed.names, copies)
+    packet = way.packet
     addresses = {"source": packet.source, "destination": packet.destination}
     told = yield from explain(facts, parameters)
     if any(told[side]["address"] != address for side, address in addresses.items()):  # others of the same pods
         told = yield from explain(facts, {**parameters, **addresses})
         for side in addresses:
             told[side]["name"] = parameters[side]
-    filters = {"FORWARD": "fwd", "INPUT": "in", "OUTPUT": "out"}
-    way = Way(
-        packet,
-        caught.hook,
-        caught.steps,
-        met=bool(caught.hook),
-        filtered=f"after-{filters.get(caught.hook)}" in caught.stations,
-        ended=caught.is_at_its_end,
-        by_rules=caught.by_rules,
-    )
-    found = compare(facts.ruleset, held.installed.names, way)
     expected = _expected(facts, parameters, caught, told, found)
     live = {
         "at": moment(caught.at),
@@ -207,48 +195,6 @@ def _expected(facts: Facts, parameters: Parameters, caught: Caught, told: Json, 
     verdict = "deny" if any(each["verdict"] == "deny" for each in judged) else "allow"
     reasons = dict.fromkeys(each["reason"] for each in judged if each["verdict"] == verdict)
     return {"verdict": verdict, "reason": "; ".join(reasons) or "none of the two is judged on this node"}
-
-
-def _ports(facts: Facts) -> Mapping[str, Collection[str]]:
-    """Ports of bridges that are pods', with the addresses behind each."""
-    return {
-        interface.name: endpoint.addresses
-        for endpoint in facts.endpoints.values()
-        for interface in endpoint.interfaces
-        if interface.bridged
-    }
-
-
-def _asked_for(copies: Sequence[Caught], ports: Mapping[str, Collection[str]]) -> Caught:
-    """Of what a bridge floods for want of a MAC the copy for the pod that it is sent to, by the chains that it met; of
-    others the first one."""
-    own = next((f"NP-IN-{name}" for name, addresses in ports.items() if copies[0].packet.destination in addresses), "")
-    if len(copies) > 1 and own:
-        others = {f"NP-IN-{name}" for name in ports}
-        met = [{step.chain for step in each.steps} for each in copies]
-        for copy, chains in zip(copies, met, strict=True):
-            if own in chains:
-                return copy
-        for copy, chains in zip(copies, met, strict=True):
-            if copy.bridged and chains.isdisjoint(others):
-                return copy
-    return copies[0]
-
-
-def _with_ports(caught: Caught, ports: Mapping[str, Collection[str]]) -> Packet:
-    """The kernel does not tell which ports of a bridge a packet passes, but whose chains it met; where it met none, the
-    ports are those of its addresses."""
-    packet, chains = caught.packet, {step.chain for step in caught.steps if step.is_own}
-
-    def port(prefix: str, address: str) -> str:
-        met = (name for name in ports if f"{prefix}{name}" in chains)
-        return next(met, next((name for name, own in ports.items() if address in own), ""))
-
-    return replace(
-        packet,
-        in_port=port("NP-OUT-", packet.source) if caught.from_bridge else "",
-        out_port=port("NP-IN-", packet.destination) if caught.bridged else "",
-    )
 
 
 def _packet_json(packet: Packet, caught: Caught) -> Json:

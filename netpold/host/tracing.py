@@ -50,13 +50,14 @@ class Caught:
     """A packet that came by, or a copy of it.
 
     `packet`: as it was when it came to the filter table, or else first; `state`: what conntrack said of it, '' where it
-    was not asked; `from_bridge`: it came in by a bridge; `bridged`: and it goes on to another port of that;
-    `stations`: the chains of the table that it passed; `at`: time.time().
+    was not asked; `from_bridge`: it came in by a bridge; `bridged`: and it goes on to another port of that; `port`:
+    that, '' where it is not told; `stations`: the chains of the table that it passed; `at`: time.time().
     """
 
     packet: Packet
     from_bridge: bool
     bridged: bool
+    port: str
     state: str
     hook: Hook
     stations: frozenset[str]
@@ -167,11 +168,11 @@ class Trace:
         found = []
         for way in ways(self._found, [(_INET, self._table.name, name) for name in _EITHER]):
             is_copy = any(self._is_station(each) and each.chain == "before-fwd" for each in way)
-            found.append(self._caught(way, self._steps(way, lines_of(lines, copies if is_copy else None), texts)))
+            found.append(self._caught(way, lines_of(lines, copies if is_copy else None), texts))
             copies += is_copy
         return found
 
-    def _caught(self, way: Way, steps: Sequence[Step]) -> Caught:
+    def _caught(self, way: Way, lines: Sequence[Line], texts: _Texts) -> Caught:
         stations = {each.chain: each for each in reversed(way) if self._is_station(each)}  # each's first event
         name = next((name for name in _FILTERS if name in stations), "")
         first, last = way[0], stations.get(name)
@@ -185,10 +186,11 @@ class Trace:
             packet=packet,
             from_bridge=from_bridge,
             bridged=bridged,
+            port=next((_name(line.outgoing) for line in lines if line.hook == "FORWARD"), "") if bridged else "",
             state=state,
             hook=_FILTERS.get(name, ""),
             stations=frozenset(stations),
-            steps=tuple(steps),
+            steps=tuple(self._steps(way, lines, texts)),
             by_rules=not (self._legacy and self._lines is None),
             at=self._at,
         )
