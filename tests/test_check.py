@@ -37,7 +37,7 @@ def manifests(tmp_path: Path) -> Path:
 def test_warnings_leave_the_exit_status_0(manifests: Path) -> None:
     done = ctl("check", manifests)
     assert done.returncode == 0
-    assert "idle:1.yaml:1:1: warning: NetworkPolicy shop/idle: spec.podSelector: no pod" in done.stdout
+    assert "idle:1.yaml:4:8: warning: NetworkPolicy shop/idle: spec.podSelector: no pod" in done.stdout
     assert done.stdout.endswith(": 0 errors, 1 warning\n")
 
 

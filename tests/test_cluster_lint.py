@@ -42,11 +42,11 @@ def found(*policies: str, inventory: str = INVENTORY + NODES) -> list[Finding]:
 CASES = {
     "subject-namespace": ("{namespaces: {matchLabels: {team: wbe}}}", "egress: []", ("selects-no-pod", "spec.subject", "no namespace has team=wbe", "write `team: web`")),
     "subject-pods": ("{pods: {podSelector: {matchLabels: {app: dbb}}}}", "egress: []", ("selects-no-pod", "spec.subject", "has app=dbb, so the policy selects none", "write `app: db`")),
-    "peer-is-nobody": ("{namespaces: {}}", "ingress: [{action: Deny, from: [{pods: {podSelector: {matchLabels: {app: uii}}}}]}]", ("peer-selects-no-pod", "spec.ingress[0].from", "nothing is denied by this peer", "`app: ui`")),
-    "peer-namespace": ("{namespaces: {}}", "egress: [{action: Accept, to: [{namespaces: {matchLabels: {team: ops}}}]}]", ("selects-no-namespace", "spec.egress[0].to", "nothing is accepted by this peer", "no Namespace object for monitoring")),
-    "node": ("{namespaces: {}}", "egress: [{action: Deny, to: [{nodes: {matchLabels: {role: apii}}}]}]", ("selects-no-node", "spec.egress[0].to", "no node has role=apii", "write `role: api`")),
-    "port": ("{namespaces: {}}", "ingress: [{action: Pass, from: [{namespaces: {}}], protocols: [{destinationNamedPort: postgre}]}]", ("no-such-port", "spec.ingress[0]", "the port `postgre`, so nothing is passed", "`port: postgres`")),
-    "port-of-peers": ("{namespaces: {}}", "egress: [{action: Pass, to: [{pods: {podSelector: {matchLabels: {app: ui}}}}], protocols: [{destinationNamedPort: postgres}]}]", ("no-such-port", "spec.egress[0]", "of the peers' pods", "http")),
+    "peer-is-nobody": ("{namespaces: {}}", "ingress: [{action: Deny, from: [{pods: {podSelector: {matchLabels: {app: uii}}}}]}]", ("peer-selects-no-pod", "spec.ingress[0].from[0]", "nothing is denied by this peer", "`app: ui`")),
+    "peer-namespace": ("{namespaces: {}}", "egress: [{action: Accept, to: [{namespaces: {matchLabels: {team: ops}}}]}]", ("selects-no-namespace", "spec.egress[0].to[0]", "nothing is accepted by this peer", "no Namespace object for monitoring")),
+    "node": ("{namespaces: {}}", "egress: [{action: Deny, to: [{nodes: {matchLabels: {role: apii}}}]}]", ("selects-no-node", "spec.egress[0].to[0].nodes", "no node has role=apii", "write `role: api`")),
+    "port": ("{namespaces: {}}", "ingress: [{action: Pass, from: [{namespaces: {}}], protocols: [{destinationNamedPort: postgre}]}]", ("no-such-port", "spec.ingress[0].protocols[0].destinationNamedPort", "the port `postgre`, so nothing is passed", "`port: postgres`")),
+    "port-of-peers": ("{namespaces: {}}", "egress: [{action: Pass, to: [{pods: {podSelector: {matchLabels: {app: ui}}}}], protocols: [{destinationNamedPort: postgres}]}]", ("no-such-port", "spec.egress[0].protocols[0].destinationNamedPort", "of the peers' pods", "http")),
     "hidden": ("{namespaces: {}}", "egress: [{action: Accept, to: [{namespaces: {}}, {networks: [10.0.0.0/8]}]}, {action: Deny, to: [{networks: [10.1.0.0/16]}]}]", ("rule-hidden", "spec.egress[1]", "the rule egress[0] (m.yaml:", "before that one")),
     "hidden-nodes": ("{namespaces: {}}", "egress: [{action: Accept, to: [{nodes: {}}]}, {action: Deny, to: [{nodes: {matchLabels: {role: api}}}], protocols: [{tcp: {destinationPort: {number: 1}}}]}]", ("rule-hidden", "spec.egress[1]", "egress[0]", "take it out")),
 }  # fmt: skip

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import marshal
 from dataclasses import asdict
+from ipaddress import ip_network
 
 from hypothesis import given, settings
 
 from netpold.policy.chunks import LIMITS
 from netpold.policy.codec import Decoder, Encoder
 from netpold.policy.documents import parse_unit, units
-from netpold.policy.model import Pod
+from netpold.policy.model import EVERYTHING, Action, ClusterPolicy, IPBlock, Pod, PodPeer, Position, Tier, TierRule
 from tests.test_documents import FILE, TEXTS, pods
+
+NETWORKS = [IPBlock(ip_network(f"10.{each}.0.0/16")) for each in range(3)]
 
 
 @given(TEXTS)
@@ -27,6 +30,16 @@ def test_there_and_back(data: bytes) -> None:
     assert [hash(each) for each in decoded if not _has_maps(each)] == [
         hash(each) for each in parts if not _has_maps(each)
     ]
+
+
+def test_entries_of_rules_come_back() -> None:
+    """Of a rule of the cluster whose entries are not its peers one by one; they count in no comparison."""
+    rule = TierRule(Action.DENY, tuple(NETWORKS), None, entries=(0, 0, 2))
+    policy = ClusterPolicy("p", Tier.ADMIN, 1, PodPeer(EVERYTHING, EVERYTHING), (), (rule,), position=Position(FILE, 1))
+    found = Decoder().decode(marshal.loads(marshal.dumps(Encoder().encode(policy))), FILE)
+    assert found == policy
+    assert isinstance(found, ClusterPolicy)
+    assert found.egress[0].entries == (0, 0, 2)
 
 
 def _has_maps(part: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from netpold.ctl.failure import Exit
 from netpold.ctl.findings import count, line, number
 from netpold.ctl.junit import Case, Suite, junit
-from netpold.ctl.offline import Manifests, read, settings_of
+from netpold.ctl.offline import Manifests, read, read_again, settings_of
 from netpold.ctl.output import paint, pairs, say, say_json
 from netpold.ctl.progress import progress
 from netpold.ctl.sarif import sarif
@@ -21,6 +21,8 @@ from netpold.daemon.status import finding_json
 from netpold.policy.codes import CODES
 from netpold.policy.findings import MOST_IN_ALL, Findings
 from netpold.policy.lint import lint
+from netpold.policy.located import located
+from netpold.policy.model import Finding
 from netpold.printable import printable
 
 FEW = 20  # findings that one can count
@@ -30,9 +32,12 @@ _Finding = Mapping[str, Any]
 
 def run(arguments: argparse.Namespace) -> Exit:
     """Raises Failure."""
-    manifests = read(arguments.paths, settings_of(arguments))
+    settings = settings_of(arguments)
+    manifests = read(arguments.paths, settings)
     with progress("checking what policies select"):
-        found: list[_Finding] = [*manifests.findings, *_lint(manifests)]
+        noted = [*manifests.noted, *_lint(manifests)]
+    with progress("finding the lines"):
+        found = [finding_json(each) for each in located(noted, lambda file: read_again(file, settings))]
     found.sort(key=lambda each: (each["file"], each["line"], each["column"], each["code"], each["path"]))
     bad = {"error", "warning"} if arguments.strict else {"error"}
     match arguments.output:
@@ -47,10 +52,10 @@ def run(arguments: argparse.Namespace) -> Exit:
     return Exit.NO if any(each["severity"] in bad for each in found) else Exit.FINE
 
 
-def _lint(manifests: Manifests) -> list[dict[str, object]]:
+def _lint(manifests: Manifests) -> list[Finding]:
     told = Findings(MOST_IN_ALL)
     told.add(sorted(lint(manifests.index), key=lambda each: (each.position, each.code, each.path)))
-    return [finding_json(each) for each in told.told("these files")]
+    return told.told("these files")
 
 
 def _json(manifests: Manifests, found: Sequence[_Finding]) -> dict[str, Any]:

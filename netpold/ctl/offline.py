@@ -14,6 +14,8 @@ from netpold.ctl.failure import Exit, Failure
 from netpold.ctl.findings import count, line
 from netpold.ctl.progress import progress
 from netpold.daemon.status import finding_json
+from netpold.host.files import Moving, read_file
+from netpold.host.scan import Ambiguous, look
 from netpold.host.source import Source, SourceError
 from netpold.host.trust import Trustees
 from netpold.policy.assemble import Assembly
@@ -27,14 +29,18 @@ from netpold.rules.ruleset import Ruleset
 class Manifests:
     """What some directories and files say.
 
-    `files`: their paths.  `findings` are in the shape of finding_json, in order of position.  `passed_over`: objects of
-    other kinds, by kind.
+    `files`: their paths.  `noted`: what is wrong, in order of position.  `passed_over`: other objects, by kind.
     """
 
     index: Index
     files: tuple[str, ...]
-    findings: list[dict[str, Any]]
+    noted: tuple[Finding, ...]
     passed_over: dict[str, int]
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What is wrong, in the shape of finding_json."""
+        return [finding_json(each) for each in self.noted]
 
 
 def read(paths: Iterable[Path], settings: Settings, name: str = "") -> Manifests:
@@ -57,9 +63,16 @@ def read(paths: Iterable[Path], settings: Settings, name: str = "") -> Manifests
     index = Index(assembly.world)
     findings.update(assembly.findings(), index.claims.findings(assembly.world.pods))
     ordered = sorted(findings, key=lambda each: (each.position, each.code, each.path))
-    return Manifests(
-        index, tuple(files), [finding_json(each) for each in ordered], dict(sorted(assembly.passed_over.items()))
-    )
+    return Manifests(index, tuple(files), tuple(ordered), dict(sorted(assembly.passed_over.items())))
+
+
+def read_again(file: str, settings: Settings) -> bytes | None:
+    """The bytes of a file that was read before; None where they can't be had any more."""
+    try:
+        fingerprint = look(file, settings.max_file_size, is_link=True)
+        return read_file(file, fingerprint) if isinstance(fingerprint, bytes) else None
+    except (Ambiguous, Moving, OSError):
+        return None
 
 
 def _unreadable(error: SourceError) -> Failure:

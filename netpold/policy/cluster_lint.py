@@ -1,13 +1,15 @@
 """What is right in the manifests of policies of the cluster, and still likely not meant: rules that match nothing, or
 that others hide.
 
-Warnings all; see lint.py.
+Warnings all, and where they stand; see lint.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from netpold.policy.cluster_forms import FORMS
+from netpold.policy.cluster_ports import NAMED
 from netpold.policy.covers import rule_within
 from netpold.policy.groups import EVERY_POD, PodGroup
 from netpold.policy.lint_inventory import Inventory, namespace_cure, port_cure, selector_cure, values_of
@@ -52,12 +54,16 @@ def _hidden(policy: ClusterPolicy) -> Iterator[Finding]:
                 where = rules[by].position or policy.position
                 fault = f"whatever this rule matches, the rule {direction}[{by}] ({where}) matches before it"
                 cure = "take it out, or put it before that one"
-                yield _warning(policy, rule, "rule-hidden", f"spec.{direction}[{number}]", fault, cure)
+                yield _warning(policy, "rule-hidden", f"spec.{direction}[{number}]", fault, cure)
 
 
-def _warning(policy: ClusterPolicy, rule: TierRule | None, code: str, path: str, fault: str, cure: str) -> Finding:
-    where = (rule and rule.position) or policy.position or _NOWHERE
-    return Finding(where, code, path, fault, cure, policy_title(policy.key), "warning")
+def _warning(policy: ClusterPolicy, code: str, path: str, fault: str, cure: str) -> Finding:
+    return Finding(policy.position or _NOWHERE, code, path, fault, cure, policy_title(policy.key), "warning")
+
+
+def _as_written(ports: Iterable[PolicyPort]) -> Iterator[PolicyPort]:
+    """One for each entry: a name comes once for each protocol."""
+    return (port for port in ports if not isinstance(port.port, str) or port.protocol == "TCP")
 
 
 class _WithPods:
@@ -74,20 +80,19 @@ class _WithPods:
         for direction in Direction:
             for number, rule in enumerate(self._policy.rules(direction)):
                 path = f"spec.{direction}[{number}]"
-                for peer in rule.peers or ():
+                for at, peer in enumerate(rule.peers or ()):
+                    entry = f"{path}.{PEERS[direction]}[{rule.entries[at] if rule.entries else at}]"
                     if isinstance(peer, PodPeer):
-                        yield from self._pods(rule, f"{path}.{PEERS[direction]}", peer)
+                        yield from self._pods(rule, entry, peer)
                     elif isinstance(peer, NodePeer):
-                        yield from self._nodes(rule, f"{path}.{PEERS[direction]}", peer.nodes)
-                for port in rule.ports or ():
-                    if isinstance(port.port, str) and port.protocol == "TCP":  # it comes once for each protocol
-                        yield from self._named_port(direction, rule, path, port)
+                        yield from self._nodes(rule, f"{entry}.nodes", peer.nodes)
+                for at, port in enumerate(_as_written(rule.ports or ())):
+                    if isinstance(port.port, str):
+                        yield from self._named_port(direction, rule, f"{path}.{self._name_of_port(at)}", port)
 
     def _selects_nothing(self, subject: PodPeer) -> Finding:
         why, cure = self._why_nobody(subject)
-        return _warning(
-            self._policy, None, "selects-no-pod", "spec.subject", f"{why}, so the policy selects none", cure
-        )
+        return _warning(self._policy, "selects-no-pod", "spec.subject", f"{why}, so the policy selects none", cure)
 
     def _why_nobody(self, peer: PodPeer) -> tuple[str, str]:
         """Why no pod is meant, and what may have been."""
@@ -107,7 +112,7 @@ class _WithPods:
             return
         why, cure = self._why_nobody(peer)
         code = "peer-selects-no-pod" if self._there.matching(peer.namespaces or Selector()) else "selects-no-namespace"
-        yield _warning(self._policy, rule, code, path, f"{why}, so nothing is {_DOES[rule.action]} by this peer", cure)
+        yield _warning(self._policy, code, path, f"{why}, so nothing is {_DOES[rule.action]} by this peer", cure)
 
     def _nodes(self, rule: TierRule, path: str, selector: Selector) -> Iterator[Finding]:
         nodes = self._world.nodes.values()
@@ -119,7 +124,7 @@ class _WithPods:
         elif selector.requirements:
             cure = selector_cure(selector, values_of(node.labels for node in nodes), "nodes have")
         fault = f"{why}, so nothing is {_DOES[rule.action]} by this peer"
-        yield _warning(self._policy, rule, "selects-no-node", path, fault, cure)
+        yield _warning(self._policy, "selects-no-node", path, fault, cure)
 
     def _named_port(self, direction: Direction, rule: TierRule, path: str, port: PolicyPort) -> Iterator[Finding]:
         whose, groups = "of the pods that the policy selects", [PodGroup.of(self._policy.subject, self._policy)]
@@ -130,7 +135,12 @@ class _WithPods:
         there = {each for group in groups for each in self._there.ports_of(group)}
         if not any(name == port.port for name, _ in there):
             fault = f"no container {whose} has the port `{port.port}`, so nothing is {_DOES[rule.action]} by it"
-            yield _warning(self._policy, rule, "no-such-port", path, fault, port_cure(port, there))
+            yield _warning(self._policy, "no-such-port", path, fault, port_cure(port, there))
+
+    def _name_of_port(self, at: int) -> str:
+        """The field that has the port's name, in that entry of a rule's ports."""
+        form = FORMS[self._policy.kind]
+        return f"{form.ports}[{at}].{NAMED[form.is_old]}"
 
     def _far_groups(self, rule: TierRule) -> Iterable[PodGroup]:
         if rule.peers is None:

@@ -117,12 +117,15 @@ def _read_rule(fields: Fields, node: Node, direction: Direction, form: Form) -> 
     name = _name(fields, found)
     action = _action(fields, found, form)
     of_ports = ports(fields, found, form)
-    peers: dict[TierPeer, None] = {}  # in order and each once
-    for entry in whole_list(fields, found, peers_key, form.most, "write whom the rule is about: `- namespaces: {}`"):
-        peers.update(dict.fromkeys(_peer(fields, entry, direction, form, action)))
+    peers: dict[TierPeer, int] = {}  # in order and each once, and the entry that said it first
+    written = whole_list(fields, found, peers_key, form.most, "write whom the rule is about: `- namespaces: {}`")
+    for number, entry in enumerate(written):
+        for peer in _peer(fields, entry, direction, form, action):
+            peers.setdefault(peer, number)
     if named(of_ports):
         _refuse_names(fields, found, peers_key, form)
-    return TierRule(action or Action.DENY, tuple(peers), of_ports, name, fields.position(found))
+    entries = () if list(peers.values()) == list(range(len(peers))) else tuple(peers.values())
+    return TierRule(action or Action.DENY, tuple(peers), of_ports, name, fields.position(found), entries)
 
 
 def _rule_hints(direction: Direction, form: Form) -> dict[str, str]:

@@ -122,8 +122,8 @@ class Encoder:
             found.tier.value,
             found.priority,
             self._peer(found.subject),
-            tuple([(rule.action.value, rule.name, *self._rule(rule)) for rule in found.ingress]),
-            tuple([(rule.action.value, rule.name, *self._rule(rule)) for rule in found.egress]),
+            tuple([(rule.action.value, rule.name, rule.entries, *self._rule(rule)) for rule in found.ingress]),
+            tuple([(rule.action.value, rule.name, rule.entries, *self._rule(rule)) for rule in found.egress]),
             found.quarantined,
             found.mode,
         )
@@ -295,8 +295,9 @@ class Decoder:
                     ports and self._rule_ports(ports),
                     name,
                     _where(file, line, column),
+                    entries,
                 )
-                for action, name, peers, ports, line, column in rules
+                for action, name, entries, peers, ports, line, column in rules
             ]
         )
 

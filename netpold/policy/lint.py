@@ -2,7 +2,8 @@
 
 All findings are warnings: the policies are in force as they are written.  What depends on which pods there are is asked
 only where there are any, since a repository may hold the policies alone.  Each question is asked once for each group of
-pods, not for each pod, so a thousand policies and ten thousand pods take a second.
+pods, not for each pod, so a thousand policies and ten thousand pods take a second.  Every finding stands where its
+policy begins, with the path from there; `located.py` knows where that leads.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def lint(index: Index) -> Iterator[Finding]:
     yield from cluster_lint(index.world, there)
 
 
-def _warning(policy: Policy, rule: PolicyRule | None, code: str, path: str, fault: str, cure: str) -> Finding:
-    where = (rule and rule.position) or policy.position or _NOWHERE
+def _warning(policy: Policy, code: str, path: str, fault: str, cure: str) -> Finding:
+    where = policy.position or _NOWHERE
     return Finding(where, code, path, fault, cure, f"NetworkPolicy {policy.key}", "warning")
 
 
@@ -68,7 +69,7 @@ def _covered_rules(index: Index) -> Iterator[Finding]:
         fault = f"whatever this rule allows, {wide} ({where}) allows for the same pods, too"
         cure = "take the rule out, or narrow the other one if that is too wide"
         path = f"spec.{narrow.direction}[{narrow.number}]"
-        yield _warning(narrow.policy, narrow.rule, "rule-covered", path, fault, cure)
+        yield _warning(narrow.policy, "rule-covered", path, fault, cure)
 
 
 def _policies(world: World) -> Iterator[Policy]:
@@ -82,7 +83,7 @@ def _empty_blocks(index: Index) -> Iterator[Finding]:
                 if isinstance(peer, IPBlock) and is_empty(peer):
                     at = f"{path}.{PEERS[direction]}[{number}].ipBlock"
                     fault = f"the entries of `except` take away all of {peer.cidr}, so nothing is allowed by it"
-                    yield _warning(policy, rule, "empty-block", at, fault, "correct `except`, or take the peer out")
+                    yield _warning(policy, "empty-block", at, fault, "correct `except`, or take the peer out")
 
 
 class _WithPods:
@@ -101,8 +102,7 @@ class _WithPods:
             for direction, path, rule in _rules(policy):
                 for number, peer in enumerate(rule.peers or ()):
                     if isinstance(peer, PodPeer):
-                        at = f"{path}.{PEERS[direction]}[{number}]"
-                        yield from self._peer(policy, rule, at, peer)
+                        yield from self._peer(policy, f"{path}.{PEERS[direction]}[{number}]", peer)
                 for number, port in enumerate(rule.ports or ()):
                     if isinstance(port.port, str):
                         at = f"{path}.ports[{number}].port"
@@ -123,20 +123,22 @@ class _WithPods:
             meant = nearest(name, self._there.pods)
             fault = f"there is no pod in the namespace `{name}`, so the policy selects none"
             cure = f"write `namespace: {meant}`" if meant else "add its pods' manifests, or take the policy out"
-            return _warning(policy, None, "selects-no-pod", "metadata.namespace", fault, cure)
+            return _warning(policy, "selects-no-pod", "metadata.namespace", fault, cure)
         fault = f"no pod of the namespace has {describe(policy.selector)}, so the policy selects none"
         cure = selector_cure(policy.selector, self._there.pod_labels((name,)), "pods there have")
-        return _warning(policy, None, "selects-no-pod", "spec.podSelector", fault, cure)
+        return _warning(policy, "selects-no-pod", "spec.podSelector", fault, cure)
 
-    def _peer(self, policy: Policy, rule: PolicyRule, path: str, peer: PodPeer) -> Iterator[Finding]:
+    def _peer(self, policy: Policy, path: str, peer: PodPeer) -> Iterator[Finding]:
         if self._there.of(PodGroup.of(peer, policy)):
             return
         names = [policy.namespace] if peer.namespaces is None else self._there.matching(peer.namespaces)
         if peer.namespaces is not None and not names:
-            yield self._no_namespace(policy, rule, path, peer.namespaces)
+            yield self._no_namespace(policy, path, peer.namespaces)
             return
         where = f"`{names[0]}`" if len(names) == 1 else f"these {len(names)} namespaces"
+        field = "podSelector"
         if not any(self._there.pods.get(name) for name in names):
+            field = field if peer.namespaces is None else "namespaceSelector"
             fault, cure = (
                 f"there is no pod in {where}, so nothing is allowed by this peer",
                 "add its pods, or correct it",
@@ -144,12 +146,12 @@ class _WithPods:
         else:
             fault = f"no pod of {where} has {describe(peer.pods)}, so nothing is allowed by this peer"
             cure = selector_cure(peer.pods, self._there.pod_labels(tuple(names)), "pods there have")
-        yield _warning(policy, rule, "peer-selects-no-pod", f"{path}.podSelector", fault, cure)
+        yield _warning(policy, "peer-selects-no-pod", f"{path}.{field}", fault, cure)
 
-    def _no_namespace(self, policy: Policy, rule: PolicyRule, path: str, selector: Selector) -> Finding:
+    def _no_namespace(self, policy: Policy, path: str, selector: Selector) -> Finding:
         fault = f"no namespace has {describe(selector)}, so nothing is allowed by this peer"
         cure = namespace_cure(self._there, self._world, selector)
-        return _warning(policy, rule, "selects-no-namespace", f"{path}.namespaceSelector", fault, cure)
+        return _warning(policy, "selects-no-namespace", f"{path}.namespaceSelector", fault, cure)
 
     # Ports --------------------------------------------------------------------------------------------------------
 
@@ -164,12 +166,12 @@ class _WithPods:
             groups = _far_groups(policy, rule)
         if not groups:
             fault = f"the port `{name}` is looked up in the containers of the peers, and addresses have none"
-            yield _warning(policy, rule, "port-name-of-block", path, fault, "write the port's number")
+            yield _warning(policy, "port-name-of-block", path, fault, "write the port's number")
         elif any(map(self._there.of, groups)):
             there = {each for group in groups for each in self._there.ports_of(group)}
             if (port.port, port.protocol) not in there:
                 fault = f"no container {whose} has the port `{name}`, so nothing is allowed by it"
-                yield _warning(policy, rule, "no-such-port", path, fault, port_cure(port, there))
+                yield _warning(policy, "no-such-port", path, fault, port_cure(port, there))
 
     # DNS ----------------------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class _WithPods:
             policy = by_key[key]
             who = named(sorted(names))
             fault = f"no DNS server can be asked by {who}: none of the egress rules for them allows 53/UDP"
-            yield _warning(policy, (policy.egress or (None,))[0], "dns-forgotten", "spec.egress", fault, _DNS_CURE)
+            yield _warning(policy, "dns-forgotten", "spec.egress", fault, _DNS_CURE)
 
     def _silenced_by(self, policies: tuple[Policy, ...]) -> str:
         """The first of these policies that lets pods send, where none lets them ask a DNS server; else ''."""

@@ -179,7 +179,8 @@ class TierRule:
 
     `peers` None: anybody (only a rule of a closed policy says so; one that is written names its peers).
     `ports` None: every protocol and port.  A port name stands for that of any protocol, so it comes once for each.
-    `name`: what people call it, '' for nothing.
+    `name`: what people call it, '' for nothing.  `entries`: of each peer, the index of the entry of `from` or `to` that
+    says it; (): every entry says one peer.
     """
 
     action: Action
@@ -187,6 +188,7 @@ class TierRule:
     ports: tuple[PolicyPort, ...] | None
     name: str = ""
     position: Position | None = field(default=None, compare=False)
+    entries: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
