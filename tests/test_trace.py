@@ -349,6 +349,17 @@ def test_what_others_do(lab: Lab, backend: Backend) -> None:
         assert (told["packet"]["destination"], told["packet"]["connection"]) == (scene.b.addresses[0], "new")
         assert (told["kernel"]["verdict"], told["agree"], told["parted"]) == ("allow", True, None)
 
+        dnat = ["PREROUTING", "-d", "203.0.113.81", "-p", "tcp", "-j", "DNAT", "--to", f"{scene.b.addresses[0]}:80"]
+        scene.node.iptables(backend, 4, "-t", "nat", "-A", *dnat)  # which has another port than the pod
+        asked = Asked(scene, "x/a", "203.0.113.81", "8080/TCP")
+        with scene.a.netns.entered(), socket.socket() as client:
+            client.settimeout(2)
+            client.connect_ex(("203.0.113.81", 8080))
+        whole = asked.answer()
+        assert (whole["verdict"], whole["port"], whole["destination"]["name"]) == ("allow", 80, "203.0.113.81")
+        told = whole["live"]["traced"]
+        assert (told["kernel"]["verdict"], told["expected"]["verdict"], told["agree"]) == ("allow", "allow", True)
+
         scene.node.run(["ip", "route", "del", scene.b.addresses[0]])
         scene.node.run(["ip", "route", "add", "blackhole", scene.b.addresses[0]])
         asked = Asked(scene, "x/a", "x/b", "80/TCP")

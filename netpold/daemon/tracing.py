@@ -152,13 +152,15 @@ def _explained(facts: Facts, parameters: Parameters, aims: list[Aim]) -> Questio
 
 
 def _told(facts: Facts, held: Held, parameters: Parameters, copies: Sequence[Caught]) -> Question[Json]:
-    """What `explain` says of the packet's addresses, and `live`."""
+    """What `explain` says of the packet's addresses and port, and `live`."""
     caught, way, found = asked_for(facts, held.installed.names, copies)
     packet = way.packet
-    addresses = {"source": packet.source, "destination": packet.destination}
     told = yield from explain(facts, parameters)
-    if any(told[side]["address"] != address for side, address in addresses.items()):  # others of the same pods
-        told = yield from explain(facts, {**parameters, **addresses})
+    addresses = {"source": packet.source, "destination": packet.destination}
+    is_another = packet.port is not None and packet.port != told["port"]  # a service's, translated
+    if is_another or any(told[side]["address"] != address for side, address in addresses.items()):
+        port = f"{packet.port}/{told['protocol']}" if is_another else parameters["port"]
+        told = yield from explain(facts, {**parameters, **addresses, "port": port})
         for side in addresses:
             told[side]["name"] = parameters[side]
     expected = _expected(facts, parameters, caught, told, found)
