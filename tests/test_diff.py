@@ -498,3 +498,14 @@ def test_no_daemon(tmp_path: Path) -> None:
     done = ctl("diff", "node", GUESTBOOK, "--socket", tmp_path / "none")
     assert done.returncode == 3
     assert "netpold does not run" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("check", "-o", "sarif", "."), ("diff", "git:HEAD", "git:HEAD:m")])
+def test_where_the_directory_is_gone_that_is_said(tmp_path: Path, words: tuple[str, ...]) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    command = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *CTL, *(GUESTBOOK if w == "." else w for w in words)]
+    done = subprocess.run(command, cwd=gone, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("netpoldctl: the current directory was deleted\nhint: ")

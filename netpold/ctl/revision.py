@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netpold.ctl.failure import Exit, Failure
+from netpold.ctl.here import here
 from netpold.host.kernel.backend import KernelError
 from netpold.host.run import run
 
@@ -43,16 +44,15 @@ def revision(text: str, beside: Path | str | None) -> Revision:
     name, colon, path = text.partition(":")
     if not colon and isinstance(beside, str):
         colon, path = ":", beside
-    place = beside if isinstance(beside, Path) and not colon else Path.cwd()
+    place = beside if isinstance(beside, Path) and not colon else here()
     at = place if place.is_dir() else place.parent
     has_tree = _git(at, "rev-parse", "--is-inside-work-tree").strip() == "true"
     root = Path(_git(at, "rev-parse", "--show-toplevel" if has_tree else "--absolute-git-dir").rstrip("\n"))
-    here = Path.cwd() if has_tree else root
     commit = _git(at, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
     if not colon:
         path = os.path.relpath(place.resolve(), root.resolve()) if has_tree else ""
     elif path.startswith(("./", "../")) or path == ".":
-        path = os.path.relpath((here / path).resolve(), root.resolve())
+        path = os.path.relpath(((here() if has_tree else root) / path).resolve(), root.resolve())
     path = os.path.normpath(path or ".")
     if path.startswith(("../", "/")) or path == "..":
         raise Failure(f"{path} is not inside the repository {root}", "name a path in it: git:REV:PATH", Exit.USAGE)

@@ -17,13 +17,14 @@ from typing import Any
 from urllib.parse import quote
 
 from netpold import __version__
+from netpold.ctl.here import here
 from netpold.policy.codes import CODES, Code
 from netpold.printable import printable
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _ROOT = "SRCROOT"  # what relative paths are relative to
 _UNKNOWN = Code("A finding of another release.", "See the message.")
-_ITEM = re.compile(r"items\[\d+\]\.?")  # what a path begins with in a List
+_ITEM = re.compile(r"\Aitems\[\d+\]\.?")  # what a path begins with in a List
 
 
 def sarif(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def sarif(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "originalUriBaseIds": {_ROOT: {"uri": f"{Path.cwd().as_uri().rstrip('/')}/"}},
+        "originalUriBaseIds": {_ROOT: {"uri": f"{here().as_uri().rstrip('/')}/"}},
         "results": [
             _result(each, numbers[each["code"]], fingerprint)
             for each, fingerprint in zip(findings, _fingerprints(findings), strict=True)
@@ -101,6 +102,6 @@ def _result(finding: Mapping[str, Any], rule: int, fingerprint: str) -> dict[str
 
 def _artifact(file: str) -> dict[str, str]:
     path = Path(os.path.abspath(file))  # noqa: PTH100  a symlink is told as it is named
-    if path.is_relative_to(Path.cwd()):
-        return {"uri": quote(os.fsencode(path.relative_to(Path.cwd()))), "uriBaseId": _ROOT}
+    if path.is_relative_to(here()):
+        return {"uri": quote(os.fsencode(path.relative_to(here()))), "uriBaseId": _ROOT}
     return {"uri": f"file://{quote(os.fsencode(path))}"}
