@@ -2,6 +2,9 @@
 
 First comes a message for each object that came or went, then one with the number of the generation, the process and
 its name.  A message's port is that of the socket that sent the transaction.
+
+A rule that another one replaces goes and comes in two messages, one directly after the other, with one handle, which
+no other two have.  Where both do the same, nothing but a counter has changed.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from netpold.host.kernel.nf_netlink import (
     connected,
     decoded,
 )
+from netpold.host.kernel.nf_rules import Doing
 from netpold.host.kernel.nfnetlink import attributes
 from netpold.policy.model import Family
 from netpold.rules.ruleset import CHAIN_PREFIXES, FAMILIES
@@ -59,8 +63,8 @@ class Transaction(NamedTuple):
     """What one transaction changed in the `filter` tables.
 
     `port`: of the socket that it came from; `pid` (as the initial namespace has it) and `name`: of its process.
-    `own`: netpold's chains that were touched; `others`: other chains; `named`: what it did to chains themselves, in
-    order; `tables`: where the table itself came, went, or got other flags.
+    `own`: netpold's chains that were touched, in more than counters; `others`: other chains; `named`: what it did to
+    chains themselves, in order; `tables`: where the table itself came, went, or got other flags.
     """
 
     port: int
@@ -70,6 +74,25 @@ class Transaction(NamedTuple):
     others: Mapping[Family, frozenset[str]]
     named: tuple[Named, ...]
     tables: frozenset[Family]
+
+
+class _Half(NamedTuple):
+    """What a message says of a rule of one of netpold's chains, by where its attributes begin and end; maybe half of
+    what is told of one that was replaced."""
+
+    family: Family
+    chain: str
+    is_new: bool
+    data: bytes
+    start: int
+    end: int
+
+    def undoes(self, other: _Half) -> bool:
+        """Whether, with what the other one says, everything is as before, but for a counter."""
+        if self.is_new == other.is_new or (self.family, self.chain) != (other.family, other.chain):
+            return False
+        here, there = (Doing.of(each.data, each.start, each.end) for each in (self, other))
+        return here == there
 
 
 class Lost(Exception):
@@ -113,6 +136,7 @@ class Events:
         self._others: dict[Family, set[str]] = {4: set(), 6: set()}
         self._tables: set[Family] = set()
         self._named: list[Named] = []
+        self._half: _Half | None = None  # the last message
 
     def _read(self, data: bytes) -> Iterator[Transaction]:
         offset = 0
@@ -127,6 +151,10 @@ class Events:
                 self._note(command, FAMILY[proto], data, start + len(FILTER), end)
 
     def _note(self, command: int, family: Family, data: bytes, start: int, end: int) -> None:
+        if command in _RULES:
+            self._note_rule(command, family, data, start, end)
+            return
+        self._settle()
         if command in _TABLES:
             self._tables.add(family)
             handle = as_number(decoded(data, start, end).get(TABLE_HANDLE)) if command == NEWTABLE else 0
@@ -137,16 +165,34 @@ class Events:
             self._touched(family, name)
             handle = as_number(values.get(CHAIN_HANDLE))
             self._named.append(Named(family, handle, name if command == NEWCHAIN else ""))
-        elif command in _RULES:
-            for kind, first, last in attributes(data, start, end):
-                if kind == RULE_CHAIN:
-                    self._touched(family, as_text(data[first:last]))
-                    return
+
+    def _note_rule(self, command: int, family: Family, data: bytes, start: int, end: int) -> None:
+        chain = next(
+            (as_text(data[first:last]) for kind, first, last in attributes(data, start, end) if kind == RULE_CHAIN), ""
+        )
+        half = self._half
+        if not chain.startswith(CHAIN_PREFIXES):
+            self._settle()
+            self._touched(family, chain)
+            return
+        other = _Half(family, chain, command == NEWRULE, data, start, end)
+        if half is not None and other.undoes(half):
+            self._half = None
+            return
+        self._settle()
+        self._half = other
+
+    def _settle(self) -> None:
+        """Nothing undoes what the last message said."""
+        half, self._half = self._half, None
+        if half is not None:
+            self._touched(half.family, half.chain)
 
     def _touched(self, family: Family, chain: str) -> None:
         (self._own if chain.startswith(CHAIN_PREFIXES) else self._others)[family].add(chain)
 
     def _ended(self, port: int, values: Mapping[int, bytes]) -> Transaction:
+        self._settle()
         own, others = ({family: frozenset(each[family]) for family in FAMILIES} for each in (self._own, self._others))
         pid = int.from_bytes(values.get(_GEN_PID, b""), "big")
         done = Transaction(

@@ -1,13 +1,16 @@
 """nf_tables' `filter` tables by netlink, as far as netpold reads and changes them: which chains and rules there are.
 
-A rule in nf_tables never changes: another one in its place has another handle, and a table made anew has another
-handle, too.  So handles in their order say all about a chain's content, and no rule has to be decoded.
+A rule in nf_tables never changes, but another one may take its place and its handle.  So of a chain's rules a digest is
+read beside the handles, of all but their counters.  A table made anew has another handle.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
+from hashlib import blake2b
 from typing import NamedTuple
 
 from netpold.host.kernel.nf_netlink import (
@@ -35,6 +38,7 @@ from netpold.host.kernel.nf_netlink import (
     asked,
     decoded,
 )
+from netpold.host.kernel.nf_rules import EXPRESSION_DATA, EXPRESSION_NAME, Doing, counted
 from netpold.host.kernel.nfnetlink import attribute, attributes
 from netpold.policy.model import Family
 from netpold.rules.count import Count
@@ -42,9 +46,6 @@ from netpold.rules.ruleset import CHAIN_PREFIXES
 
 _LIST_ELEMENT, _VERDICT_REGISTER = 1, 0
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
-_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
-_COUNTER = attribute(_EXPRESSION_NAME, b"counter\0")
-_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 2, 1, 2
 _JUMP = (-3) & 0xFFFFFFFF
 _DORMANT = 1
@@ -53,11 +54,18 @@ _OWN = tuple(each.encode() for each in CHAIN_PREFIXES)
 _HOOKS = {"INPUT": 1, "FORWARD": 2, "OUTPUT": 3}  # NF_INET_
 
 
+class Rules(NamedTuple):
+    """Those of a chain, in their order: their handles, and a digest of what they do."""
+
+    handles: tuple[int, ...]
+    digest: bytes
+
+
 class Table(NamedTuple):
-    """A `filter` table at one moment: its own handle, and netpold's chains with the handles of their rules."""
+    """A `filter` table at one moment: its own handle, and netpold's chains."""
 
     handle: int
-    chains: Mapping[str, tuple[int, ...]]
+    chains: Mapping[str, Rules]
 
 
 def contents(family: Family) -> Table:
@@ -183,8 +191,8 @@ def insert_jump(family: Family, builtin: str, own: str) -> None:
     verdict = attribute(_VERDICT_CODE, _JUMP.to_bytes(4, "big")) + attribute(_VERDICT_CHAIN, own.encode() + b"\0")
     data = attribute(_DATA_VERDICT | _NESTED, verdict)
     register = attribute(_IMMEDIATE_REGISTER, _VERDICT_REGISTER.to_bytes(4, "big"))
-    expression = attribute(_EXPRESSION_NAME, b"immediate\0") + attribute(
-        _EXPRESSION_DATA | _NESTED, register + attribute(_IMMEDIATE_DATA | _NESTED, data)
+    expression = attribute(EXPRESSION_NAME, b"immediate\0") + attribute(
+        EXPRESSION_DATA | _NESTED, register + attribute(_IMMEDIATE_DATA | _NESTED, data)
     )
     expressions = attribute(RULE_EXPRESSIONS | _NESTED, attribute(_LIST_ELEMENT | _NESTED, expression))
     body = FILTER + _in_chain(builtin) + expressions
@@ -227,20 +235,22 @@ def _chain_names(asker: Asker) -> Names:
 
 def _contents(asker: Asker) -> Table:
     handle = _table_handle(asker)
-    rules: dict[str, list[int]] = {}
+    handles: dict[str, list[int]] = {}
+    digests: defaultdict[str, blake2b] = defaultdict(partial(blake2b, digest_size=16))
     for data, start, end in asker.dump(GETCHAIN):
         if data.startswith(FILTER, start):
             name = decoded(data, start, end)[CHAIN_NAME]
             if name.startswith(_OWN):
-                rules[as_text(name)] = []
-    for data, start, _ in asker.dump(GETRULE, FILTER):
-        first = start + len(FILTER)  # the chain's name always stands second, the handle third
+                handles[as_text(name)] = []
+    for data, start, end in asker.dump(GETRULE, FILTER):
+        first = start + len(FILTER)  # the chain's name always stands second
         if data.startswith(_OWN, first + 4):
             (length,) = struct.unpack_from("=H", data, first)
-            third = first + ((length + 3) & ~3) + 4
             chain = as_text(data[first + 4 : first + length])
-            rules.setdefault(chain, []).append(int.from_bytes(data[third : third + 8], "big"))
-    return Table(handle, {name: tuple(handles) for name, handles in rules.items()})
+            rule = Doing.of(data, first, end)
+            handles.setdefault(chain, []).append(as_number(rule.handle))
+            digests[chain].update(b"%d %d " % (len(rule.expressions), len(rule.notes)) + rule.expressions + rule.notes)
+    return Table(handle, {name: Rules(tuple(each), digests[name].digest()) for name, each in handles.items()})
 
 
 def _counters(asker: Asker) -> dict[str, list[Count]]:
@@ -248,19 +258,9 @@ def _counters(asker: Asker) -> dict[str, list[Count]]:
     for data, start, end in asker.dump(GETRULE, FILTER):
         if _is_of_own_chain(data, start, end):
             values = decoded(data, start, end)
-            count = _counted(values.get(RULE_EXPRESSIONS, b""))
+            count = counted(values.get(RULE_EXPRESSIONS, b""))
             found.setdefault(as_text(values[RULE_CHAIN]), []).append(count)
     return found
-
-
-def _counted(expressions: bytes) -> Count:
-    """What the counter among these says; looked for by its name as it is written there, for there are many rules."""
-    place = expressions.find(_COUNTER)
-    if place < 0:
-        return Count()
-    _, start, end = next(attributes(expressions, place + len(_COUNTER), len(expressions)))
-    said = decoded(expressions, start, end)
-    return Count(int.from_bytes(said[_COUNTER_PACKETS], "big"), int.from_bytes(said[_COUNTER_BYTES], "big"))
 
 
 def _is_of_own_chain(data: bytes, start: int, _: int) -> bool:
@@ -276,11 +276,11 @@ def _lead(data: bytes, start: int, end: int) -> Lead:
 def _leads_to(expressions: bytes) -> tuple[str, bool]:
     """See Lead.  `-j CHAIN` alone is a counter and an immediate verdict."""
     parts = [decoded(expressions, start, end) for _, start, end in attributes(expressions, 0, len(expressions))]
-    if not parts or parts[-1][_EXPRESSION_NAME] != b"immediate\0":
+    if not parts or parts[-1][EXPRESSION_NAME] != b"immediate\0":
         return "", False
-    data = decoded(decoded(parts[-1][_EXPRESSION_DATA]).get(_IMMEDIATE_DATA, b""))
+    data = decoded(decoded(parts[-1][EXPRESSION_DATA]).get(_IMMEDIATE_DATA, b""))
     verdict = decoded(data.get(_DATA_VERDICT, b""))
     chain = verdict.get(_VERDICT_CHAIN, b"")
-    is_plain = all(each[_EXPRESSION_NAME] == b"counter\0" for each in parts[:-1])
+    is_plain = all(each[EXPRESSION_NAME] == b"counter\0" for each in parts[:-1])
     is_jump = int.from_bytes(verdict.get(_VERDICT_CODE, b""), "big") == _JUMP
     return (as_text(chain), is_plain and is_jump) if chain.startswith(_OWN) else ("", False)

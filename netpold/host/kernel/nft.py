@@ -34,7 +34,7 @@ class Nft:
 
     def contents(self, family: Family) -> Mapping[str, Content]:
         table = nf_tables.contents(family)
-        return {name: Content(len(rules), (table.handle, rules)) for name, rules in table.chains.items()}
+        return {name: Content(len(rules.handles), (table.handle, rules)) for name, rules in table.chains.items()}
 
     def counters(self, family: Family) -> Mapping[str, Sequence[Count]]:
         return nf_tables.counters(family)
