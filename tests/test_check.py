@@ -107,6 +107,24 @@ def test_paths_in_sarif_are_relative_to_where_it_runs(
     assert root == f"{tmp_path.as_uri()}/"
 
 
+def test_where_things_are_in_a_list_behind_a_symlink(tmp_path: Path) -> None:
+    """As a volume of a ConfigMap has it; the file is read again to find the fields."""
+    (tmp_path / "..2026").mkdir()
+    items = [*yaml.safe_load_all(f"{MANIFESTS}---\n{IDLE}---\n{IDLE}")]
+    text = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": items})
+    (tmp_path / "..2026" / "a.yaml").write_text(text)
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+    findings = json.loads(ctl("check", tmp_path, "-o", "json").stdout)["findings"]
+    idle, twice = len(items) - 2, len(items) - 1
+    assert {(each["code"], each["path"]) for each in findings} == {
+        ("selects-no-pod", f"items[{idle}].spec.podSelector"),
+        ("duplicate-object", f"items[{twice}]"),
+    }
+    lines = {each["code"]: text.splitlines()[each["line"] - 1][each["column"] - 1 :] for each in findings}
+    assert lines == {"selects-no-pod": "podSelector:", "duplicate-object": "apiVersion: networking.k8s.io/v1"}
+
+
 TWICE = """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
