@@ -79,13 +79,13 @@ class LostAddresses:
                 yield Lost(each.pod, addresses, links)
 
     def at(self, world: World, kept: Mapping[str, Namespace]) -> dict[str, tuple[tuple[Pod, Namespace], ...]]:
-        """By address, the pod, with each namespace that it may be in: `kept` are those whose objects are gone."""
+        """By address, the pods, with their namespaces; `kept`: as they were, those whose objects are gone."""
         found: dict[str, tuple[tuple[Pod, Namespace], ...]] = {}
         for key, addresses in self.found.items():
             pod = world.pods[key]
-            spaces = [world.namespace(pod.namespace), *filter(None, [kept.get(pod.namespace)])]
+            space = kept.get(pod.namespace) or world.namespace(pod.namespace)
             for address in addresses:  # that several pods may have claimed, and lost
-                found[address] = (*found.get(address, ()), *((pod, space) for space in spaces))
+                found[address] = (*found.get(address, ()), (pod, space))
         return found
 
     def warnings(self) -> list[str]:

@@ -28,7 +28,7 @@ class Past:
     """`pods`: by a name that no pod has (`namespace/name@interface`).  `policies`: by key, those that are in the world
     no more and hold for these pods, and for all pods of the namespaces in `ending`.  `namespaces`: by name, as they
     were, those whose objects are gone while pods of theirs are not, on whatever node.  `lost`: by address, pods whose
-    manifests say it no more, with the namespaces that they may be in; their endpoints have these addresses, too."""
+    manifests say it no more, with their namespaces; their endpoints have these addresses, too."""
 
     pods: Mapping[str, Gone] = field(default_factory=dict)
     policies: Mapping[str, AnyPolicy] = field(default_factory=dict)
