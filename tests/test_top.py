@@ -11,7 +11,7 @@ from netpold.ctl.client import ask
 from netpold.ctl.output import table_width
 from netpold.ctl.top import HEADS, By, fitted, rates
 from tests.lab import Backend, Lab
-from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene
+from tests.test_daemon import A_OUT, A_TO_B, DENY_ALL, Scene, eventually
 
 
 def reading(at: float, passed: int, dropped: int) -> dict[str, Any]:
@@ -42,9 +42,48 @@ def test_rates_are_of_what_came_between() -> None:
     assert (pod["pod"], pod["packets_per_s"], pod["dropped_per_s"]) == ("x/a", 15.0, 0.5)
 
 
-def test_a_rule_that_was_written_anew_counts_from_zero() -> None:
-    first, *_ = rates(reading(100.0, 1000, 0), reading(101.0, 7, 0), "rule")
-    assert first["packets_per_s"] == 7.0
+def test_of_what_counts_less_than_before_no_rate_is_made() -> None:
+    before, now = reading(100.0, 1000, 5), reading(101.0, 7, 2)
+    first, *_ = rates(before, now, "rule")
+    assert (first["packets"], first["packets_per_s"], first["bytes_per_s"]) == (7, None, None)
+    assert first["dropped_per_s"] == 0.0
+    for by in ("policy", "pod"):
+        first, *_ = rates(before, now, by)
+        assert (first["packets_per_s"], first["bytes_per_s"], first["dropped_per_s"]) == (None, None, None)
+    rates_of_drops = {each["dropped_per_s"] for each in rates(before, reading(101.0, 1000, 2), "pod")}
+    assert rates_of_drops == {None}
+
+
+def test_where_one_rule_counts_less_what_came_by_the_policy_is_not_known() -> None:
+    before, now = reading(100.0, 10, 0), reading(101.0, 10, 0)
+    now["rules"][0]["passed"] = {"packets": 0, "bytes": 0}
+    now["rules"][1]["passed"] = {"packets": 99, "bytes": 9900}
+    first, second, _ = rates(before, now, "rule")
+    assert (first["packets_per_s"], second["packets_per_s"]) == (None, 89.0)
+    policy, other = rates(before, now, "policy")
+    assert (policy["packets"], policy["packets_per_s"], policy["bytes_per_s"]) == (99, None, None)
+    assert other["packets_per_s"] == policy["dropped_per_s"] == 0.0
+
+
+@pytest.mark.kernel
+def test_counters_that_are_set_to_zero_meanwhile_make_no_rate(lab: Lab, backend: Backend) -> None:
+    scene = Scene(lab, backend)
+    with scene.daemon:
+        scene.enforce(deny=DENY_ALL, allow=A_TO_B, out=A_OUT)
+        assert scene.passes(scene.a, scene.b) and scene.passes(scene.a, scene.b, family=6)
+        before = ask(scene.daemon.socket, "GET", "/v1/counters")
+        scene.node.iptables(backend, 4, "-Z")
+
+        def told(by: By) -> set[float | None]:
+            now = ask(scene.daemon.socket, "GET", "/v1/counters")
+            return {each["packets_per_s"] for each in rates(before, now, by)}
+
+        assert eventually(lambda: told("pod") == {None, 0.0})  # c sent nothing
+        assert None in told("rule") and told("rule") <= {None, 0.0} and told("policy") <= {None, 0.0}
+        before = ask(scene.daemon.socket, "GET", "/v1/counters")
+        assert told("pod") == {0.0}
+        done = scene.daemon.ctl("top", "--once", "--interval", "0.5", "-o", "json")
+        assert all(each["packets_per_s"] == 0.0 for each in json.loads(done.stdout)["rows"])
 
 
 @pytest.mark.parametrize("columns", [200, 80, 60, 40, 30])

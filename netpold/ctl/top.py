@@ -1,7 +1,8 @@
 """`netpoldctl top`: packets and bytes by policy rule, by policy or by pod, as they come.
 
-The daemon gives sums that only grow (GET /v1/counters); two readings of them give what came in a second.  A rule that
-was written anew counts from zero, so where a sum is smaller than before, it is what came since.
+The daemon gives sums (GET /v1/counters); two readings of them give what came in a second.  A rule that was written anew
+counts from zero, and so does one whose counter another program has set to zero.  Where a sum is smaller than before,
+what came between is not known, and nothing is said of it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ HEADS: Mapping[By, tuple[str, ...]] = {
 }
 _SPARE = ("WRITTEN AT", "BYTES", "PACKETS", "DROPPED", "BYTES/S", "DROPPED/S")  # left out first where it is narrow
 ROWS_WITHOUT_TERMINAL = 20
+_ORDER = ("bytes_per_s", "packets_per_s", "dropped_per_s", "bytes")
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -70,7 +72,7 @@ def _reading(arguments: argparse.Namespace) -> Json:
 def _answer(before: Json, now: Json, arguments: argparse.Namespace) -> Json:
     """The rows, those with the most bytes a second first (docs/json.md)."""
     rows = list(rates(before, now, arguments.by))
-    rows.sort(key=lambda each: (-each["bytes_per_s"], -each["packets_per_s"], -each["dropped_per_s"], -each["bytes"]))
+    rows.sort(key=lambda each: [-(each[name] or 0) for name in _ORDER])
     head = {name: now[name] for name in ("version", "revision", "state", "node")}
     most = len(rows) if arguments.n is None and arguments.output == "json" else arguments.n
     return {**head, "by": arguments.by, "seconds": now["at"] - before["at"], "rows": rows[:most]}
@@ -80,9 +82,11 @@ def rates(before: Json, now: Json, by: By) -> Iterable[dict[str, Any]]:
     """A row for each rule, policy or pod that is there now."""
     seconds = now["at"] - before["at"]
     was = {key: counts for key, _, *counts in _sums(before, by)}
+    fallen = _fallen(before, now) if by == "policy" else frozenset()
     for key, where, passed, dropped in _sums(now, by):
         old_passed, old_dropped = was.get(key, (passed, dropped))
         name, direction, rule = key
+        known = (name, direction) not in fallen and not _fell(old_passed, passed)
         of = {"pod": name} if by == "pod" else {"policy": name}
         yield {
             **of,
@@ -90,10 +94,12 @@ def rates(before: Json, now: Json, by: By) -> Iterable[dict[str, Any]]:
             **({"rule": rule, **where} if by == "rule" else {}),
             "packets": passed["packets"],
             "bytes": passed["bytes"],
-            "packets_per_s": _rate(old_passed["packets"], passed["packets"], seconds),
-            "bytes_per_s": _rate(old_passed["bytes"], passed["bytes"], seconds),
+            "packets_per_s": _rate(old_passed["packets"], passed["packets"], seconds) if known else None,
+            "bytes_per_s": _rate(old_passed["bytes"], passed["bytes"], seconds) if known else None,
             "dropped": dropped["packets"],
-            "dropped_per_s": _rate(old_dropped["packets"], dropped["packets"], seconds),
+            "dropped_per_s": None
+            if _fell(old_dropped, dropped)
+            else _rate(old_dropped["packets"], dropped["packets"], seconds),
         }
 
 
@@ -118,8 +124,18 @@ def _sums(reading: Json, by: By) -> Iterable[tuple[Key, Json, Json, Json]]:
             yield (*key, None), {}, passed.get(key, none), each["dropped"] or none
 
 
+def _fallen(before: Json, now: Json) -> frozenset[tuple[str, str]]:
+    """The policies, with the direction, of which any rule has counted less now."""
+    was = {key: passed for key, _, passed, _ in _sums(before, "rule")}
+    return frozenset(key[:2] for key, _, passed, _ in _sums(now, "rule") if _fell(was.get(key, passed), passed))
+
+
+def _fell(before: Json, now: Json) -> bool:
+    return any(now[each] < before[each] for each in ("packets", "bytes"))
+
+
 def _rate(before: int, now: int, seconds: float) -> float:
-    return round((now - before if now >= before else now) / seconds, 2) if seconds > 0 else 0.0
+    return round((now - before) / seconds, 2) if seconds > 0 else 0.0
 
 
 def _text(answer: Json, arguments: argparse.Namespace) -> list[str]:
@@ -137,15 +153,21 @@ def _text(answer: Json, arguments: argparse.Namespace) -> list[str]:
 
 
 def _row(each: Json, by: By) -> list[str]:
-    cells = [f"{each['packets_per_s']:.1f}", size(each["bytes_per_s"]), str(each["packets"]), size(each["bytes"])]
+    bytes_per_s = each["bytes_per_s"]
+    cells = [_shown(each["packets_per_s"]), "-" if bytes_per_s is None else size(bytes_per_s)]
+    cells += [str(each["packets"]), size(each["bytes"])]
     cells = [cell.rjust(len(name)) for cell, name in zip(cells, HEADS[by], strict=False)]
     if by == "rule":
         place = f"{each['file']}:{each['line']}" if each["file"] else ""
         rule = f"{each['policy']} {each['direction']}[{each['rule']}]"
         what = f"{rule} {each['action']}" if each["action"] != "Accept" else rule
         return [*cells, printable(what), printable(place)]
-    drops = [f"{each['dropped_per_s']:.1f}".rjust(9), str(each["dropped"]).rjust(7)]
+    drops = [_shown(each["dropped_per_s"]).rjust(9), str(each["dropped"]).rjust(7)]
     return [*cells, *drops, printable(each[by]), each["direction"]]
+
+
+def _shown(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1f}"
 
 
 def fitted(
