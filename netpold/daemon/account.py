@@ -21,7 +21,7 @@ from netpold.daemon.status import Drifted, LastApply, Status, Table, timestamp
 from netpold.host import journal
 from netpold.host.drops import Drops
 from netpold.host.git_commit import GitCommit, commit_of
-from netpold.host.kernel.apply import OTHER, other_in_use
+from netpold.host.kernel.other_tables import OTHER, other_in_use
 from netpold.host.metrics import Metrics
 from netpold.rules.endpoint import Endpoint
 from netpold.rules.ruleset import Ruleset
@@ -61,6 +61,7 @@ class Account:
         self._followers = followers
         self._report = Report()
         self.round_since: float | None = None  # time.monotonic(), while the loop is in a round
+        self._others: tuple[tuple[str, str], ...] = ()  # see Status
         self._past_the_rules: tuple[str, float] | None = None  # what goes there, in words, and since when
         self._metrics = Metrics(__version__, drops.totals)
         self._status = Status.starting(settings, backend)
@@ -135,6 +136,13 @@ class Account:
         self._publish(state=self._status.state, **self._fields(applied))
         self._report.warned(self._host_warnings())
 
+    def looked_back(self, applied: Applied | None) -> None:
+        """From time to time it is looked for what nothing tells of; `applied`: of that, what was put back."""
+        self.mended(applied)
+        if self._other_tables() != self._status.others:
+            self._publish(state=self._status.state)
+            self._report.warned(self._host_warnings())
+
     def failed(self, error: Exception, again_s: float) -> None:
         """A round failed; it is tried again after so many seconds."""
         self._report.failed(error, again_s)
@@ -204,11 +212,12 @@ class Account:
     def _publish(self, **changes: object) -> None:
         """Say how things are; `changes` are fields of Status beyond what the inputs tell."""
         same = changes.get("state") == self._status.state
+        self._others = self._other_tables()
         fields: dict[str, Any] = {
             "since": self._status.since if same else timestamp(datetime.now(UTC)),
             "warnings": self._host_warnings(),
             "git": self._git,
-            "others": tuple((OTHER[self._backend], f"IPv{family}") for family in other_in_use(self._backend)),
+            "others": self._others,
             **self._known.told(),
             **changes,
         }
@@ -219,9 +228,12 @@ class Account:
         found += [each.warning for each in self._followers if each.warning]
         if self._enforcer.fight.warning:
             found.append(self._enforcer.fight.warning)
-        if any(other_in_use(self._backend)):
+        if self._others:
             found.append(f"iptables-{OTHER[self._backend]} has a filter table too, whose rules are in force as well")
         return tuple(found)
+
+    def _other_tables(self) -> tuple[tuple[str, str], ...]:
+        return tuple((OTHER[self._backend], f"IPv{family}") for family in other_in_use(self._backend))
 
 
 def _tables(backend: str, ruleset: Ruleset) -> Iterator[Table]:

@@ -272,7 +272,7 @@ class Reconciler:
         if now >= self._look_at:
             self._look_at = now + self.settings.rescan_s
             self._chores.sweep()
-            self._account.mended(self._enforcer.look_back())
+            self._account.looked_back(self._enforcer.look_back())
         if failure or self._chores.overdue(now, self._enforcer.installed) or not wishes.any():
             done = self._chores.do(now, self._enforcer.installed, self._enforcer.enforced, self._known.places.were_here)
             self._enforcer.installed = done

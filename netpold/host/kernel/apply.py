@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 
-from netpold.host.kernel import ipset, nf_tables
+from netpold.host.kernel import ipset
 from netpold.host.kernel.backend import Backend, Commit, KernelError, Trouble
 from netpold.host.run import run
 from netpold.policy.model import Family
@@ -93,31 +91,6 @@ def installed(backend: Backend) -> Installed:
     """What the kernel holds of netpold's, as far as its names say: content is unknown.  Raises KernelError."""
     chains: dict[Family, frozenset[str]] = {family: backend.chains(family) for family in FAMILIES}
     return Installed(stray_chains=chains, stray_sets=ipset.names())
-
-
-def legacy_in_use() -> Iterable[Family]:
-    """The families that have a legacy filter table in the current network namespace (to look into it makes one)."""
-    for family, path in ((4, "/proc/net/ip_tables_names"), (6, "/proc/net/ip6_tables_names")):
-        try:
-            names = Path(path).read_text().split()
-        except OSError:
-            continue
-        if "filter" in names:
-            yield family  # type: ignore[misc]
-
-
-OTHER = {"nft": "legacy", "legacy": "nft"}  # by the backend in use
-
-
-def other_in_use(backend: str) -> Iterable[Family]:
-    """The families in which the other backend than that one has rules, too (or of iptables-legacy, a table)."""
-    if backend == "nft":
-        yield from legacy_in_use()
-    elif Path("/sys/module/nf_tables").exists():  # to ask for it would load it
-        for family in FAMILIES:
-            with suppress(KernelError):
-                if nf_tables.leads(family):
-                    yield family
 
 
 def choose(wanted: str) -> str:

@@ -8,10 +8,10 @@ from contextlib import closing
 from shutil import which
 
 from netpold.host.kernel import bridge_frames, ipset
-from netpold.host.kernel.apply import legacy_in_use
 from netpold.host.kernel.backend import Backend, Commit, KernelError
 from netpold.host.kernel.legacy import Legacy
 from netpold.host.kernel.nft import TOOL, Nft
+from netpold.host.kernel.other_tables import legacy_in_use
 from netpold.policy.model import Family
 from netpold.rules.ruleset import FAMILIES
 

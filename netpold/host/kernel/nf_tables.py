@@ -17,6 +17,7 @@ from netpold.host.kernel.nf_netlink import (
     CHAIN_HANDLE,
     CHAIN_HOOK,
     CHAIN_NAME,
+    CHAIN_POLICY,
     CHAIN_TYPE,
     DELCHAIN,
     DELRULE,
@@ -49,6 +50,7 @@ _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 2, 1, 2
 _JUMP = (-3) & 0xFFFFFFFF
 _DORMANT = 1
+_ACCEPT = (1).to_bytes(4, "big")
 _NLM_F_CREATE, _NESTED = 0x400, 0x8000
 _OWN = tuple(each.encode() for each in CHAIN_PREFIXES)
 _HOOKS = {"INPUT": 1, "FORWARD": 2, "OUTPUT": 3}  # NF_INET_
@@ -109,6 +111,12 @@ def led_to(family: Family) -> frozenset[tuple[str, str]]:
             if lead.own
         ),
     )
+
+
+def others_in_force(family: Family) -> bool:
+    """Whether the filter table has rules of other programs, or a built-in chain drops what no rule decides.
+    Raises KernelError."""
+    return asked(family, _others_in_force)
 
 
 def dormant(family: Family) -> bool:
@@ -251,6 +259,13 @@ def _contents(asker: Asker) -> Table:
             handles.setdefault(chain, []).append(as_number(rule.handle))
             digests[chain].update(b"%d %d " % (len(rule.expressions), len(rule.notes)) + rule.expressions + rule.notes)
     return Table(handle, {name: Rules(tuple(each), digests[name].digest()) for name, each in handles.items()})
+
+
+def _others_in_force(asker: Asker) -> bool:
+    if any(not _is_of_own_chain(*each) for each in asker.dump(GETRULE, FILTER)):
+        return True
+    chains = (decoded(*each) for each in asker.dump(GETCHAIN) if each[0].startswith(FILTER, each[1]))
+    return any(as_number(each.get(CHAIN_POLICY, _ACCEPT)) == 0 for each in chains)
 
 
 def _counters(asker: Asker) -> dict[str, list[Count]]:
