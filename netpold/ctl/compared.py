@@ -12,7 +12,7 @@ from netpold.policy.index import Index
 from netpold.policy.model import AnyPolicy, Family, Namespace, Node, Pod, Position, World
 from netpold.rules.cause import Cause
 from netpold.rules.difference import Change
-from netpold.rules.pieces import can_be_compared
+from netpold.rules.pieces import can_be_compared, own_address
 from netpold.rules.ruleset import FAMILIES
 
 _T = TypeVar("_T")
@@ -109,7 +109,7 @@ def _left_out(old: Side, new: Side) -> Iterator[LeftOut]:
         now = new.index.world.pods.get(key)
         if now is None or not _is_meant(was, now):
             continue
-        had, has = _families(was), _families(now)
+        had, has = _families(old, was), _families(new, now)
         if not can_be_compared(was, now):
             yield LeftOut(key, None, f"finished in {(old if was.finished else new).name}")
         elif not had and not has:
@@ -123,8 +123,8 @@ def _left_out(old: Side, new: Side) -> Iterator[LeftOut]:
                 yield LeftOut(key, family, f"without an IPv{family} address in {(new if family in had else old).name}")
 
 
-def _families(pod: Pod) -> set[Family]:
-    return {6 if ":" in address else 4 for address in pod.addresses}
+def _families(side: Side, pod: Pod) -> set[Family]:
+    return {family for family in FAMILIES if own_address(side.index, pod, family)}
 
 
 def _causes_key(change: Change) -> list[tuple[str, str, int]]:

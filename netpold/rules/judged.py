@@ -110,8 +110,8 @@ class Judged:
         """Who judges what this pod sends from, or gets at, that address of its."""
         family: Family = 6 if ":" in address else 4
         pods, own = [pod], frozenset[str]()
-        if address in self.index.claims.contested or not pod.takes_part:
-            pods = self.index.claimants(address)  # of the host's network: nobody, unless the address is a pod's, too
+        if address in self.index.claims.contested or not pod.takes_part:  # on the host's network nobody judges
+            pods = self.index.claimants(address)
         isolated = [(each, isolation) for each in pods if (isolation := self._isolation(each, direction))]
         if isolated and self._shares(pods):
             # as the kernel's rules are made (chains.py): also for those whose policies are all audited

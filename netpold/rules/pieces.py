@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Set
 from ipaddress import ip_network
 from typing import NamedTuple
 
+from netpold.policy.index import Index
 from netpold.policy.model import Action, Direction, Family, IPBlock, Network, Pod
 from netpold.rules.judged import Judge, Judged, Judges
 from netpold.rules.ruleset import Address, InSet, IPSet, Origin, Rule
@@ -45,7 +46,7 @@ def ends(before: Judged, after: Judged, family: Family, only: Set[str] | None = 
         new = after.index.world.pods.get(key)
         if new is None or not can_be_compared(old, new):
             continue
-        was, now = _first(old, family), _first(new, family)
+        was, now = own_address(before.index, old, family), own_address(after.index, new, family)
         if was and now:
             judges = (
                 before.judges(old, was, Direction.EGRESS),
@@ -63,8 +64,11 @@ def can_be_compared(old: Pod, new: Pod) -> bool:
     return (old.takes_part or new.takes_part) and not (old.finished or new.finished)
 
 
-def _first(pod: Pod, family: Family) -> str:
-    return next((each for each in pod.addresses if (":" in each) == (family == 6)), "")
+def own_address(index: Index, pod: Pod, family: Family) -> str:
+    """The pod's first address of the family, '' where it has none.  On the host's network it has none that is a pod's:
+    what is sent there is judged as that pod's."""
+    address = next((each for each in pod.addresses if (":" in each) == (family == 6)), "")
+    return "" if pod.host_network and index.claimants(address) else address
 
 
 class Pieces:
