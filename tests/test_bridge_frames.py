@@ -4,6 +4,7 @@ they do to chains and sets."""
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ HARMS = {
     "flush set bridge netpold ports": "different",
     "add table bridge netpold { flags dormant; }": "different",
     "add chain bridge netpold other": "different",
+    "flush chain bridge netpold postrouting": "different",
+    "delete element bridge netpold closed { v2 }": "different",
 }
 
 
@@ -60,6 +63,10 @@ def test_what_other_programs_do_to_the_table_is_found_and_put_right_and_what_net
             assert not frames.take_repair() and frames.warning is None
             found = verified(frames)
             assert found["same"] and [each["state"] for each in found["tables"]] == ["ok"]
+        for closed in (frozenset({"v1", "-x", "vÿ", 'a"b', "x*"}), frozenset({'a"b'}), frozenset({"v2"})):
+            frames.follow(host(2), closed)
+            assert not frames.take_repair() and frames.warning is None and verified(frames)["same"]
+            assert [each for each in ("v1", "-x", "vÿ", "v2") if each in closed] == re.findall(r'[ "]*"(.*)"', listed())
         right = listed()
         for harm, state in HARMS.items():
             run(["nft", "-f", "-"], harm)

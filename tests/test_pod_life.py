@@ -213,19 +213,48 @@ def test_an_address_that_moves_takes_no_rights_along(lab: Lab, backend: Backend,
 def test_what_is_left_of_a_pod_whose_address_is_anothers_is_closed(lab: Lab, backend: Backend, wiring: str) -> None:
     scene = Scene(lab, backend, wiring)
     a, b, c = (scene.pod(name) for name in "abc")
+    out = scene.outside
     with scene.daemon:
         scene.write(a, b, c, policies=(ONLY_TO_B,))
-        scene.expect({(a, b): True, (a, c): False})
+        scene.expect({(a, b): True, (a, c): False, (out, a): False})
         scene.found()
         elsewhere = as_another(a, "d").manifest() | {}
         elsewhere["spec"]["nodeName"] = "n2"
         scene.write(b, c, elsewhere)
-        scene.expect({(a, b): False, (a, c): False, (c, a): False, (b, c): True})
+        closed = {(a, b): False, (a, c): False, (c, a): False, (out, a): False, (b, c): True, (out, b): True}
+        scene.expect(closed)
         assert scene.daemon.status()["unclaimed_interfaces"] == [a.interface]
+        assert scene.daemon.ctl("verify").returncode == 0
+        assert scene.daemon.stop() == 0
+        scene.daemon.start()
+        scene.daemon.wait(20)
+        scene.expect(closed)
         scene.write(b, c)
-        scene.expect({(a, b): False, (a, c): False, (b, c): True})
+        scene.expect({(a, b): False, (a, c): False, (out, a): False, (b, c): True})
         scene.write(a, b, c)
-        scene.expect({(a, b): True, (a, c): True, (c, a): True})
+        scene.expect({(a, b): True, (a, c): True, (c, a): True, (out, a): True})
+
+
+@pytest.mark.parametrize("backend", ["nft", slow("legacy")])
+def test_a_pod_is_found_again_behind_the_port_of_a_bridge_that_was_closed(lab: Lab, backend: Backend) -> None:
+    """By the daemon's question and the pod's answer: these pass."""
+    scene = Scene(lab, backend, "bridged")
+    a, b = (scene.pod(name) for name in "ab")
+    out = scene.outside
+    with scene.daemon:
+        scene.write(a, b)
+        scene.found()
+        elsewhere = as_another(a, "d").manifest()
+        elsewhere["spec"]["nodeName"] = "n2"
+        scene.write(b, elsewhere)
+        scene.node.run(["ip", "neigh", "flush", "dev", "br0"])
+        scene.expect({(a, b): False, (b, a): False, (out, a): False, (scene.node, a): False, (out, b): True})
+        assert scene.daemon.stop() == 0
+        scene.node.run(["ip", "neigh", "flush", "dev", "br0"])
+        scene.write(a, b)
+        scene.found()
+        scene.expect({(a, b): True, (b, a): True, (out, a): True, (scene.node, a): True})
+        assert scene.daemon.status()["unclaimed_interfaces"] == []
 
 
 @EACH

@@ -63,6 +63,7 @@ class Enforcer:
         self._cutter = Cutter(lambda: inbox.wish(flows=True))
         self._drift = Drift(backend, lambda: inbox.wish(drift=True))
         self.frames = BridgeFrames()
+        self._closed_ports: frozenset[str] = frozenset()  # of bridges, as of the ruleset that is in force
         self._trials = Trials(backend, lambda: inbox.alive())
         self.installed: Installed | None = None
         self.enforced: Enforced | None = None
@@ -106,7 +107,8 @@ class Enforcer:
         """Bring the ruleset into the kernel; None where it was there.  Raises KernelError."""
         began = time.monotonic()
         endpoints = self._known.endpoints
-        self.frames.follow(view)
+        closed = self._known.closed_ports
+        self.frames.follow(view, closed | self._closed_ports)
         enforced = Enforced(compiled.ruleset, endpoints, view.own, own_link_local())
         before, is_first = self.installed, self.enforced is None
         if is_first:
@@ -133,6 +135,8 @@ class Enforcer:
             self._cutter.release(enforced, current.names)
             self._chores.kernel_changed(began)
         self._drops.follow(compiled.isolated, current)
+        self._closed_ports = closed  # those that are not any more are opened when the rules for their pods are there
+        self.frames.follow(view, closed)
         if is_first:
             retire_other(self._backend)
         self.enforced = enforced

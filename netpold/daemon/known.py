@@ -201,6 +201,11 @@ class Known:
         """The keys of the policies that are not enforced."""
         return frozenset(self._compiler.audited.keys)
 
+    @property
+    def closed_ports(self) -> frozenset[str]:
+        """The names of the ports of bridges that are closed, for their pods have left them."""
+        return frozenset(each.name for each in self._lingering.closed if each.bridged)
+
     def remains(self) -> Remains:
         """What is to be known after a restart of this node's pods, and of namespaces."""
         isolating = {key for each in self._isolated for key in each.policies}

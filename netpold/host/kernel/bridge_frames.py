@@ -1,15 +1,18 @@
-"""Frames that the host gets a copy of begin no connection: a table of netpold's own in nf_tables, which bridged frames
-pass first.
+"""What the filter table can't do on bridges: a table of netpold's own in nf_tables, which frames pass first and last.
 
-Of a frame with a broadcast or multicast address the host gets a copy, of one with the address of another port itself
-the only one.  On its way up the kernel confirms the frame's connection (net/bridge/br_netfilter_hooks.c,
-br_nf_local_in, since Linux 6.8), though no rule of the filter table has seen it, and FORWARD may drop all others.  So
-one forged frame would make what "answers" it an answer, which passes everywhere.  Such frames need no connection: those
-to everybody are each judged for itself, and the host throws those to a port away.  What is for the bridge itself is for
-the host, passes the filter table, and is tracked.
+Frames that the host gets a copy of begin no connection.  Of a frame with a broadcast or multicast address the host gets
+a copy, of one with the address of another port itself the only one.  On its way up the kernel confirms the frame's
+connection (net/bridge/br_netfilter_hooks.c, br_nf_local_in, since Linux 6.8), though no rule of the filter table has
+seen it, and FORWARD may drop all others.  So one forged frame would make what "answers" it an answer, which passes
+everywhere.  Such frames need no connection: those to everybody are each judged for itself, and the host throws those to
+a port away.  What is for the bridge itself is for the host, passes the filter table, and is tracked.
 
-It takes static rules, the same for both backends and both families, since iptables has no table for bridges that
-comes before conntrack.
+By a port that is closed nothing leaves.  What the host routes into a bridge, or sends there itself, passes the filter
+table before anybody knows by which port it leaves, so that only what comes from another port can be dropped there.  But
+for who asks and says where an address is: a pod that is back is found by that.
+
+It takes a few rules, the same for both backends and both families, since iptables has no table for bridges that comes
+before conntrack, and none for ports.
 """
 
 from __future__ import annotations
@@ -40,18 +43,19 @@ class BridgeFrames:
         self.warning: str | None = None
         self.listing: str | None = None
         self._view: HostView | None = None
+        self._closed: frozenset[str] = frozenset()
         self._wanted = ""
         self._followed = ""  # what was wanted when it was tried
         self._made = ""  # what was wanted when `listing` was made
         self._was_changed = False
 
-    def follow(self, view: HostView) -> None:
-        """Take in how the host's network is now."""
-        if view is self._view:
+    def follow(self, view: HostView, closed: frozenset[str] = frozenset()) -> None:
+        """Take in how the host's network is now, and the names of the ports by which nothing is to leave."""
+        if view is self._view and closed == self._closed:
             return
-        self._view = view
+        self._view, self._closed = view, closed
         if any(link.kind == "bridge" for link in view.links.values()):
-            self._wanted = _text(sorted(view.port_macs))
+            self._wanted = _text(sorted(view.port_macs), sorted(closed))
         if self._wanted != self._followed:
             self._followed = self._wanted
             self.keep()
@@ -69,7 +73,9 @@ class BridgeFrames:
                 self.listing, self._made = listed(), self._wanted
         except KernelError as error:
             cure = "install nftables, on a kernel with nf_tables for bridges"
-            self._warn(f"pods on bridges can open connections that policies refuse, by frames to all: {error}; {cure}")
+            closed = ", and ports that pods have left get what is routed to them" if self._closed else ""
+            risk = f"pods on bridges can open connections that policies refuse, by frames to all{closed}"
+            self._warn(f"{risk}: {error}; {cure}")
         else:
             self.warning = None
 
@@ -84,8 +90,20 @@ class BridgeFrames:
             log.warning("%s", text)
 
 
-def _text(macs: list[str]) -> str:
+def _text(macs: list[str], closed: list[str]) -> str:
     elements = f"elements = {{ {', '.join(macs)} }}" if macs else ""
+    names = [f'"{each}"' for each in closed if not {'"', "*"}.intersection(each)]  # nft has no words for the others
+    closing = f"""
+    set closed {{
+        type ifname
+        elements = {{ {", ".join(names)} }}
+    }}
+    chain postrouting {{
+        type filter hook postrouting priority 0; policy accept;
+        oifname @closed meta protocol arp accept
+        oifname @closed ip6 hoplimit 255 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        oifname @closed drop
+    }}"""
     return f"""{_GONE}table {TABLE} {{
     set ports {{
         type ether_addr
@@ -95,7 +113,7 @@ def _text(macs: list[str]) -> str:
         type filter hook prerouting priority -300; policy accept;
         meta pkttype {{ broadcast, multicast }} notrack
         meta pkttype other ether daddr @ports notrack
-    }}
+    }}{closing if names else ""}
 }}
 """
 
