@@ -106,10 +106,14 @@ class Files(RuleBasedStateMachine):
             for each in told.findings
             if each.code not in OTHER_KIND and not each.position.file.startswith(out_of_sight)
         )
-        assert all(_holds(self.followed[path]) for path in self.other_kind)
+        assert all(map(self._is_held, self.other_kind))
         refused = {each.position.file for each in reading.findings}  # they keep what they said before
         refused |= self._only_remembered()
         assert _plain(self.followed, refused) == _plain(fresh.parsed, refused)
+
+    def _is_held(self, path: str) -> bool:
+        """Whether anything is held for a file or a directory in whose place something else is."""
+        return any(_holds(says) for file, says in self.followed.items() if f"{file}/".startswith(f"{path}/"))
 
     def _only_remembered(self) -> set[str]:
         """The files whose place was taken by nothing that can be believed."""
@@ -226,6 +230,17 @@ def test_what_is_said_of_a_link_that_led_nowhere_ends_where_it_leads_to_a_direct
     files.swap_symlink(directory="", leads=".hidden", name="link.yaml")
     files.look()
     files.rename_directory(directory="d", to=".hidden")
+    files.teardown()
+
+
+def test_a_link_to_a_directory_that_leads_to_a_file() -> None:
+    """What the directory held stays, and nothing is known of the file."""
+    files = Files()
+    files.rename_into_place(directory=".hidden", name="a.yaml", text=CHUNKS[0])
+    files.rename_into_place(directory="", name="a.yaml", text=b"")
+    files.swap_symlink(directory="d", leads=".hidden", name="link.yaml")
+    files.look()
+    files.swap_symlink(directory="d", leads="a.yaml", name="link.yaml")
     files.teardown()
 
 
