@@ -74,7 +74,7 @@ def test_with_that_one_thing_mended_it_allows(world: World, port: tuple[str, int
                 own, far = far, own
             (near,), there = index.claimants(own), index.claimants(far)
             policies = index.isolation(near, direction).policies
-            found = misses(index, policies, near, direction, Far(far, far, tuple(there)), *port)
+            found = misses(world, policies, near, direction, Far(far, far, tuple(there)), *port)
             assert found[0].origin == judgement.nearest_miss.origin
             for miss in found:
                 event(miss.but_for)

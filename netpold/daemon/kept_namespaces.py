@@ -2,9 +2,8 @@
 
 A cluster has no pod without its namespace, so that files that say so are late or early: while any pod of it that takes
 part has a manifest, a namespace keeps the labels that it had.  Policies of the cluster are about its pods by these, and
-deny to such pods by these alone.  What grants has to select them by these and without them, too: nobody is granted
-anything by labels that are gone, and nothing opens as they go (policy/index.py).  It ends when the object is there
-again, or the last of the pods is gone.
+what they deny to such pods stays denied; nobody is granted anything by them (policy/index.py).  It ends when the object
+is there again, or the last of the pods is gone.
 
 Only what the manifests say is held: an object that was tried alone goes with the trial.  Over a restart all that they
 said is known, so that an object that goes while the daemon does not run is one that goes.
@@ -15,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 
 from netpold.policy.changes import Changes
-from netpold.policy.model import NAME_LABEL, AnyPolicy, ClusterPolicy, Namespace, PodPeer, World
+from netpold.policy.model import ClusterPolicy, Namespace, World
 
 _MOST_NAMED = 3
 
@@ -51,7 +50,7 @@ class KeptNamespaces:
         now = {name: space for name, space in self._kept.items() if name not in world.namespaces}
         if now != self.found:
             self.found = now
-        self._matter = any(map(_goes_by_labels, world.policies.values()))
+        self._matter = any(isinstance(each, ClusterPolicy) for each in world.policies.values())
 
     def remains(self, written: Mapping[str, Namespace]) -> tuple[Namespace, ...]:
         """What is to be known after a restart; `written`: what the manifests say."""
@@ -67,21 +66,11 @@ class KeptNamespaces:
             named.append(f"{more} more")
         one = len(names) == 1
         said = named[0] if one else f"{', '.join(named[:-1])} and {named[-1]}"
-        are, theirs, they, them = ("is", "it", "it", "it") if one else ("are", "theirs", "they", "them")
         return [
-            f"the Namespace object{'' if one else 's'} {said} {are} gone and pods of {theirs} are not: what is denied "
-            f"goes by the labels that {they} had, and nothing is allowed by these alone; put {them} back, or take the "
-            "pods away"
+            f"the Namespace object{'' if one else 's'} {said} {'is' if one else 'are'} gone and pods of "
+            f"{'it' if one else 'theirs'} are not: policies of the cluster go by the labels that "
+            f"{'it' if one else 'they'} had; put {'it' if one else 'them'} back, or take the pods away"
         ]
-
-
-def _goes_by_labels(policy: AnyPolicy) -> bool:
-    """Whether it may ask for labels of namespaces that only an object says."""
-    if isinstance(policy, ClusterPolicy):
-        return True
-    peers = (peer for rules in (policy.ingress, policy.egress) for rule in rules or () for peer in rule.peers or ())
-    spaces = (peer.namespaces for peer in peers if isinstance(peer, PodPeer))
-    return any(asked.key != NAME_LABEL for each in spaces if each for asked in each.requirements)
 
 
 def _inhabited(names: Set[str], world: World) -> set[str]:

@@ -163,7 +163,7 @@ def _judged(model: Model, sight: Sight, names: Mapping[int, str]) -> Described |
     is_known = sight.protocol in WITH_PORTS or sight.icmp_type in _ECHO
     if is_known and near and not near.quarantined:
         other = Far(far.key if far else there, there, tuple(index.claimants(there)))
-        nearest = misses(index, policies, near, sight.direction, other, sight.protocol, sight.port)
+        nearest = misses(index.world, policies, near, sight.direction, other, sight.protocol, sight.port)
         if nearest:
             return replace(told, miss=miss_json(nearest[0]))
     return told

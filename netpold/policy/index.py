@@ -102,8 +102,8 @@ class Index:
 
     def linger(self, left: Mapping[str, Left], kept: Mapping[str, Namespace]) -> Mapping[Group, Set[str]]:
         """Take in which pods are still there though their manifests are gone, by address, and which namespaces are
-        `kept`: what is denied to groups is denied to the former, too, and by what the latter were; nothing is granted
-        to groups for what went.  Returns what `update` does."""
+        `kept`: what is denied to groups is denied to the former, too, and by what the latter were.  Returns what
+        `update` does."""
         affected: dict[Group, set[str]] = defaultdict(set)
         changed = {each for each in left.keys() | self._left.keys() if left.get(each) != self._left.get(each)}
         if changed:
@@ -170,12 +170,6 @@ class Index:
     def _home(self, pod: Pod) -> Namespace:
         """The pod's namespace, as policies that are about its pods see it."""
         return self.kept.get(pod.namespace) or self.world.namespace(pod.namespace)
-
-    def granted_as(self, name: str, selector: Selector) -> Namespace:
-        """The namespace of that name as this selector of one that allows sees it.  Where the object is gone, both what
-        it was and what is left have to be selected, for what goes opens nothing: this is the one that is not."""
-        now = self.world.namespace(name)
-        return self.kept.get(name, now) if chosen(selector, now) else now
 
     def node_at(self, address: str) -> str:
         """The name of the node that has the address, as Node objects say, or else pods on its network: the first of
@@ -281,9 +275,8 @@ class Index:
 
     def _reaches(self, group: PodGroup, name: str) -> bool:
         """Whether the group is of pods of that namespace."""
-        was = self.kept.get(name)
-        seen = was if was and group.possible else self.granted_as(name, group.namespaces)
-        return group.reaches(seen)
+        kept = self.kept.get(name) if group.possible else None
+        return group.reaches(kept or self.world.namespace(name))
 
     def _is_left(self, groups: Iterable[Group], address: str) -> bool:
         """Whether one that is left at the address may be in any of the groups."""
@@ -390,11 +383,13 @@ class Index:
     def _kept_anew(
         self, name: str, old: Namespace | None, new: Namespace | None, affected: dict[Group, set[str]]
     ) -> None:
-        """Note the groups that the pods of a namespace left or joined since another is kept of it, or none."""
+        """Note the groups of possible pods that those of a namespace left or joined since another is kept of it, or
+        none."""
         before, after = (each or self.world.namespace(name) for each in (old, new))
-        for selector, groups in self._watches.by_namespace_selector.items():
-            if before.quarantined != after.quarantined or chosen(selector, before) != chosen(selector, after):
-                self._concerned(name, groups, affected)
+        for groups in self._watches.by_namespace_selector.values():
+            possible = [group for group in groups if group.possible]
+            if any(group.reaches(before) != group.reaches(after) for group in possible):
+                self._concerned(name, possible, affected)
 
     def _concerned(self, name: str, groups: Iterable[PodGroup], affected: dict[Group, set[str]]) -> None:
         """Note the addresses of the pods of a namespace that the groups may have by their own manifests."""

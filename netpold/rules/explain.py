@@ -362,7 +362,7 @@ def _miss(asked: _Question, near: End, far: End, direction: Direction, policies:
         return None
     address = asked.packet.destination if direction is Direction.EGRESS else asked.packet.source
     there = Far(far.name, address, tuple(asked.index.claimants(address)))
-    found = misses(asked.index, policies, pods[0], direction, there, asked.protocol, asked.port)
+    found = misses(asked.index.world, policies, pods[0], direction, there, asked.protocol, asked.port)
     return found[0] if found else None
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal, NamedTuple
 
-from netpold.policy.index import Index
 from netpold.policy.model import (
     EVERYTHING,
     NAME_LABEL,
@@ -29,6 +28,7 @@ from netpold.policy.model import (
     PolicyPort,
     Position,
     Selector,
+    World,
 )
 from netpold.policy.selector import describe, matches
 from netpold.policy.unmet import lacks, satisfying, unmet
@@ -116,7 +116,7 @@ def clauses(policy: Policy, direction: Direction) -> Iterator[Clause]:
 
 
 def misses(
-    index: Index, policies: Iterable[Policy], near: Pod, direction: Direction, far: Far, protocol: str, port: int | None
+    world: World, policies: Iterable[Policy], near: Pod, direction: Direction, far: Far, protocol: str, port: int | None
 ) -> list[Miss]:
     """Of the rules of these policies, which isolate `near`, those that lack just one thing, the nearest first.
 
@@ -126,11 +126,11 @@ def misses(
     found: list[tuple[Lack, Clause]] = []
     for policy in policies:
         for clause in () if policy.quarantined else clauses(policy, direction):
-            lack = one_lack(peer_lack(index, clause, far), port_lack(clause, owners, protocol, port))
+            lack = one_lack(peer_lack(world, clause, far), port_lack(clause, owners, protocol, port))
             if lack:
                 found.append((lack, clause))
     found.sort(key=lambda each: (each[0].rank, each[1].origin.policy, each[1].origin.index))
-    written = index.world.policies  # one that holds for what lingers alone is written nowhere any more
+    written = world.policies  # one that holds for what lingers alone is written nowhere any more
     return [
         Miss(
             each.origin,
@@ -221,7 +221,7 @@ def _listed(parts: Iterable[str]) -> str:
 # Peers ----------------------------------------------------------------------------------------------------------------
 
 
-def peer_lack(index: Index, clause: Clause, far: Far) -> Lack | Literal["more"] | None:
+def peer_lack(world: World, clause: Clause, far: Far) -> Lack | Literal["more"] | None:
     """What the far end lacks to be a peer; None: nothing; "more": more than one thing."""
     if clause.peers is None:
         return None
@@ -231,7 +231,7 @@ def peer_lack(index: Index, clause: Clause, far: Far) -> Lack | Literal["more"] 
     if any(not any(address in each for each in block.excepts) for block in holding):
         return None
     pods = [peer for peer in clause.peers if isinstance(peer, PodPeer)]
-    are_peers = [any(_is_peer(index, clause, peer, pod) for peer in pods) for pod in far.pods]
+    are_peers = [any(_is_peer(world, clause, peer, pod) for peer in pods) for pod in far.pods]
     if far.pods and all(are_peers):
         return None
     found: list[Lack] = []
@@ -239,26 +239,26 @@ def peer_lack(index: Index, clause: Clause, far: Far) -> Lack | Literal["more"] 
         text = f"the address: several pods claim {far.address}, and not all of them are peers"
         found.append(Lack((_CONTESTED, 0), "address", text))
     if len(far.pods) == 1:
-        lacking = (_pod_lack(index, clause, peer, far.pods[0]) for peer in pods)
+        lacking = (_pod_lack(world, clause, peer, far.pods[0]) for peer in pods)
         found += [lack for lack in lacking if lack]
     found += _block_lack(far, blocks, holding)
     return min(found, default="more")
 
 
-def _is_peer(index: Index, clause: Clause, peer: PodPeer, pod: Pod) -> bool:
-    return not pod.quarantined and matches(peer.pods, pod.labels) and _selects(index, clause, peer.namespaces, pod)
+def _is_peer(world: World, clause: Clause, peer: PodPeer, pod: Pod) -> bool:
+    return not pod.quarantined and matches(peer.pods, pod.labels) and _selects(world, clause, peer.namespaces, pod)
 
 
-def _selects(index: Index, clause: Clause, selector: Selector | None, pod: Pod) -> bool:
+def _selects(world: World, clause: Clause, selector: Selector | None, pod: Pod) -> bool:
     if selector is None:
         return pod.namespace == clause.namespace
-    namespace = index.granted_as(pod.namespace, selector)
+    namespace = world.namespace(pod.namespace)
     return not namespace.quarantined and matches(selector, namespace.labels)
 
 
-def _pod_lack(index: Index, clause: Clause, peer: PodPeer, pod: Pod) -> Lack | None:
+def _pod_lack(world: World, clause: Clause, peer: PodPeer, pod: Pod) -> Lack | None:
     """What the pod lacks to be that peer, where it is one thing."""
-    there = _selects(index, clause, peer.namespaces, pod)
+    there = _selects(world, clause, peer.namespaces, pod)
     failing = unmet(peer.pods, pod.labels)
     if pod.quarantined:
         if failing or not there:
@@ -272,17 +272,17 @@ def _pod_lack(index: Index, clause: Clause, peer: PodPeer, pod: Pod) -> Lack | N
         if satisfying(peer.pods, pod.labels) is None:
             return None  # it selects nobody, whatever the labels
         return Lack((_LABELS, len(failing)), "pod-labels", f"the pod's labels: {lacks(pod.key, failing, pod.labels)}")
-    return None if failing else _namespace_lack(index, clause, peer.namespaces, pod)
+    return None if failing else _namespace_lack(world, clause, peer.namespaces, pod)
 
 
-def _namespace_lack(index: Index, clause: Clause, selector: Selector | None, pod: Pod) -> Lack | None:
+def _namespace_lack(world: World, clause: Clause, selector: Selector | None, pod: Pod) -> Lack | None:
     name = pod.namespace
-    if selector is None and index.world.namespace(name).quarantined:
+    namespace = world.namespace(name)
+    if selector is None and namespace.quarantined:
         return None  # with a namespaceSelector, its manifest would be lacking
     if selector is None:
         text = f"the namespace: it has no namespaceSelector, so it means pods of {clause.namespace} alone"
         return Lack((_NAMESPACE, 0), "namespace", text)
-    namespace = index.granted_as(name, selector)
     if namespace.quarantined:
         text = f"the manifest of the namespace {name}: it failed the checks, so its labels are unknown"
         return (

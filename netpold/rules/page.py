@@ -286,7 +286,7 @@ class _Tables:
                 (pod,) = far.pods
                 alike = pod.namespace, pod.quarantined, *(pod.labels.get(key) for key in keys)
             if alike not in known:
-                known[alike] = self._status(peer_lack(self._index, clause, far))
+                known[alike] = self._status(peer_lack(self._index.world, clause, far))
             status = known[alike]
             if status is not None:
                 found[status] = found.get(status, 0) | 1 << number
