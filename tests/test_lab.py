@@ -230,6 +230,19 @@ def test_an_address_that_nobody_has(shared: tuple[Node, dict[str, tuple[Pod, Pod
     assert lab.differences(dict.fromkeys(probes, False), QUICK) == []
 
 
+def test_a_neighbour_whose_first_answer_is_lost_is_no_denial(lab: Lab) -> None:
+    """The kernel asks again after a second, and until then has room for one packet here."""
+    one, other = lab.node("n1"), lab.node("n2")
+    lab.connect(one, other)
+    source, destination = one.routed_pod("default", "a"), other.routed_pod("default", "b")
+    link = f"to{other.number}"
+    lost = "icmpv6 type nd-neighbor-advert limit rate 1/hour burst 1 packets drop"
+    chain = f"chain late {{\n type filter hook ingress device {link} priority 0\n {lost}\n }}"
+    one.run(["nft", "-f", "-"], f"table netdev lab {{\n {chain}\n}}\n")
+    one.netns.sysctl({f"ipv6/neigh/{link}/unres_qlen_bytes": 1})
+    assert lab.differences(dict.fromkeys(every([source], [destination], SERVICES, [6]), True)) == []
+
+
 def test_a_neighbour_table_that_is_full_is_no_denial(lab: Lab) -> None:
     others = any(not path.name.startswith(owner()) for path in Path("/run/netns").iterdir())
     if others or "PYTEST_XDIST_WORKER" in os.environ:  # tests that begin meanwhile would lose packets

@@ -139,5 +139,7 @@ class Lab:
         for host, interface, own in ((one, name, near), (other, peer, far)):
             up = f"link set {interface} up"
             ip(host.netns, [f"addr add {own[4]}/30 dev {interface}", f"addr add {own[6]}/64 dev {interface} nodad", up])
-        one.netns.await_running(name)
+        for host, interface in ((one, name), (other, peer)):
+            host.netns.await_running(interface)
+            host.netns.await_link_local(interface)
         return near, far

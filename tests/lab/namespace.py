@@ -28,6 +28,7 @@ from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
 _IFF_RUNNING = 0x40
+_SCOPE_LINK, _TENTATIVE = 0x20, 0x40  # linux/ipv6.h, linux/if_addr.h
 _MS_BIND = 4096
 _MNT_DETACH = 2
 _SIOCGIFFLAGS = 0x8913
@@ -110,6 +111,26 @@ class NetworkNamespace:
                     if time.monotonic() > end:
                         raise LabError(f"{interface} in {self.name} is not running: is its other end up?")
                     time.sleep(0.001)
+
+    def await_link_local(self, *interfaces: str) -> None:
+        """Wait until the interfaces have link-local addresses that are usable: before that no neighbour is asked for by
+        them, and what is forwarded there waits for a second, or is lost.
+
+        They are usable when a work queue has seen to it that all namespaces share (ipv6_addrconf), at times seconds
+        after the carrier came.
+        """
+        end = time.monotonic() + 20
+        while not self._with_link_local().issuperset(interfaces):
+            if time.monotonic() > end:
+                raise LabError(f"{' or '.join(interfaces)} in {self.name} has no link-local address")
+            time.sleep(0.001)
+
+    def _with_link_local(self) -> set[str]:
+        with self.entered():
+            lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
+        # the address, then in hexadecimal index, prefix length, scope and flags, then the name
+        fields = (line.split() for line in lines)
+        return {each[5] for each in fields if int(each[3], 16) == _SCOPE_LINK and not int(each[4], 16) & _TENTATIVE}
 
     def pids(self) -> list[int]:
         """The processes that are inside."""

@@ -112,6 +112,7 @@ class Bridged:
         own = [_add(self.addresses.prefixed(address)) for address in addresses]
         ip(pod, ["link set lo up", "link set eth0 up", *own, *self._default(addresses)])
         self.node.netns.await_running(interface, self.bridge)
+        self.node.netns.await_link_local(self.bridge)
         self.ports.append(pod)
         if not self.known.isdisjoint(addresses):
             self._announce(pod)
