@@ -190,6 +190,9 @@ class Files(RuleBasedStateMachine):
 
     def _directory(self, name: str) -> Path:
         path = self.top / name
+        for above in path.parents:
+            if above.is_relative_to(self.top) and not above.is_dir():  # written through a symlink that led nowhere
+                above.unlink(missing_ok=True)
         if path.is_file() or path.is_symlink():
             path.unlink()
         path.mkdir(parents=True, exist_ok=True)
