@@ -281,13 +281,14 @@ def test_why_there_is_nobody_to_ask_about(chosen: tuple[list[str], list[str], st
     del pending["status"]["podIPs"]
     agent["spec"]["hostNetwork"] = True
     world = to_world([*objects, pending, agent])
-    found = asked.fault(world, *chosen)
+    found = asked.fault(world, asked.pods(world, *chosen), *chosen)
     assert found and fault in found[0] and found[1]
 
 
 def test_there_is_somebody_to_ask_about() -> None:
     world = to_world(shop())
-    assert asked.fault(world, ["shop"], ["shop/*", "*/web"], None) is asked.fault(World(), [], [], None) is None
+    named = ["shop"], ["shop/*", "*/web"], None
+    assert asked.fault(world, asked.pods(world, *named), *named) is asked.fault(World(), [], [], [], None) is None
 
 
 def test_what_is_asked_about_twice_is_one_end() -> None:

@@ -146,19 +146,27 @@ def test_live_asks_the_node_and_nothing_else(failing: Path) -> None:
     assert "it can't be both" in done.stderr
 
 
+def _dual_stack(names: str) -> str:
+    """Pods x/a, x/b, ... with the addresses 10.0.0.1 and fd00::1, and so on: documents with the mark of the next."""
+    pod = "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: x}}, status: {{podIPs: [{ips}]}}}}\n---\n"
+    return "".join(
+        pod.format(name=name, ips=f'{{ip: 10.0.0.{number}}}, {{ip: "fd00::{number}"}}')
+        for number, name in enumerate(names, 1)
+    )
+
+
 def test_one_family_alone(tmp_path: Path) -> None:
     """The pair is asked about in the family that fails."""
     (tmp_path / "m").mkdir()
-    (tmp_path / "m/all.yaml").write_text("""\
-{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
----
+    (tmp_path / "m/all.yaml").write_text(
+        _dual_stack("ab")
+        + """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: four, namespace: x}
 spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
-""")
+"""
+    )
     (tmp_path / "t.yaml").write_text("tests: [{allow: {from: x/a, to: x/b, ports: [80/TCP]}}]\n")
     done = ctl("test", "--manifests", tmp_path / "m", tmp_path / "t.yaml")
     assert done.returncode == 1
@@ -172,20 +180,17 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
 
 def test_where_each_family_fails_for_other_ends_none_is_said_to_be_alone(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    (tmp_path / "m/all.yaml").write_text("""\
-{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x}, status: {podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: c, namespace: x}, status: {podIPs: [{ip: 10.0.0.3}, {ip: "fd00::3"}]}}
----
+    (tmp_path / "m/all.yaml").write_text(
+        _dual_stack("abc")
+        + """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: some, namespace: x}
 spec:
   podSelector: {}
   ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/24}}, {ipBlock: {cidr: "fd00::1/128"}}]}]
-""")
+"""
+    )
     (tmp_path / "t.yaml").write_text("tests: [{deny: {from: every pod, to: x/b}}]\n")
     told = ctl("test", "--manifests", tmp_path / "m", tmp_path / "t.yaml").stdout
     assert "x/a, x/c -> x/b (over IPv4): passes" in told and "x/a -> x/b (over IPv6): passes" in told

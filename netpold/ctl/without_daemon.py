@@ -44,7 +44,7 @@ def matrix_answer(arguments: argparse.Namespace, ports: list[Port]) -> Json:
     if len(pods) > asked.MOST_PODS:
         hint = f"choose up to {asked.MOST_PODS:,} of them with --namespace, --node or --pods"
         raise Failure(f"{len(pods):,} pods make {len(pods) ** 2:,} pairs", hint, Exit.USAGE)
-    if fault := asked.fault(index.world, *chosen):
+    if fault := asked.fault(index.world, pods, *chosen):
         raise Failure(*fault, Exit.USAGE)
     others = _list(arguments.addresses)
     try:

@@ -172,7 +172,7 @@ def matrix(facts: Facts, parameters: Parameters) -> Question[Json]:
     patterns, node = _listed(parameters, "pods"), parameters.get("node") or None
     namespaces = _listed(parameters, "namespace")
     pods = asked.pods(world, namespaces, patterns, node)
-    if fault := asked.fault(world, namespaces, patterns, node):
+    if fault := asked.fault(world, pods, namespaces, patterns, node):
         raise NoAnswer(Why.UNKNOWN, *fault)
     if not patterns and node is None:
         pods = [key for key in pods if key in facts.endpoints]

@@ -24,16 +24,20 @@ def pods(
     return [key for key in _meant(world, namespaces, patterns, node) if _lacking(world.pods[key]) is None]
 
 
-def fault(world: World, namespaces: Sequence[str], patterns: Sequence[str], node: str | None) -> tuple[str, str] | None:
-    """Why `pods` finds none, or which of these no pod has, and a hint; None where there is no fault, or nothing is
-    said."""
+def fault(
+    world: World, found: Sequence[str], namespaces: Sequence[str], patterns: Sequence[str], node: str | None
+) -> tuple[str, str] | None:
+    """Why `pods` has `found` none, or which of these no pod has, and a hint; None where there is no fault, or nothing
+    is said."""
+    if not (namespaces or patterns or node):
+        return None
     hint = "namespaces are names, pods patterns of namespace/pod, such as 'shop/*'"
     known = {pod.namespace for pod in world.pods.values()}
     if missing := [each for each in namespaces if each not in known]:
         return f"no pod is in the namespace {' or '.join(missing)}", hint
     if missing := [each for each in patterns if not any(fnmatchcase(key, each) for key in world.pods)]:
         return f"no pod is called {' or '.join(missing)}", hint
-    if pods(world, namespaces, patterns, node) or not (namespaces or patterns or node):
+    if found:
         return None
     meant = _meant(world, namespaces, patterns, node)
     if meant:
